@@ -1,0 +1,672 @@
+#include "engine/pool.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "engine/failure.h"
+
+namespace latentwire {
+
+// Every call into llama.cpp that can throw or assert goes through here: whatever comes out poisons this pool and nothing else.
+template <typename Call>
+auto Pool::guarded(const char* what, Call&& call) {
+  try {
+    return call();
+  } catch (const std::exception& error) {
+    poison(std::string(what) + ": " + error.what());
+  } catch (...) {
+    poison(std::string(what) + ": unknown exception");
+  }
+  fail(Code::engine_failed, counters().poisoned);
+}
+
+Pool::Pool(std::shared_ptr<Model> model, const Options& options)
+    : model_(std::move(model)), options_(options), api_(model_->api()), batch_(model_->info().embedding_length, model_->positions_per_row()) {
+  open_context();
+  row_.resize(static_cast<size_t>(model_->info().embedding_length));
+  scratch_ = options_.max_sequences;
+  for (int32_t id = options_.max_sequences - 1; id >= 0; id--) free_ids_.push_back(id);
+  try {
+    prove_layout();
+  } catch (...) {
+    api_.llama_free(context_);
+    throw;
+  }
+  thread_ = std::thread([this] { run(); });
+}
+
+Pool::~Pool() {
+  close();
+  // a poisoned context may hold broken invariants: freeing it could assert, so its memory is given up
+  if (counters_.poisoned.empty()) api_.llama_free(context_);
+}
+
+void Pool::open_context() {
+  abi::llama_context_params params = api_.llama_context_default_params();
+  params.n_ctx = static_cast<uint32_t>(options_.context_length > 0 ? options_.context_length : model_->info().context_length);
+  params.n_batch = params.n_ubatch = static_cast<uint32_t>(options_.batch);
+  params.n_seq_max = static_cast<uint32_t>(options_.max_sequences + 1);
+  params.n_threads = params.n_threads_batch = options_.threads;
+  params.pooling_type = abi::LLAMA_POOLING_TYPE_NONE;
+  params.flash_attn_type = abi::LLAMA_FLASH_ATTN_TYPE_ENABLED;
+  params.type_k = params.type_v = options_.kv_type;
+  params.kv_unified = true;
+  params.swa_full = true;
+  params.abort_callback = [](void* pool) { return static_cast<const Pool*>(pool)->abort_now(); };
+  params.abort_callback_data = this;
+  Runtime::take_log();
+  try {
+    context_ = api_.llama_init_from_model(model_->handle(), params);
+  } catch (const std::exception& error) {
+    fail(Code::engine_failed, std::string("llama.cpp made no context: ") + error.what());
+  }
+  if (context_ == nullptr) fail(Code::out_of_memory, "llama.cpp made no context: " + Runtime::take_log());
+  memory_ = api_.llama_get_memory(context_);
+  context_length_ = static_cast<int32_t>(api_.llama_n_ctx(context_));
+  options_.batch = static_cast<int32_t>(api_.llama_n_ubatch(context_));
+  can_shift_ = model_->rope_can_shift() && api_.llama_memory_can_shift(memory_);
+}
+
+// Two tokens through the scratch sequence: the growth of the state is the exact size of a position, and the bytes are the layout that imports are
+// held against. A cache of another layout (sliding window, latent attention) still works, but its state is not copied.
+void Pool::prove_layout() {
+  size_t sizes[2] = {0, 0};
+  for (int32_t i = 0; i < 2; i++) {
+    batch_.clear();
+    batch_.add_token(0, i, scratch_, true);
+    if (guarded("first decode", [&] { return api_.llama_decode(context_, batch_.view()); }) != 0) {
+      fail(Code::engine_failed, "the first decode failed: " + Runtime::take_log());
+    }
+    sizes[i] = api_.llama_state_seq_get_size(context_, scratch_);
+  }
+  std::vector<uint8_t> blob(sizes[1]);
+  const size_t written = api_.llama_state_seq_get_data(context_, blob.data(), blob.size(), scratch_);
+  blob.resize(written);
+  StateGeometry geometry;
+  if (Status status = learn_geometry(blob.data(), blob.size(), 2, model_->info().layers, &geometry); status.ok()) {
+    geometry.max_cells = context_length_;
+    geometry_ = std::move(geometry);
+  } else {
+    layout_refusal_ = std::move(status.message);
+  }
+  kv_bytes_per_position_ = sizes[1] - sizes[0];
+  clear_scratch();
+}
+
+// ---------------------------------------------------------------------------------------------------------------- any thread
+
+std::shared_ptr<SequenceState> Pool::create_sequence() {
+  const std::lock_guard lock(mutex_);
+  if (closed_) fail(Code::disposed, "the pool is disposed");
+  if (!counters_.poisoned.empty()) fail(Code::pool_poisoned, counters_.poisoned);
+  if (free_ids_.empty()) fail(Code::sequence_limit, "all " + std::to_string(options_.max_sequences) + " sequences of the pool are in use");
+  auto sequence = std::make_shared<SequenceState>(free_ids_.back());
+  free_ids_.pop_back();
+  counters_.open_sequences++;
+  return sequence;
+}
+
+void Pool::submit(std::shared_ptr<Request> request) {
+  SequenceState& sequence = *request->sequence;
+  Status refusal;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto claim = [&](SequenceState& s) {
+      if (s.closed || (s.closing && !request->interrupts())) {
+        refusal = Status::fail(Code::disposed, "the sequence is disposed");
+      } else if (!request->interrupts() && s.busy.exchange(true)) {
+        refusal = Status::fail(Code::sequence_busy, "the sequence is running another operation; await it, or fork the sequence");
+      }
+      return refusal.ok();
+    };
+    if (closed_) {
+      refusal = Status::fail(Code::disposed, "the pool is disposed");
+    } else if (!counters_.poisoned.empty()) {
+      refusal = Status::fail(Code::pool_poisoned, counters_.poisoned);
+    } else if (claim(sequence)) {
+      if (request->other && !claim(*request->other)) {
+        sequence.busy = false;
+      } else {
+        if (request->interrupts()) sequence.closing = true;
+        incoming_.push_back(request);
+      }
+    }
+  }
+  if (!refusal.ok()) {
+    request->done(std::move(refusal));
+    return;
+  }
+  wake();
+}
+
+void Pool::wake() {
+  {
+    const std::lock_guard lock(mutex_);
+    woken_ = true;
+  }
+  changed_.notify_one();
+}
+
+void Pool::close() {
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+  }
+  wake();
+  const std::lock_guard lock(join_mutex_);
+  if (thread_.joinable()) thread_.join();
+}
+
+Pool::Counters Pool::counters() const {
+  const std::lock_guard lock(mutex_);
+  return counters_;
+}
+
+// ------------------------------------------------------------------------------------------------------------ scheduler thread
+
+void Pool::run() {
+  for (;;) {
+    {
+      std::unique_lock lock(mutex_);
+      const bool work = !plain_.rows.empty() || !with_hidden_.rows.empty();
+      changed_.wait(lock, [&] { return work || woken_ || closed_; });
+      woken_ = false;
+      if (closed_) break;
+    }
+    collect_incoming();
+    retire_cancelled();
+    advance_all();
+    plan();
+    for (Group* group : {&plain_, &with_hidden_}) {
+      if (!group->rows.empty()) decode(*group);
+    }
+    if (!plain_.rows.empty() || !with_hidden_.rows.empty()) tick_++;
+    const std::lock_guard lock(mutex_);
+    counters_.used_cells = ledger_.used();
+  }
+  collect_incoming();
+  fail_all(Status::fail(Code::disposed, "the pool was disposed"));
+}
+
+void Pool::collect_incoming() {
+  const std::lock_guard lock(mutex_);
+  for (auto& request : incoming_) {
+    request->start_length = request->sequence->log.size();
+    (request->interrupts() ? waiting_ : active_).push_back(std::move(request));
+  }
+  incoming_.clear();
+}
+
+bool Pool::must_stop(const Request& request) const {
+  return (request.cancelled && request.cancelled->load(std::memory_order_relaxed)) || (request.sequence->closing && !request.interrupts());
+}
+
+bool Pool::abort_now() const {
+  return closed_.load(std::memory_order_relaxed) || std::any_of(decoding_.begin(), decoding_.end(), [&](const Request* r) { return must_stop(*r); });
+}
+
+void Pool::retire_cancelled() {
+  const auto active = active_;
+  for (const auto& request : active) {
+    if (must_stop(*request)) finish(*request, Status::fail(Code::cancelled, "the operation was aborted"));
+  }
+  const auto waiting = waiting_;
+  for (const auto& request : waiting) {
+    if (request->sequence->busy) continue;
+    std::erase(waiting_, request);
+    active_.push_back(request);
+  }
+}
+
+void Pool::advance_all() {
+  const auto active = active_;
+  for (const auto& request : active) {
+    while (request->feed.left() == 0 && request->ready()) {
+      if (!advance(*request)) break;
+    }
+  }
+}
+
+// One step of the request's own logic; false when it has ended.
+bool Pool::advance(Request& request) {
+  try {
+    if (request.advance(*this)) return true;
+    finish(request, {});
+  } catch (const Failure& failure) {
+    finish(request, failure.status);
+  } catch (const std::bad_alloc&) {
+    finish(request, Status::fail(Code::out_of_memory, "out of memory"));
+  }
+  return false;
+}
+
+// Single rows (steps) always go; what is left of the micro-batch is shared among the prefills, the highest priority first. A lower priority keeps
+// an eighth, so nobody starves.
+void Pool::plan() {
+  plain_.rows.clear();
+  with_hidden_.rows.clear();
+  if (active_.empty()) return;
+  std::rotate(active_.begin(), active_.begin() + 1, active_.end());
+  int32_t budget = options_.batch;
+  std::map<int32_t, std::vector<Request*>, std::greater<>> bulk;
+  for (const auto& request : active_) {
+    const int32_t left = request->feed.left();
+    if (left == 1 && budget > 0) {
+      plan_request(*request, 1);
+      budget--;
+    } else if (left > 1) {
+      bulk[request->priority].push_back(request.get());
+    }
+  }
+  size_t classes_left = bulk.size();
+  for (auto& [priority, requests] : bulk) {
+    classes_left--;
+    int32_t share = classes_left > 0 ? budget - budget / 8 : budget;
+    size_t members_left = requests.size();
+    for (Request* request : requests) {
+      const int32_t rows = std::min(request->feed.left(), (share + static_cast<int32_t>(members_left) - 1) / static_cast<int32_t>(members_left));
+      members_left--;
+      plan_request(*request, rows);
+      share -= rows;
+      budget -= rows;
+    }
+  }
+}
+
+void Pool::plan_request(Request& request, int32_t count) {
+  const int32_t first = request.feed.cursor;
+  for (int32_t entry = first; entry < first + count; entry++) {
+    const bool output = request.feed.all_outputs || entry + 1 == request.feed.entries.size();
+    Group& group = output && request.feed.want_hidden ? with_hidden_ : plain_;
+    group.rows.push_back({&request, static_cast<int32_t>(group.rows.size()), entry, output});
+  }
+}
+
+void Pool::decode(Group& group) {
+  // a request that failed in the other group of this tick has no rows left here
+  std::erase_if(group.rows, [&](const Placed& p) { return p.entry < p.request->feed.cursor || p.request->feed.left() == 0; });
+  if (group.rows.empty()) return;
+
+  batch_.clear();
+  decoding_.clear();
+  const bool as_rows = std::any_of(group.rows.begin(), group.rows.end(),
+                                   [](const Placed& p) { return p.request->feed.entries.tokens[static_cast<size_t>(p.entry)] == row_entry; });
+  const auto d = static_cast<ptrdiff_t>(model_->info().embedding_length);
+  for (size_t i = 0; i < group.rows.size(); i++) {
+    Placed& placed = group.rows[i];
+    placed.batch_row = static_cast<int32_t>(i);
+    Request::Feed& feed = placed.request->feed;
+    SequenceState& s = *placed.request->sequence;
+    const int32_t token = feed.entries.tokens[static_cast<size_t>(placed.entry)];
+    const int32_t position = s.next();
+    if (token == row_entry) {
+      const float* row = feed.entries.rows.data() + feed.row_cursor * d;
+      batch_.add_row(row, position, s.id, placed.output);
+      s.log.rows.insert(s.log.rows.end(), row, row + d);
+      feed.row_cursor++;
+    } else if (as_rows) {
+      // one call takes ids or rows, and both give the same bits: the calibration at load proved it
+      model_->input_row(token, row_.data());
+      batch_.add_row(row_.data(), position, s.id, placed.output);
+    } else {
+      batch_.add_token(token, position, s.id, placed.output);
+    }
+    s.log.tokens.push_back(token);
+    s.positions.push_back(position);
+    s.cells.push_back(ledger_.take());
+    feed.cursor++;
+    if (decoding_.empty() || decoding_.back() != placed.request) decoding_.push_back(placed.request);
+  }
+
+  int32_t result = 0;
+  try {
+    result = guarded("llama_decode", [&] {
+      api_.llama_set_embeddings(context_, group.hidden);
+      return api_.llama_decode(context_, batch_.view());
+    });
+  } catch (const Failure& failure) {
+    decoding_.clear();
+    group.rows.clear();
+    fail_all(failure.status);
+    return;
+  }
+  decoding_.clear();
+  if (result == 0) {
+    shift_pending_ = false;
+    deliver(group);
+    return;
+  }
+  undo(group);
+  constexpr int32_t no_room = 1;
+  constexpr int32_t aborted = 2;
+  // aborted: those that asked for it retire at the next tick, their batch-mates are decoded again
+  if (result == aborted) return;
+  const Status status = result == no_room ? Status::fail(Code::context_overflow, "the cache has no room for this batch")
+                                          : Status::fail(Code::engine_failed, "llama_decode returned " + std::to_string(result) + ": " + Runtime::take_log());
+  std::vector<Request*> failed;
+  for (const Placed& placed : group.rows) {
+    if (std::find(failed.begin(), failed.end(), placed.request) == failed.end()) failed.push_back(placed.request);
+  }
+  for (Request* request : failed) finish(*request, status);
+}
+
+void Pool::deliver(const Group& group) {
+  const auto vocabulary = static_cast<size_t>(model_->info().vocabulary_size);
+  const auto d = static_cast<size_t>(model_->info().embedding_length);
+  {
+    const std::lock_guard lock(mutex_);
+    counters_.decode_calls++;
+    for (const Placed& placed : group.rows) {
+      counters_.decoded_rows++;
+      switch (placed.request->feed.kind) {
+        case RowKind::prefill:
+          counters_.prefill_tokens++;
+          break;
+        case RowKind::latent:
+          counters_.latent_steps++;
+          break;
+        case RowKind::token:
+          counters_.decoded_tokens++;
+          break;
+        case RowKind::refresh:
+          counters_.refreshed_positions++;
+          break;
+      }
+    }
+  }
+  for (const Placed& placed : group.rows) {
+    SequenceState& s = *placed.request->sequence;
+    s.invalidate_outputs();
+    s.publish();
+  }
+  for (const Placed& placed : group.rows) {
+    if (!placed.output) continue;
+    SequenceState& s = *placed.request->sequence;
+    const float* hidden = group.hidden ? api_.llama_get_embeddings_ith(context_, placed.batch_row) : nullptr;
+    if (hidden != nullptr && placed.request->feed.kind == RowKind::prefill) placed.request->take_hidden(hidden);
+    if (placed.entry + 1 != placed.request->feed.entries.size()) continue;
+    if (const float* logits = api_.llama_get_logits_ith(context_, placed.batch_row)) {
+      s.logits.assign(logits, logits + vocabulary);
+      s.logits_valid = true;
+    }
+    if (hidden != nullptr) {
+      s.hidden.assign(hidden, hidden + d);
+      s.hidden_valid = true;
+    }
+  }
+}
+
+// Takes the group's rows out of logs and cache again and turns the feeds back.
+void Pool::undo(const Group& group) {
+  std::map<Request*, int32_t> rows;
+  for (const Placed& placed : group.rows) rows[placed.request]++;
+  for (const auto& [request, count] : rows) {
+    Request::Feed& feed = request->feed;
+    for (int32_t i = 0; i < count; i++) {
+      feed.cursor--;
+      if (feed.entries.tokens[static_cast<size_t>(feed.cursor)] == row_entry) feed.row_cursor--;
+    }
+    SequenceState& s = *request->sequence;
+    const bool logits = s.logits_valid;
+    const bool hidden = s.hidden_valid;
+    truncate(s, s.log.size() - count);
+    s.logits_valid = logits;
+    s.hidden_valid = hidden;
+  }
+}
+
+void Pool::finish(Request& request, Status status) {
+  const auto found = std::find_if(active_.begin(), active_.end(), [&](const auto& r) { return r.get() == &request; });
+  if (found == active_.end()) return;
+  const std::shared_ptr<Request> keep = *found;
+  active_.erase(found);
+  if (!status.ok() && counters().poisoned.empty()) {
+    try {
+      request.roll_back(*this);
+    } catch (const Failure& failure) {
+      status.message += "; and the sequence could not be put back: " + failure.status.message;
+    }
+  }
+  request.feed.reset(RowKind::refresh, false);
+  {
+    const std::lock_guard lock(mutex_);
+    counters_.used_cells = ledger_.used();
+    if (!request.interrupts()) request.sequence->busy = false;
+    if (request.other) request.other->busy = false;
+  }
+  request.done(std::move(status));
+}
+
+void Pool::fail_all(const Status& status) {
+  auto all = std::move(active_);
+  active_.clear();
+  all.insert(all.end(), waiting_.begin(), waiting_.end());
+  waiting_.clear();
+  for (const auto& request : all) {
+    request->sequence->busy = false;
+    if (request->other) request->other->busy = false;
+    // a disposal asks for exactly what has happened
+    request->done(request->interrupts() ? Status{} : status);
+  }
+}
+
+void Pool::poison(const std::string& reason) {
+  const std::lock_guard lock(mutex_);
+  if (counters_.poisoned.empty()) counters_.poisoned = reason.empty() ? "llama.cpp failed" : reason;
+}
+
+// ---------------------------------------------------------------------------------------------------------- sequence operations
+
+void Pool::require_room(const SequenceState& sequence, int64_t entries) const {
+  const int64_t position = sequence.next();
+  if (position + entries > context_length_) {
+    fail(Code::context_overflow, "needs positions up to " + std::to_string(position + entries) + ", the context has " + std::to_string(context_length_));
+  }
+  if (ledger_.used() + entries > context_length_) {
+    fail(Code::context_overflow, "needs " + std::to_string(entries) + " cells, the pool has " + std::to_string(context_length_ - ledger_.used()) +
+                                     " of " + std::to_string(context_length_) + " free");
+  }
+}
+
+void Pool::truncate(SequenceState& s, int32_t length) {
+  const int32_t size = s.log.size();
+  if (length >= size) return;
+  const auto keep = static_cast<size_t>(length);
+  const int32_t first = s.positions[keep];
+  if (!guarded("llama_memory_seq_rm", [&] { return api_.llama_memory_seq_rm(memory_, s.id, first, -1); })) {
+    fail(Code::engine_failed, "llama.cpp refused to truncate the sequence");
+  }
+  const auto rows = std::count(s.log.tokens.begin() + length, s.log.tokens.end(), row_entry);
+  s.log.rows.resize(s.log.rows.size() - static_cast<size_t>(rows) * row_.size());
+  s.log.tokens.resize(keep);
+  s.positions.resize(keep);
+  for (size_t i = keep; i < s.cells.size(); i++) ledger_.drop(s.cells[i]);
+  s.cells.resize(keep);
+  s.contiguous = s.next() == length;
+  s.invalidate_outputs();
+  s.publish();
+}
+
+// `target` becomes a copy of `source`; the cells are shared, no bytes move.
+void Pool::replace(SequenceState& target, const SequenceState& source) {
+  truncate(target, 0);
+  guarded("llama_memory_seq_cp", [&] {
+    api_.llama_memory_seq_cp(memory_, source.id, target.id, -1, -1);
+    return true;
+  });
+  for (const uint32_t cell : source.cells) ledger_.share(cell);
+  target.log = source.log;
+  target.positions = source.positions;
+  target.cells = source.cells;
+  target.contiguous = source.contiguous;
+  target.logits = source.logits;
+  target.hidden = source.hidden;
+  target.logits_valid = source.logits_valid;
+  target.hidden_valid = source.hidden_valid;
+  target.publish();
+}
+
+std::shared_ptr<SequenceState> Pool::fork(const SequenceState& source) {
+  std::shared_ptr<SequenceState> copy = create_sequence();
+  replace(*copy, source);
+  return copy;
+}
+
+void Pool::release(SequenceState& s) {
+  if (s.closed.exchange(true)) return;
+  truncate(s, 0);
+  const std::lock_guard lock(mutex_);
+  free_ids_.push_back(s.id);
+  counters_.open_sequences--;
+}
+
+void Pool::clear_scratch() {
+  guarded("llama_memory_seq_rm", [&] { return api_.llama_memory_seq_rm(memory_, scratch_, -1, -1); });
+}
+
+// Keys moved by a shift are rotated at the next decode, and a state copied before that would pair new positions with old keys.
+void Pool::flush_shift() {
+  if (!shift_pending_) return;
+  if (ledger_.used() >= context_length_) fail(Code::context_overflow, "one free cell is needed to settle moved positions");
+  Batch one(model_->info().embedding_length, model_->positions_per_row());
+  one.add_token(0, 0, scratch_, true);
+  const int32_t result = guarded("llama_decode", [&] { return api_.llama_decode(context_, one.view()); });
+  clear_scratch();
+  if (result != 0) fail(Code::engine_failed, "settling moved positions failed");
+  shift_pending_ = false;
+}
+
+std::vector<uint8_t> Pool::export_state(const SequenceState& s) {
+  if (!geometry_) fail(Code::model_unsupported, "the state of this cache layout cannot be copied: " + layout_refusal_);
+  flush_shift();
+  return guarded("llama_state_seq_get_data", [&] {
+    std::vector<uint8_t> state(api_.llama_state_seq_get_size(context_, s.id));
+    state.resize(api_.llama_state_seq_get_data(context_, state.data(), state.size(), s.id));
+    return state;
+  });
+}
+
+// A private copy of the source's cells under the scratch id. Cells are shared after seq_cp, and shifting shared cells would move every holder.
+void Pool::copy_to_scratch(const SequenceState& source) {
+  if (ledger_.used() + source.log.size() > context_length_) {
+    fail(Code::context_overflow, "copying " + std::to_string(source.log.size()) + " cells needs more than the pool has free");
+  }
+  const std::vector<uint8_t> state = export_state(source);
+  const size_t read = guarded("llama_state_seq_set_data", [&] { return api_.llama_state_seq_set_data(context_, state.data(), state.size(), scratch_); });
+  if (read != state.size()) {
+    clear_scratch();
+    fail(Code::context_overflow, "the cache has no room for a private copy");
+  }
+}
+
+void Pool::make_private(SequenceState& s) {
+  if (std::none_of(s.cells.begin(), s.cells.end(), [&](uint32_t cell) { return ledger_.shared(cell); })) return;
+  copy_to_scratch(s);
+  guarded("llama_memory_seq_cp", [&] {
+    api_.llama_memory_seq_rm(memory_, s.id, -1, -1);
+    api_.llama_memory_seq_cp(memory_, scratch_, s.id, -1, -1);
+    return true;
+  });
+  clear_scratch();
+  for (uint32_t& cell : s.cells) {
+    ledger_.drop(cell);
+    cell = ledger_.take();
+  }
+}
+
+// Concatenation without recompute: the source's keys are rotated on to follow the target. The source never attended to the target, so this is
+// block-diagonal attention, an approximation of having read both.
+void Pool::append_shifted(SequenceState& target, SequenceState& source) {
+  if (!can_shift_) fail(Code::position_scheme, "cached keys of this model cannot be moved (" + model_->info().rope + " RoPE, scaling " +
+                                                    model_->info().rope_scaling + "); append by recompute");
+  if (!target.contiguous || !source.contiguous) fail(Code::position_scheme, "a sequence with gaps in its positions cannot be joined");
+  if (source.log.size() == 0) return;
+  require_room(target, source.log.size());
+  copy_to_scratch(source);
+  const int32_t base = target.next();
+  guarded("llama_memory_seq_add", [&] {
+    if (base > 0) api_.llama_memory_seq_add(memory_, scratch_, -1, -1, base);
+    api_.llama_memory_seq_cp(memory_, scratch_, target.id, -1, -1);
+    return true;
+  });
+  shift_pending_ = shift_pending_ || base > 0;
+  clear_scratch();
+  for (int32_t i = 0; i < source.log.size(); i++) {
+    target.positions.push_back(base + i);
+    target.cells.push_back(ledger_.take());
+  }
+  target.log.tokens.insert(target.log.tokens.end(), source.log.tokens.begin(), source.log.tokens.end());
+  target.log.rows.insert(target.log.rows.end(), source.log.rows.begin(), source.log.rows.end());
+  target.invalidate_outputs();
+  target.publish();
+}
+
+// Removes entries [from, to). Re-anchored, the rest moves down and its keys are rotated back; else the positions keep their gap and the sequence
+// says so.
+void Pool::drop(SequenceState& s, int32_t from, int32_t to, bool reanchor) {
+  const int32_t size = s.log.size();
+  if (from >= to) return;
+  if (to == size) {
+    truncate(s, from);
+    return;
+  }
+  if (reanchor && !can_shift_) fail(Code::position_scheme, "cached keys of this model cannot be moved, so positions cannot be re-anchored");
+  if (!s.contiguous) fail(Code::position_scheme, "the sequence already has a gap in its positions");
+  if (!reanchor && to == size - 1) fail(Code::position_scheme, "a gap must leave at least two positions behind it");
+  if (reanchor) make_private(s);
+  const int32_t shift = to - from;
+  guarded("llama_memory_seq_rm", [&] {
+    api_.llama_memory_seq_rm(memory_, s.id, from, to);
+    if (reanchor) api_.llama_memory_seq_add(memory_, s.id, to, -1, -shift);
+    return true;
+  });
+  shift_pending_ = shift_pending_ || reanchor;
+  const auto d = static_cast<ptrdiff_t>(row_.size());
+  const auto rows_before = std::count(s.log.tokens.begin(), s.log.tokens.begin() + from, row_entry);
+  const auto rows_dropped = std::count(s.log.tokens.begin() + from, s.log.tokens.begin() + to, row_entry);
+  s.log.rows.erase(s.log.rows.begin() + rows_before * d, s.log.rows.begin() + (rows_before + rows_dropped) * d);
+  s.log.tokens.erase(s.log.tokens.begin() + from, s.log.tokens.begin() + to);
+  for (int32_t i = from; i < to; i++) ledger_.drop(s.cells[static_cast<size_t>(i)]);
+  s.cells.erase(s.cells.begin() + from, s.cells.begin() + to);
+  s.positions.erase(s.positions.begin() + from, s.positions.begin() + to);
+  if (reanchor) {
+    for (size_t i = static_cast<size_t>(from); i < s.positions.size(); i++) s.positions[i] -= shift;
+  }
+  s.contiguous = reanchor;
+  s.invalidate_outputs();
+  s.publish();
+}
+
+// Validated whole before llama.cpp sees a byte, read into the scratch sequence, and committed by sharing its cells: on any failure the old content
+// of `s` is as it was.
+void Pool::import_state(SequenceState& s, const std::vector<uint8_t>& state, Entries log) {
+  if (!geometry_) fail(Code::model_unsupported, "the state of this cache layout cannot be copied: " + layout_refusal_);
+  StateSummary summary;
+  if (Status status = inspect_state(state.data(), state.size(), *geometry_, &summary); !status.ok()) throw Failure(std::move(status));
+  if (static_cast<int64_t>(summary.positions.size()) != log.size()) {
+    fail(Code::state_format, "the state holds " + std::to_string(summary.positions.size()) + " cells, its log " + std::to_string(log.size()));
+  }
+  std::vector<int32_t> positions = summary.positions;
+  std::sort(positions.begin(), positions.end());
+  if (ledger_.used() + log.size() > context_length_) fail(Code::context_overflow, "the pool has no room for " + std::to_string(log.size()) + " more cells");
+  const size_t read = guarded("llama_state_seq_set_data", [&] { return api_.llama_state_seq_set_data(context_, state.data(), state.size(), scratch_); });
+  if (read != state.size()) {
+    clear_scratch();
+    fail(Code::state_format, "llama.cpp read " + std::to_string(read) + " of " + std::to_string(state.size()) + " bytes");
+  }
+  truncate(s, 0);
+  guarded("llama_memory_seq_cp", [&] {
+    api_.llama_memory_seq_cp(memory_, scratch_, s.id, -1, -1);
+    return true;
+  });
+  clear_scratch();
+  s.log = std::move(log);
+  for (size_t i = 0; i < positions.size(); i++) s.cells.push_back(ledger_.take());
+  s.positions = std::move(positions);
+  s.contiguous = s.next() == s.log.size();
+  s.invalidate_outputs();
+  s.publish();
+}
+
+}  // namespace latentwire
