@@ -169,19 +169,20 @@ void Pool::run() {
   for (;;) {
     {
       std::unique_lock lock(mutex_);
-      const bool work = !plain_.rows.empty() || !with_hidden_.rows.empty();
+      const bool work = !plain_.rows.empty() || !with_hidden_.rows.empty() || !waiting_.empty();
       changed_.wait(lock, [&] { return work || woken_ || closed_; });
       woken_ = false;
       if (closed_) break;
     }
+    retired_.clear();
     collect_incoming();
     retire_cancelled();
     advance_all();
     plan();
-    for (Group* group : {&plain_, &with_hidden_}) {
-      if (!group->rows.empty()) decode(*group);
+    // the second call holds rows that follow those of the first, so it goes only if the first went through
+    if (plain_.rows.empty() || decode(plain_)) {
+      if (!with_hidden_.rows.empty()) decode(with_hidden_);
     }
-    if (!plain_.rows.empty() || !with_hidden_.rows.empty()) tick_++;
     const std::lock_guard lock(mutex_);
     counters_.used_cells = ledger_.used();
   }
@@ -283,11 +284,8 @@ void Pool::plan_request(Request& request, int32_t count) {
   }
 }
 
-void Pool::decode(Group& group) {
-  // a request that failed in the other group of this tick has no rows left here
-  std::erase_if(group.rows, [&](const Placed& p) { return p.entry < p.request->feed.cursor || p.request->feed.left() == 0; });
-  if (group.rows.empty()) return;
-
+// False if the rows were not decoded: their requests have failed, or will be planned again.
+bool Pool::decode(Group& group) {
   batch_.clear();
   decoding_.clear();
   const bool as_rows = std::any_of(group.rows.begin(), group.rows.end(),
@@ -327,21 +325,20 @@ void Pool::decode(Group& group) {
     });
   } catch (const Failure& failure) {
     decoding_.clear();
-    group.rows.clear();
     fail_all(failure.status);
-    return;
+    return false;
   }
   decoding_.clear();
   if (result == 0) {
     shift_pending_ = false;
     deliver(group);
-    return;
+    return true;
   }
   undo(group);
   constexpr int32_t no_room = 1;
   constexpr int32_t aborted = 2;
   // aborted: those that asked for it retire at the next tick, their batch-mates are decoded again
-  if (result == aborted) return;
+  if (result == aborted) return false;
   const Status status = result == no_room ? Status::fail(Code::context_overflow, "the cache has no room for this batch")
                                           : Status::fail(Code::engine_failed, "llama_decode returned " + std::to_string(result) + ": " + Runtime::take_log());
   std::vector<Request*> failed;
@@ -349,6 +346,7 @@ void Pool::decode(Group& group) {
     if (std::find(failed.begin(), failed.end(), placed.request) == failed.end()) failed.push_back(placed.request);
   }
   for (Request* request : failed) finish(*request, status);
+  return false;
 }
 
 void Pool::deliver(const Group& group) {
@@ -419,7 +417,7 @@ void Pool::undo(const Group& group) {
 void Pool::finish(Request& request, Status status) {
   const auto found = std::find_if(active_.begin(), active_.end(), [&](const auto& r) { return r.get() == &request; });
   if (found == active_.end()) return;
-  const std::shared_ptr<Request> keep = *found;
+  retired_.push_back(*found);
   active_.erase(found);
   if (!status.ok() && counters().poisoned.empty()) {
     try {
@@ -444,6 +442,7 @@ void Pool::fail_all(const Status& status) {
   all.insert(all.end(), waiting_.begin(), waiting_.end());
   waiting_.clear();
   for (const auto& request : all) {
+    retired_.push_back(request);
     request->sequence->busy = false;
     if (request->other) request->other->busy = false;
     // a disposal asks for exactly what has happened

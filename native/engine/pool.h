@@ -91,7 +91,7 @@ class Pool {
   bool advance(Request& request);
   void plan();
   void plan_request(Request& request, int32_t budget);
-  void decode(Group& group);
+  bool decode(Group& group);
   void deliver(const Group& group);
   void undo(const Group& group);
   void finish(Request& request, Status status);
@@ -122,13 +122,13 @@ class Pool {
   // scheduler thread only
   CellLedger ledger_;
   std::vector<std::shared_ptr<Request>> active_;
+  std::vector<std::shared_ptr<Request>> retired_;  // ended in this tick; the groups may still point at them
   std::vector<std::shared_ptr<Request>> waiting_;  // disposals of sequences that are still busy
   Group plain_{false, {}};
   Group with_hidden_{true, {}};
   Batch batch_;
   std::vector<const Request*> decoding_;
   std::vector<float> row_;
-  uint64_t tick_ = 0;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -97,7 +97,7 @@ class GenerateRequest final : public Request {
   Reason reason = Reason::length;
   int32_t tokens = 0;
 
-  bool ready() const override { return tokens - credited.load(std::memory_order_acquire) < window; }
+  bool ready() const override { return ending_ || tokens - credited.load(std::memory_order_acquire) < window; }
   bool advance(Pool& pool) override;
   // Tokens that were decoded stay: each of them is a finished step.
   void roll_back(Pool&) override {}

@@ -1,0 +1,127 @@
+#include "addon/engine_objects.h"
+
+#include <cstring>
+#include <thread>
+
+#include "addon/args.h"
+#include "addon/errors.h"
+#include "addon/tensor_object.h"
+#include "engine/failure.h"
+
+namespace latentwire::addon {
+
+napi_value start_on_thread(Napi::Env env, napi_value listener, std::function<Job::ToValue(Job&)> work) {
+  auto job = std::make_shared<Job>();
+  napi_value started = env.GetInstanceData<AddonData>()->jobs->start(env, job, listener);
+  std::thread([job, work = std::move(work)] {
+    Job::ToValue value;
+    Status status;
+    try {
+      value = work(*job);
+    } catch (const Failure& failure) {
+      status = failure.status;
+    } catch (const std::bad_alloc&) {
+      status = Status::fail(Code::out_of_memory, "out of memory");
+    } catch (const std::exception& error) {
+      status = Status::fail(Code::engine_failed, error.what());
+    }
+    job->finish(std::move(status), std::move(value));
+  }).detach();
+  return started;
+}
+
+napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const std::shared_ptr<Request>& request, Job::ToValue value,
+                         napi_value listener, std::shared_ptr<Job>* started) {
+  auto job = std::make_shared<Job>();
+  request->cancelled = std::shared_ptr<const std::atomic<bool>>(job, &job->cancel_flag());
+  // weak: a job must not keep a pool alive that nobody holds any more
+  job->set_on_cancel([weak = std::weak_ptr<Pool>(pool)] {
+    if (const auto alive = weak.lock()) alive->wake();
+  });
+  request->done = [job, value = std::move(value)](Status status) { job->finish(std::move(status), value); };
+  napi_value result = env.GetInstanceData<AddonData>()->jobs->start(env, job, listener);
+  if (started != nullptr) *started = job;
+  pool->submit(request);
+  return result;
+}
+
+napi_value to_int32_array(napi_env env, const std::vector<int32_t>& values) {
+  const Napi::Int32Array array = Napi::Int32Array::New(env, values.size());
+  if (!values.empty()) std::memcpy(array.Data(), values.data(), values.size() * sizeof(int32_t));
+  return array;
+}
+
+std::vector<int32_t> from_int32_array(const Napi::Value& value, const char* name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
+    throw Napi::Error(value.Env(), error_value(value.Env(), Status::fail(Code::invalid_argument, std::string(name) + " must be an Int32Array")));
+  }
+  const auto array = value.As<Napi::Int32Array>();
+  return {array.Data(), array.Data() + array.ElementLength()};
+}
+
+napi_value tensor_of(napi_env env, const std::vector<float>& values, std::vector<int64_t> shape) {
+  std::shared_ptr<Tensor> tensor;
+  if (const Status status = Tensor::create(Dtype::f32, std::move(shape), &tensor); !status.ok()) {
+    throw Napi::Error(env, error_value(env, status));
+  }
+  if (!values.empty()) std::memcpy(tensor->f32(), values.data(), values.size() * sizeof(float));
+  return TensorObject::wrap(env, std::move(tensor));
+}
+
+namespace {
+
+Napi::Value load_runtime(const Napi::CallbackInfo& info) {
+  std::string directory = require_string(info, 0, "directory");
+  return {info.Env(), start_on_thread(info.Env(), nullptr, [directory = std::move(directory)](Job&) -> Job::ToValue {
+            const Runtime& runtime = Runtime::load(directory);
+            return [&runtime](napi_env raw) -> napi_value {
+              const Napi::Env env(raw);
+              Napi::Object out = Napi::Object::New(env);
+              out.Set("directory", runtime.directory());
+              out.Set("llamaVersion", runtime.api().llama_version());
+              out.Set("ggmlVersion", runtime.api().ggml_version());
+              const auto devices = runtime.devices();
+              Napi::Array list = Napi::Array::New(env, devices.size());
+              for (size_t i = 0; i < devices.size(); i++) {
+                Napi::Object device = Napi::Object::New(env);
+                device.Set("name", devices[i].name);
+                device.Set("description", devices[i].description);
+                list.Set(static_cast<uint32_t>(i), device);
+              }
+              out.Set("devices", list);
+              return out;
+            };
+          })};
+}
+
+Napi::Value load_model(const Napi::CallbackInfo& info) {
+  std::string path = require_string(info, 0, "path");
+  const Napi::Object given = require_object(info, 1, "options");
+  Model::Options options;
+  options.gpu_layers = static_cast<int32_t>(int_field(given, "gpuLayers", 0, 1'000'000));
+  options.mmap = bool_field(given, "mmap");
+  const Napi::Value listener = require_function(info, 2, "onProgress");
+  return {info.Env(), start_on_thread(info.Env(), listener, [path = std::move(path), options](Job& job) -> Job::ToValue {
+            float last = -1.0F;
+            std::shared_ptr<Model> model = Model::load(path, options, [&](float ratio) {
+              if (ratio >= last + 0.01F || ratio >= 1.0F) {
+                last = ratio;
+                job.emit([ratio](napi_env env) -> napi_value { return Napi::Number::New(env, static_cast<double>(ratio)); });
+              }
+              return !job.cancelled();
+            });
+            return [model = std::move(model)](napi_env env) -> napi_value { return wrap_model(env, model); };
+          })};
+}
+
+}  // namespace
+
+void init_engine(Napi::Env env, Napi::Object exports) {
+  init_model(env);
+  init_pool(env);
+  init_sequence(env);
+  exports.Set("loadRuntime", Napi::Function::New(env, load_runtime, "loadRuntime"));
+  exports.Set("loadModel", Napi::Function::New(env, load_model, "loadModel"));
+}
+
+}  // namespace latentwire::addon

@@ -1,0 +1,47 @@
+// The engine's JavaScript objects: functions that register them, and the wrapping they share.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "addon/addon.h"
+#include "addon/env_jobs.h"
+#include "addon/napi_setup.h"
+#include "engine/pool.h"
+
+namespace latentwire::addon {
+
+// Exports loadRuntime and loadModel, and defines the classes behind the objects they resolve to.
+void init_engine(Napi::Env env, Napi::Object exports);
+void init_model(Napi::Env env);
+void init_pool(Napi::Env env);
+void init_sequence(Napi::Env env);
+
+Napi::Object wrap_model(Napi::Env env, std::shared_ptr<Model> model);
+Napi::Object wrap_pool(Napi::Env env, std::shared_ptr<Pool> pool);
+Napi::Object wrap_sequence(Napi::Env env, std::shared_ptr<Pool> pool, std::shared_ptr<SequenceState> state);
+
+// Starts a job whose work runs on a thread of its own: loading and solving take seconds and must not hold up the shared pool.
+// `work` throws Failure or returns how to build the result.
+napi_value start_on_thread(Napi::Env env, napi_value listener, std::function<Job::ToValue(Job&)> work);
+
+// Ties a request to a new job: cancellation, waking the pool, and the result that `value` builds when the request succeeds.
+napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const std::shared_ptr<Request>& request, Job::ToValue value,
+                         napi_value listener = nullptr, std::shared_ptr<Job>* started = nullptr);
+
+// Runs synchronous code that may throw Failure and turns that into a JavaScript exception with its code.
+template <typename Call>
+auto translate(Napi::Env env, Call&& call) {
+  try {
+    return call();
+  } catch (const Failure& failure) {
+    throw Napi::Error(env, error_value(env, failure.status));
+  }
+}
+
+napi_value to_int32_array(napi_env env, const std::vector<int32_t>& values);
+std::vector<int32_t> from_int32_array(const Napi::Value& value, const char* name);
+napi_value tensor_of(napi_env env, const std::vector<float>& values, std::vector<int64_t> shape);
+
+}  // namespace latentwire::addon

@@ -1,0 +1,80 @@
+// The JavaScript face of Pool.
+#include "addon/args.h"
+#include "addon/engine_objects.h"
+#include "addon/errors.h"
+#include "engine/failure.h"
+
+namespace latentwire::addon {
+namespace {
+
+class PoolObject : public Napi::ObjectWrap<PoolObject> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "Pool",
+                       {
+                           InstanceMethod<&PoolObject::info>("info"),
+                           InstanceMethod<&PoolObject::counters>("counters"),
+                           InstanceMethod<&PoolObject::create_sequence>("createSequence"),
+                           InstanceAccessor<&PoolObject::disposed>("disposed"),
+                           InstanceMethod<&PoolObject::dispose>("dispose"),
+                       });
+  }
+
+  // Only `wrap_pool` makes one: it passes the pool as an External.
+  explicit PoolObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<PoolObject>(info) {
+    if (info.Length() != 1 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "a Pool comes from createPool");
+    pool_ = *info[0].As<Napi::External<std::shared_ptr<Pool>>>().Data();
+  }
+
+ private:
+  Napi::Value info(const Napi::CallbackInfo& call) {
+    Napi::Object out = Napi::Object::New(call.Env());
+    out.Set("contextLength", pool_->context_length());
+    out.Set("maxSequences", pool_->max_sequences());
+    out.Set("batch", pool_->batch());
+    out.Set("threads", pool_->threads());
+    out.Set("canShift", pool_->can_shift());
+    out.Set("kvBytesPerPosition", static_cast<double>(pool_->kv_bytes_per_position()));
+    return out;
+  }
+
+  Napi::Value counters(const Napi::CallbackInfo& call) {
+    const Pool::Counters counts = pool_->counters();
+    Napi::Object out = Napi::Object::New(call.Env());
+    out.Set("decodeCalls", static_cast<double>(counts.decode_calls));
+    out.Set("decodedRows", static_cast<double>(counts.decoded_rows));
+    out.Set("prefillTokens", static_cast<double>(counts.prefill_tokens));
+    out.Set("latentSteps", static_cast<double>(counts.latent_steps));
+    out.Set("decodedTokens", static_cast<double>(counts.decoded_tokens));
+    out.Set("refreshedPositions", static_cast<double>(counts.refreshed_positions));
+    out.Set("usedCells", static_cast<double>(counts.used_cells));
+    out.Set("openSequences", static_cast<double>(counts.open_sequences));
+    out.Set("poisoned", counts.poisoned.empty() ? call.Env().Undefined() : Napi::Value(Napi::String::New(call.Env(), counts.poisoned)));
+    return out;
+  }
+
+  Napi::Value create_sequence(const Napi::CallbackInfo& call) {
+    return translate(call.Env(), [&] { return wrap_sequence(call.Env(), pool_, pool_->create_sequence()); });
+  }
+
+  Napi::Value disposed(const Napi::CallbackInfo& call) { return Napi::Boolean::New(call.Env(), pool_->closed()); }
+
+  Napi::Value dispose(const Napi::CallbackInfo& call) {
+    return {call.Env(), start_on_thread(call.Env(), nullptr, [pool = pool_](Job&) -> Job::ToValue {
+              pool->close();
+              return {};
+            })};
+  }
+
+  std::shared_ptr<Pool> pool_;
+};
+
+}  // namespace
+
+void init_pool(Napi::Env env) { env.GetInstanceData<AddonData>()->pool_class = Napi::Persistent(PoolObject::define(env)); }
+
+Napi::Object wrap_pool(Napi::Env env, std::shared_ptr<Pool> pool) {
+  return env.GetInstanceData<AddonData>()->pool_class.New({Napi::External<std::shared_ptr<Pool>>::New(env, &pool)});
+}
+
+}  // namespace latentwire::addon
