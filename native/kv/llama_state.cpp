@@ -1,0 +1,241 @@
+// One pass with a cursor that cannot leave the blob: header, cells, then each layer's rows, which are scanned for non-finite numbers in place.
+#include "kv/llama_state.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <string>
+#include <utility>
+
+namespace latentwire {
+namespace {
+
+constexpr uint32_t kMagic = 0xaf143cd8;
+constexpr size_t kCellBytes = 12;
+constexpr size_t kExtendedBytes = 12;
+
+// Where the floating-point numbers of a type are: `numbers` of them at the start of each block.
+enum class Number { f32, f16, bf16 };
+struct TypeLayout {
+  int32_t type;
+  uint32_t block_bytes;
+  Number number;
+  uint32_t numbers;
+};
+// The types that llama.cpp offers for a KV cache.
+constexpr std::array<TypeLayout, 9> kTypes = {{
+    {0, 4, Number::f32, 1},     // f32
+    {1, 2, Number::f16, 1},     // f16
+    {30, 2, Number::bf16, 1},   // bf16
+    {2, 18, Number::f16, 1},    // q4_0
+    {3, 20, Number::f16, 2},    // q4_1: scale and minimum
+    {6, 22, Number::f16, 1},    // q5_0
+    {7, 24, Number::f16, 2},    // q5_1
+    {8, 34, Number::f16, 1},    // q8_0
+    {20, 18, Number::f16, 1},   // iq4_nl
+}};
+
+const TypeLayout* layout_of(int32_t type) {
+  const auto found = std::find_if(kTypes.begin(), kTypes.end(), [&](const TypeLayout& layout) { return layout.type == type; });
+  return found == kTypes.end() ? nullptr : found;
+}
+
+template <typename T>
+T load(const uint8_t* at) {
+  T value;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
+// A number is infinite or NaN when all its exponent bits are set. The loops have no early exit, so that they vectorise.
+template <typename T>
+bool all_finite(const uint8_t* at, size_t blocks, size_t stride, uint32_t numbers, T exponent) {
+  T bad = 0;
+  for (uint32_t i = 0; i < numbers; ++i) {
+    const uint8_t* number = at + i * sizeof(T);
+    for (size_t block = 0; block < blocks; ++block) bad |= (load<T>(number + block * stride) & exponent) == exponent;
+  }
+  return bad == 0;
+}
+
+bool all_finite(const uint8_t* at, uint64_t bytes, const TypeLayout& layout) {
+  const size_t blocks = static_cast<size_t>(bytes / layout.block_bytes);
+  switch (layout.number) {
+    case Number::f32:
+      return all_finite<uint32_t>(at, blocks, sizeof(uint32_t), layout.numbers, 0x7f800000);
+    case Number::bf16:
+      return all_finite<uint16_t>(at, blocks, sizeof(uint16_t), layout.numbers, 0x7f80);
+    case Number::f16:
+      // two calls: with a constant stride the one that matters vectorises
+      return layout.block_bytes == sizeof(uint16_t) ? all_finite<uint16_t>(at, blocks, sizeof(uint16_t), layout.numbers, 0x7c00)
+                                                    : all_finite<uint16_t>(at, blocks, layout.block_bytes, layout.numbers, 0x7c00);
+  }
+  return false;
+}
+
+class Reader {
+ public:
+  Reader(const uint8_t* bytes, size_t size) : bytes_(bytes), size_(size) {}
+
+  size_t at() const { return at_; }
+  size_t left() const { return size_ - at_; }
+  bool fits(uint64_t count, uint64_t each) const { return each == 0 || count <= left() / each; }
+  const uint8_t* take(uint64_t bytes) {
+    if (bytes > left()) return nullptr;
+    const uint8_t* start = bytes_ + at_;
+    at_ += static_cast<size_t>(bytes);
+    return start;
+  }
+  template <typename T>
+  bool read(T* out) {
+    const uint8_t* start = take(sizeof(T));
+    if (start != nullptr) *out = load<T>(start);
+    return start != nullptr;
+  }
+
+ private:
+  const uint8_t* bytes_;
+  size_t size_;
+  size_t at_ = 0;
+};
+
+Status malformed(const Reader& reader, const std::string& what) {
+  return Status::fail(Code::state_format, "damaged state: at byte " + std::to_string(reader.at()) + ": " + what);
+}
+
+Status mismatch(const std::string& what) { return Status::fail(Code::state_mismatch, "the state is of another cache layout: " + what); }
+
+// The head of one layer's keys or values.
+struct RowsHead {
+  int32_t type = 0;
+  uint64_t row_bytes = 0;
+};
+
+bool read_rows_head(Reader* reader, bool transposed, RowsHead* head) {
+  if (!reader->read(&head->type)) return false;
+  if (!transposed) return reader->read(&head->row_bytes);
+  uint32_t element_bytes = 0, channels = 0;
+  if (!reader->read(&element_bytes) || !reader->read(&channels)) return false;
+  head->row_bytes = static_cast<uint64_t>(element_bytes) * channels;
+  return true;
+}
+
+Status read_prefix(Reader* reader, uint32_t* cells) {
+  uint32_t magic = 0, streams = 0;
+  int32_t source = 0;
+  if (!reader->read(&magic) || !reader->read(&source) || !reader->read(&streams) || !reader->read(cells)) return malformed(*reader, "the header is cut off");
+  if (magic != kMagic) return malformed(*reader, "not a llama.cpp sequence state (wrong magic)");
+  if (streams != 1) return mismatch("it has " + std::to_string(streams) + " streams, a unified cache has one");
+  return {};
+}
+
+// Reads the layers of a locally written state under one reading of its cell records; false when they do not fit it exactly.
+bool fits_layout(Reader reader, uint64_t cells, uint64_t layer_count, StateGeometry* geometry) {
+  if (reader.take(cells * (kCellBytes + (geometry->extended_positions ? kExtendedBytes : 0))) == nullptr) return false;
+  uint32_t transposed = 0, layers = 0;
+  if (!reader.read(&transposed) || !reader.read(&layers) || transposed > 1 || layers != layer_count) return false;
+  geometry->transposed_values = transposed == 1;
+  geometry->layers.assign(static_cast<size_t>(layer_count), StateLayer{});
+  for (const bool values : {false, true}) {
+    for (StateLayer& layer : geometry->layers) {
+      RowsHead head;
+      if (!read_rows_head(&reader, values && transposed == 1, &head)) return false;
+      const TypeLayout* layout = layout_of(head.type);
+      if (layout == nullptr || head.row_bytes == 0 || head.row_bytes % layout->block_bytes != 0) return false;
+      if (!reader.fits(cells, head.row_bytes)) return false;
+      reader.take(cells * head.row_bytes);
+      (values ? layer.value_type : layer.key_type) = head.type;
+      (values ? layer.value_row_bytes : layer.key_row_bytes) = head.row_bytes;
+    }
+  }
+  return reader.left() == 0;
+}
+
+Status read_positions(Reader* reader, uint32_t cells, const StateGeometry& local, std::vector<int32_t>* positions) {
+  const size_t record = kCellBytes + (local.extended_positions ? kExtendedBytes : 0);
+  if (!reader->fits(cells, record)) return malformed(*reader, std::to_string(cells) + " cells announced, more than the state can hold");
+  std::vector<bool> seen(static_cast<size_t>(local.max_cells));
+  positions->reserve(cells);
+  for (uint32_t cell = 0; cell < cells; ++cell) {
+    const uint8_t* at = reader->take(record);
+    const int32_t position = load<int32_t>(at);
+    const uint32_t owners = load<uint32_t>(at + 4);
+    if (owners != 1) return malformed(*reader, "cell " + std::to_string(cell) + " has " + std::to_string(owners) + " owners");
+    if (position < 0 || position >= local.max_cells) {
+      return malformed(*reader, "cell " + std::to_string(cell) + " has position " + std::to_string(position) + ", outside the context");
+    }
+    if (seen[static_cast<size_t>(position)]) return malformed(*reader, "position " + std::to_string(position) + " occurs twice");
+    seen[static_cast<size_t>(position)] = true;
+    positions->push_back(position);
+  }
+  return {};
+}
+
+Status check_rows(Reader* reader, uint32_t cells, size_t layer, bool values, const StateGeometry& local) {
+  const StateLayer& want = local.layers[layer];
+  const int32_t type = values ? want.value_type : want.key_type;
+  const uint64_t row_bytes = values ? want.value_row_bytes : want.key_row_bytes;
+  const std::string which = std::string(values ? "values" : "keys") + " of layer " + std::to_string(layer);
+  RowsHead head;
+  const size_t start = reader->at();
+  if (!read_rows_head(reader, values && local.transposed_values, &head)) return malformed(*reader, which + " are cut off");
+  if (head.type != type || head.row_bytes != row_bytes) {
+    return mismatch("at byte " + std::to_string(start) + ": " + which + " have type " + std::to_string(head.type) + " and rows of " + std::to_string(head.row_bytes) +
+                    " bytes, here type " + std::to_string(type) + " and " + std::to_string(row_bytes));
+  }
+  if (!reader->fits(cells, row_bytes)) return malformed(*reader, which + " are cut off");
+  const TypeLayout* layout = layout_of(type);
+  if (layout == nullptr) return mismatch(which + " have type " + std::to_string(type) + ", whose numbers cannot be checked");
+  const uint64_t bytes = cells * row_bytes;
+  if (!all_finite(reader->take(bytes), bytes, *layout)) return Status::fail(Code::non_finite, "the state holds NaN or an infinity in the " + which);
+  return {};
+}
+
+}  // namespace
+
+Status learn_geometry(const uint8_t* blob, size_t size, int64_t cells, int64_t layer_count, StateGeometry* out) {
+  Reader reader(blob, size);
+  uint32_t found = 0;
+  if (Status status = read_prefix(&reader, &found); !status.ok()) return status.code == Code::state_format ? mismatch(status.message) : status;
+  if (cells < 1 || found != static_cast<uint64_t>(cells)) {
+    return mismatch(std::to_string(found) + " cells, expected " + std::to_string(cells));
+  }
+  for (const bool extended : {false, true}) {
+    StateGeometry geometry;
+    geometry.extended_positions = extended;
+    geometry.max_cells = cells;
+    if (layer_count > 0 && fits_layout(reader, found, static_cast<uint64_t>(layer_count), &geometry)) {
+      *out = std::move(geometry);
+      return {};
+    }
+  }
+  return mismatch("not " + std::to_string(layer_count) + " layers of keys and values");
+}
+
+Status inspect_state(const uint8_t* blob, size_t size, const StateGeometry& local, StateSummary* out) {
+  Reader reader(blob, size);
+  uint32_t cells = 0;
+  if (Status status = read_prefix(&reader, &cells); !status.ok()) return status;
+  if (cells > static_cast<uint64_t>(std::max<int64_t>(local.max_cells, 0))) {
+    return malformed(reader, std::to_string(cells) + " cells, more than the context of " + std::to_string(local.max_cells));
+  }
+  StateSummary summary;
+  if (cells > 0) {
+    if (Status status = read_positions(&reader, cells, local, &summary.positions); !status.ok()) return status;
+    uint32_t transposed = 0, layers = 0;
+    if (!reader.read(&transposed) || !reader.read(&layers)) return malformed(reader, "the layer table is cut off");
+    if (transposed > 1) return malformed(reader, "neither plain nor transposed values");
+    if ((transposed == 1) != local.transposed_values) return mismatch("its values are laid out for the other flash-attention setting");
+    if (layers != local.layers.size()) return mismatch(std::to_string(layers) + " layers, here " + std::to_string(local.layers.size()));
+    for (const bool values : {false, true}) {
+      for (size_t layer = 0; layer < local.layers.size(); ++layer) {
+        if (Status status = check_rows(&reader, cells, layer, values, local); !status.ok()) return status;
+      }
+    }
+  }
+  if (reader.left() != 0) return malformed(reader, std::to_string(reader.left()) + " bytes after the end");
+  *out = std::move(summary);
+  return {};
+}
+
+}  // namespace latentwire
