@@ -30,19 +30,21 @@ napi_value start_on_thread(Napi::Env env, napi_value listener, std::function<Job
   return started;
 }
 
-napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const std::shared_ptr<Request>& request, Job::ToValue value,
-                         napi_value listener, std::shared_ptr<Job>* started) {
-  auto job = std::make_shared<Job>();
+napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const std::shared_ptr<Request>& request, const std::shared_ptr<Job>& job,
+                         Harvest harvest, napi_value listener) {
   request->cancelled = std::shared_ptr<const std::atomic<bool>>(job, &job->cancel_flag());
   // weak: a job must not keep a pool alive that nobody holds any more
   job->set_on_cancel([weak = std::weak_ptr<Pool>(pool)] {
     if (const auto alive = weak.lock()) alive->wake();
   });
-  request->done = [job, value = std::move(value)](Status status) { job->finish(std::move(status), value); };
-  napi_value result = env.GetInstanceData<AddonData>()->jobs->start(env, job, listener);
-  if (started != nullptr) *started = job;
+  request->done = [job, harvest = std::move(harvest)](Status status) {
+    Job::ToValue value;
+    if (status.ok() && harvest) value = harvest();
+    job->finish(std::move(status), std::move(value));
+  };
+  napi_value started = env.GetInstanceData<AddonData>()->jobs->start(env, job, listener);
   pool->submit(request);
-  return result;
+  return started;
 }
 
 napi_value to_int32_array(napi_env env, const std::vector<int32_t>& values) {

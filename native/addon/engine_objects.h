@@ -26,9 +26,12 @@ Napi::Object wrap_sequence(Napi::Env env, std::shared_ptr<Pool> pool, std::share
 // `work` throws Failure or returns how to build the result.
 napi_value start_on_thread(Napi::Env env, napi_value listener, std::function<Job::ToValue(Job&)> work);
 
-// Ties a request to a new job: cancellation, waking the pool, and the result that `value` builds when the request succeeds.
-napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const std::shared_ptr<Request>& request, Job::ToValue value,
-                         napi_value listener = nullptr, std::shared_ptr<Job>* started = nullptr);
+// Builds, on the scheduler thread and while the request still lives, what will become the result on the JavaScript thread.
+using Harvest = std::function<Job::ToValue()>;
+
+// Ties a request to a job: cancellation, waking the pool, and the result. Starts both.
+napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const std::shared_ptr<Request>& request, const std::shared_ptr<Job>& job,
+                         Harvest harvest, napi_value listener);
 
 // Runs synchronous code that may throw Failure and turns that into a JavaScript exception with its code.
 template <typename Call>
