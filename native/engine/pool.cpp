@@ -174,7 +174,6 @@ void Pool::run() {
       woken_ = false;
       if (closed_) break;
     }
-    retired_.clear();
     collect_incoming();
     retire_cancelled();
     advance_all();
@@ -183,6 +182,7 @@ void Pool::run() {
     if (plain_.rows.empty() || decode(plain_)) {
       if (!with_hidden_.rows.empty()) decode(with_hidden_);
     }
+    retired_.clear();
     const std::lock_guard lock(mutex_);
     counters_.used_cells = ledger_.used();
   }
