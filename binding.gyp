@@ -1,0 +1,60 @@
+# Second build of the addon, with node-gyp (npm run build:gyp). It is never published: npm would run it on installation. The lists
+# come from native/sources.gypi, shared with CMakeLists.txt; this file names no source.
+{
+  "includes": ["native/sources.gypi"],
+  "targets": [
+    {
+      "target_name": "latentwire",
+      "sources": [
+        "<@(core_sources)",
+        "<@(kernels_sources)",
+        "<@(kv_sources)",
+        "<@(fit_sources)",
+        "<@(engine_sources)",
+        "<@(addon_sources)"
+      ],
+      "defines": ["<@(common_defines)"],
+      "include_dirs": ["native", "native/include"],
+      "conditions": [
+        ["OS != 'win'", {
+          "cflags": ["<@(unix_cflags)", "<@(unix_warnings)"],
+          # Others' headers as system headers: their warnings are not ours.
+          "cflags_cc": [
+            "-std=c++20",
+            "-isystem", "<!(node -p \"require('node-addon-api').include_dir\")",
+            "-isystem", "<!(node -p \"process.env.LATENTWIRE_EIGEN || '/usr/include/eigen3'\")"
+          ],
+          # What node's common.gypi sets and this code must not have.
+          "cflags_cc!": ["-fno-exceptions", "-fno-rtti", "-std=gnu++17", "-std=gnu++20"],
+          "cflags!": ["-fno-exceptions"],
+          "xcode_settings": {
+            "CLANG_CXX_LANGUAGE_STANDARD": "c++20",
+            "GCC_ENABLE_CPP_EXCEPTIONS": "YES",
+            "GCC_SYMBOLS_PRIVATE_EXTERN": "YES",
+            "OTHER_CPLUSPLUSFLAGS": ["<@(unix_cflags)"]
+          }
+        }, {
+          "msvs_settings": {
+            "VCCLCompilerTool": {
+              "ExceptionHandling": 1,
+              "AdditionalOptions": ["/std:c++20", "<@(msvc_cflags)"]
+            }
+          },
+          "include_dirs": [
+            "<!(node -p \"require('node-addon-api').include_dir\")",
+            "<!(node -p \"process.env.LATENTWIRE_EIGEN || ''\")"
+          ]
+        }],
+        ["OS == 'linux'", {
+          "ldflags": [
+            "<@(linux_ldflags)",
+            "-static-libstdc++",
+            "-static-libgcc",
+            "-Wl,--version-script=<(module_root_dir)/native/exports.map"
+          ],
+          "libraries": ["-ldl", "-lpthread"]
+        }]
+      ]
+    }
+  ]
+}

@@ -1,0 +1,9 @@
+# -DLATENTWIRE_SANITIZE=address,undefined or =thread instruments every target of this build (GCC or Clang).
+set(LATENTWIRE_SANITIZE "" CACHE STRING "Sanitizers to build with: address,undefined or thread")
+
+function(latentwire_sanitize target)
+  if(LATENTWIRE_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${LATENTWIRE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1)
+    target_link_options(${target} PRIVATE -fsanitize=${LATENTWIRE_SANITIZE})
+  endif()
+endfunction()
