@@ -6,8 +6,13 @@
 #include <node_api.h>
 
 #include <atomic>
+#include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
 
 #include "core/status.h"
 
@@ -27,7 +32,8 @@ class Job : public std::enable_shared_from_this<Job> {
   void cancel();
   bool cancelled() const noexcept { return cancelled_.load(std::memory_order_relaxed); }
   const std::atomic<bool>& cancel_flag() const noexcept { return cancelled_; }
-  void set_on_cancel(std::function<void()> wake);
+  // Before `start`.
+  void set_on_cancel(std::function<void()> wake) { on_cancel_ = std::move(wake); }
 
   // Delivers one event to the job's JavaScript listener, in order, before the promise settles.
   void emit(ToValue event);
@@ -38,8 +44,8 @@ class Job : public std::enable_shared_from_this<Job> {
   friend class EnvJobs;
   std::atomic<bool> cancelled_{false};
   std::atomic<bool> finished_{false};
-  // set by EnvJobs::start; guarded by the environment's mutex
   std::function<void()> on_cancel_;
+  // set by EnvJobs::start before the work begins
   std::shared_ptr<EnvJobs> owner_;
   napi_deferred deferred_ = nullptr;
   napi_ref listener_ = nullptr;
@@ -55,7 +61,32 @@ class EnvJobs : public std::enable_shared_from_this<EnvJobs> {
   // JavaScript thread. If the environment is closing the promise rejects with ERR_LATENT_CANCELLED and nothing runs.
   napi_value start(napi_env env, const std::shared_ptr<Job>& job, napi_value listener);
 
-  bool closing() const noexcept;
+  // Runs when the environment is going away: cancels what runs and waits for it. JavaScript thread.
+  void close();
+
+ private:
+  friend class Job;
+  struct Item {
+    std::shared_ptr<Job> job;
+    Job::ToValue value;
+    Status status;
+    bool last;
+  };
+
+  void post(Item item);
+  void deliver(napi_env env);
+  void settle(napi_env env, Item& item);
+  static void on_call(napi_env env, napi_value, void* context, void*);
+
+  napi_threadsafe_function function_ = nullptr;
+  int64_t unsettled_ = 0;  // JavaScript thread: while it is above 0 the function keeps the event loop alive
+
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  std::unordered_map<Job*, std::shared_ptr<Job>> running_;
+  std::vector<Item> queue_;
+  bool scheduled_ = false;
+  bool closing_ = false;
 };
 
 }  // namespace latentwire::addon

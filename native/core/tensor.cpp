@@ -1,76 +1,69 @@
 #include "core/tensor.h"
 
-#include <cstdlib>
-#include <cstring>
+#include <algorithm>
 #include <new>
+
+#include "core/thread_pool.h"
 
 namespace latentwire {
 namespace {
 
-constexpr size_t alignment = 64;
-constexpr int64_t byte_limit = int64_t{1} << 53;
-
-float read(const Tensor& tensor, int64_t i) noexcept {
-  const void* data = tensor.data();
-  switch (tensor.dtype()) {
-    case Dtype::f32:
-      return static_cast<const float*>(data)[i];
-    case Dtype::f16:
-      return f16_to_f32(static_cast<const uint16_t*>(data)[i]);
-    case Dtype::bf16:
-      return bf16_to_f32(static_cast<const uint16_t*>(data)[i]);
-    case Dtype::i8:
-      return static_cast<const int8_t*>(data)[i];
-    case Dtype::i32:
-      return static_cast<float>(static_cast<const int32_t*>(data)[i]);
-  }
-  return 0;
-}
+// Elements a chunk: tens of microseconds, long enough to hand out and short enough to notice a cancel.
+constexpr int64_t convert_grain = 1 << 16;
 
 }  // namespace
 
-void Tensor::Release::operator()(void* memory) const noexcept { ::operator delete(memory, std::align_val_t{alignment}); }
+void Tensor::Free::operator()(void* memory) const noexcept { ::operator delete(memory, std::align_val_t{alignment}); }
 
 Status Tensor::create(Dtype dtype, std::vector<int64_t> shape, std::shared_ptr<Tensor>* out) {
-  int64_t elements = 1;
-  const int64_t limit = byte_limit / static_cast<int64_t>(dtype_size(dtype));
-  bool empty = false;
-  for (const int64_t extent : shape) {
-    if (extent < 0) return Status::fail(Code::invalid_argument, "a tensor extent is negative");
-    empty = empty || extent == 0;
-    if (extent > 0 && elements > limit / extent) return Status::fail(Code::invalid_argument, "a tensor of that shape has more than 2^53 bytes");
-    if (extent > 0) elements *= extent;
+  if (shape.size() > max_rank) return Status::fail(Code::invalid_argument, "a tensor has at most " + std::to_string(max_rank) + " dimensions");
+  uint64_t size = 1;
+  for (const int64_t dimension : shape) {
+    if (dimension < 0) return Status::fail(Code::invalid_argument, "a tensor of shape " + shape_text(shape) + " has a negative dimension");
   }
-  if (empty) elements = 0;
-  auto tensor = std::make_shared<Tensor>();
-  tensor->dtype_ = dtype;
-  tensor->shape_ = std::move(shape);
-  tensor->elements_ = elements;
-  void* memory = ::operator new(tensor->bytes() == 0 ? alignment : tensor->bytes(), std::align_val_t{alignment}, std::nothrow);
-  if (memory == nullptr) return Status::fail(Code::out_of_memory, "no memory for a tensor of " + std::to_string(tensor->bytes()) + " bytes");
-  tensor->data_.reset(memory);
-  std::memset(memory, 0, tensor->bytes());
-  *out = std::move(tensor);
+  const uint64_t limit = max_bytes / dtype_size(dtype);
+  const bool empty = std::find(shape.begin(), shape.end(), 0) != shape.end();
+  for (const int64_t dimension : shape) {
+    const auto extent = empty ? uint64_t{0} : static_cast<uint64_t>(dimension);
+    if (extent != 0 && size > limit / extent) {
+      return Status::fail(Code::out_of_memory, "a tensor of shape " + shape_text(shape) + " would take more than 1 TiB");
+    }
+    size *= extent;
+  }
+  const size_t bytes = static_cast<size_t>(size) * dtype_size(dtype);
+  void* memory = ::operator new(std::max(bytes, alignment), std::align_val_t{alignment}, std::nothrow);
+  if (memory == nullptr) {
+    return Status::fail(Code::out_of_memory, "no memory for a tensor of shape " + shape_text(shape) + " (" + std::to_string(bytes) + " bytes)");
+  }
+  std::unique_ptr<void, Free> guard(memory);
+  out->reset(new Tensor(dtype, std::move(shape), static_cast<int64_t>(size), memory));
+  static_cast<void>(guard.release());
   return {};
 }
 
-Status Tensor::convert(Dtype target, std::shared_ptr<Tensor>* out) const {
-  const bool integers_differ = dtype_ != target && (target == Dtype::i8 || target == Dtype::i32 || ((dtype_ == Dtype::i8 || dtype_ == Dtype::i32) && target != Dtype::f32));
-  if (integers_differ) {
-    return Status::fail(Code::dtype, "cannot convert " + std::string(dtype_name(dtype_)) + " to " + std::string(dtype_name(target)));
+Status Tensor::convert(Dtype to, std::shared_ptr<Tensor>* out, const std::atomic<bool>* cancel) const {
+  if (!can_convert(dtype_, to)) {
+    return Status::fail(Code::dtype, "cannot convert " + std::string(dtype_name(dtype_)) + " to " + std::string(dtype_name(to)) + " without a scale");
   }
-  std::shared_ptr<Tensor> copy;
-  if (Status status = create(target, shape_, &copy); !status.ok()) return status;
-  if (dtype_ == target) {
-    if (bytes() > 0) std::memcpy(copy->data(), data(), bytes());
-  } else if (target == Dtype::f32) {
-    for (int64_t i = 0; i < elements_; i++) copy->f32()[i] = read(*this, i);
-  } else {
-    auto* bits = static_cast<uint16_t*>(copy->data());
-    for (int64_t i = 0; i < elements_; i++) bits[i] = target == Dtype::f16 ? f32_to_f16(read(*this, i)) : f32_to_bf16(read(*this, i));
-  }
-  *out = std::move(copy);
+  std::shared_ptr<Tensor> made;
+  if (Status status = create(to, shape_, &made); !status.ok()) return status;
+  const auto* source = static_cast<const std::byte*>(data());
+  auto* target = static_cast<std::byte*>(made->data());
+  const auto stopped = [cancel] { return cancel != nullptr && cancel->load(std::memory_order_relaxed); };
+  ThreadPool::get().parallel_for(size_, convert_grain, [&](int64_t begin, int64_t end) noexcept {
+    if (stopped()) return;
+    const auto first = static_cast<size_t>(begin);
+    convert_elements(dtype_, source + first * dtype_size(dtype_), to, target + first * dtype_size(to), static_cast<size_t>(end - begin));
+  });
+  if (stopped()) return Status::fail(Code::cancelled, "the conversion was cancelled");
+  *out = std::move(made);
   return {};
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); i++) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  return text + "]";
 }
 
 }  // namespace latentwire
