@@ -1,17 +1,19 @@
-// The exception of the two rooms that may throw (engine and addon): a Status on its way up.
+// The one exception of the engine and addon rooms: a Status that unwinds. The rooms below return Status and throw nothing.
 #pragma once
 
 #include <exception>
 #include <string>
+#include <utility>
 
 #include "core/status.h"
 
 namespace latentwire {
 
-struct Failure final : std::exception {
-  explicit Failure(Status reason) : status(std::move(reason)) {}
-  const char* what() const noexcept override { return status.message.c_str(); }
+struct Failure : std::exception {
   Status status;
+
+  explicit Failure(Status reason) noexcept : status(std::move(reason)) {}
+  const char* what() const noexcept override { return status.message.c_str(); }
 };
 
 [[noreturn]] inline void fail(Code code, std::string message) { throw Failure(Status::fail(code, std::move(message))); }
