@@ -1,0 +1,216 @@
+// The state reader on states built byte by byte: sound ones of every layout, and every way in which a foreign one can be wrong.
+#include "kv/llama_state.h"
+
+#include <doctest/doctest.h>
+
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace latentwire {
+namespace {
+
+constexpr uint32_t kMagic = 0xaf143cd8;
+constexpr int32_t kF32 = 0, kF16 = 1, kQ4 = 2, kQ8 = 8, kBf16 = 30;
+
+struct Blob {
+  std::vector<uint8_t> bytes;
+  std::vector<size_t> boundaries;  // the end of each structural part
+
+  template <typename T>
+  void put(T value) {
+    const auto* at = reinterpret_cast<const uint8_t*>(&value);
+    bytes.insert(bytes.end(), at, at + sizeof value);
+    boundaries.push_back(bytes.size());
+  }
+};
+
+StateGeometry geometry_of(int32_t type, uint64_t row_bytes, size_t layers = 2) {
+  StateGeometry geometry;
+  geometry.layers.assign(layers, StateLayer{type, row_bytes, type, row_bytes});
+  geometry.max_cells = 16;
+  return geometry;
+}
+
+Blob state_of(const StateGeometry& geometry, const std::vector<int32_t>& positions) {
+  Blob blob;
+  blob.put<uint32_t>(kMagic);
+  blob.put<int32_t>(3);
+  blob.put<uint32_t>(1);
+  blob.put<uint32_t>(static_cast<uint32_t>(positions.size()));
+  if (positions.empty()) return blob;
+  for (const int32_t position : positions) {
+    blob.put<int32_t>(position);
+    blob.put<uint32_t>(1);
+    if (geometry.extended_positions) {
+      for (const int32_t value : {0, 0, 7}) blob.put<int32_t>(value);
+    }
+    blob.put<int32_t>(3);
+  }
+  blob.put<uint32_t>(geometry.transposed_values ? 1 : 0);
+  blob.put<uint32_t>(static_cast<uint32_t>(geometry.layers.size()));
+  for (const bool values : {false, true}) {
+    for (const StateLayer& layer : geometry.layers) {
+      const uint64_t row_bytes = values ? layer.value_row_bytes : layer.key_row_bytes;
+      blob.put<int32_t>(values ? layer.value_type : layer.key_type);
+      if (values && geometry.transposed_values) {
+        blob.put<uint32_t>(2);
+        blob.put<uint32_t>(static_cast<uint32_t>(row_bytes / 2));
+      } else {
+        blob.put<uint64_t>(row_bytes);
+      }
+      blob.bytes.insert(blob.bytes.end(), static_cast<size_t>(row_bytes) * positions.size(), 0x11);
+      blob.boundaries.push_back(blob.bytes.size());
+    }
+  }
+  return blob;
+}
+
+Code inspect(const std::vector<uint8_t>& bytes, const StateGeometry& geometry, StateSummary* summary = nullptr) {
+  StateSummary ignored;
+  // an exact copy on the heap, so that a sanitizer sees a read past the end
+  const std::vector<uint8_t> copy(bytes.begin(), bytes.end());
+  return inspect_state(copy.data(), copy.size(), geometry, summary == nullptr ? &ignored : summary).code;
+}
+
+template <typename T>
+std::vector<uint8_t> with(std::vector<uint8_t> bytes, size_t at, T value) {
+  std::memcpy(bytes.data() + at, &value, sizeof value);
+  return bytes;
+}
+
+constexpr size_t kCells = 16;  // offset of the first cell
+
+}  // namespace
+
+TEST_CASE("sound states of every layout") {
+  StateGeometry transposed = geometry_of(kF16, 32);
+  transposed.transposed_values = true;
+  StateGeometry extended = geometry_of(kF16, 32);
+  extended.extended_positions = true;
+  StateGeometry mixed = geometry_of(kQ8, 68, 3);
+  mixed.layers[1].value_type = kQ4;
+  mixed.layers[1].value_row_bytes = 36;
+  for (const StateGeometry& geometry : {geometry_of(kF32, 64), geometry_of(kF16, 32), geometry_of(kBf16, 32), geometry_of(kQ8, 68), transposed, extended, mixed}) {
+    const Blob blob = state_of(geometry, {4, 0, 15, 2});
+    StateSummary summary;
+    REQUIRE(inspect(blob.bytes, geometry, &summary) == Code::ok);
+    CHECK(summary.positions == std::vector<int32_t>{4, 0, 15, 2});
+
+    StateGeometry learned;
+    REQUIRE(learn_geometry(blob.bytes.data(), blob.bytes.size(), 4, static_cast<int64_t>(geometry.layers.size()), &learned).ok());
+    CHECK(learned.layers == geometry.layers);
+    CHECK(learned.transposed_values == geometry.transposed_values);
+    CHECK(learned.extended_positions == geometry.extended_positions);
+  }
+  StateSummary empty;
+  CHECK(inspect(state_of(geometry_of(kF16, 32), {}).bytes, geometry_of(kF16, 32), &empty) == Code::ok);
+  CHECK(empty.positions.empty());
+}
+
+TEST_CASE("a state cut at any byte, and most of all around each part, is refused") {
+  const StateGeometry geometry = geometry_of(kQ8, 34);
+  const Blob blob = state_of(geometry, {0, 1, 2});
+  for (size_t size = 0; size < blob.bytes.size(); ++size) {
+    const std::vector<uint8_t> cut(blob.bytes.begin(), blob.bytes.begin() + static_cast<ptrdiff_t>(size));
+    CHECK(inspect(cut, geometry) == Code::state_format);
+  }
+  for (const size_t boundary : blob.boundaries) {
+    std::vector<uint8_t> grown = blob.bytes;
+    grown.insert(grown.begin() + static_cast<ptrdiff_t>(boundary), 0x11);
+    CHECK(inspect(grown, geometry) != Code::ok);
+  }
+}
+
+TEST_CASE("cells that llama.cpp would take and that would poison the sequence") {
+  const StateGeometry geometry = geometry_of(kF16, 32);
+  const std::vector<uint8_t> sound = state_of(geometry, {0, 1, 2}).bytes;
+  for (const int32_t position : {-1, -7, 16, 0x7fffffff, 1}) CHECK(inspect(with(sound, kCells, position), geometry) == Code::state_format);
+  for (const uint32_t owners : {0u, 2u, 0xffffffffu}) CHECK(inspect(with(sound, kCells + 4, owners), geometry) == Code::state_format);
+  // the source's sequence id means nothing here
+  CHECK(inspect(with(with(sound, 4, -9), kCells + 8, 12345), geometry) == Code::ok);
+}
+
+TEST_CASE("counts that announce more than there is are refused without allocating for them") {
+  const StateGeometry geometry = geometry_of(kF16, 32);
+  const std::vector<uint8_t> sound = state_of(geometry, {0, 1, 2}).bytes;
+  for (const uint32_t cells : {0u, 2u, 4u, 17u, 0x7fffffffu, 0xffffffffu}) CHECK(inspect(with(sound, 12, cells), geometry) == Code::state_format);
+  std::vector<uint8_t> bomb(sound.begin(), sound.begin() + kCells);
+  StateGeometry wide = geometry;
+  wide.max_cells = 0x7fffffff;
+  CHECK(inspect(with(bomb, 12, 0x7fffffffu), wide) == Code::state_format);
+}
+
+TEST_CASE("states of another layout") {
+  const StateGeometry geometry = geometry_of(kF16, 32);
+  const auto made_by = [&](const std::function<void(StateGeometry&)>& change) {
+    StateGeometry other = geometry;
+    change(other);
+    return inspect(state_of(other, {0, 1, 2}).bytes, geometry);
+  };
+  CHECK(made_by([](StateGeometry& g) { g.layers.pop_back(); }) == Code::state_mismatch);
+  CHECK(made_by([](StateGeometry& g) { g.layers.emplace_back(g.layers[0]); }) == Code::state_mismatch);
+  CHECK(made_by([](StateGeometry& g) { g.layers[1].key_row_bytes = 64; }) == Code::state_mismatch);
+  CHECK(made_by([](StateGeometry& g) { g.layers[1].value_row_bytes = 64; }) == Code::state_mismatch);
+  CHECK(made_by([](StateGeometry& g) { g.layers[0].key_type = kBf16; }) == Code::state_mismatch);
+  CHECK(made_by([](StateGeometry& g) { g.layers[0].value_type = kQ8; }) == Code::state_mismatch);
+  CHECK(made_by([](StateGeometry& g) { g.transposed_values = true; }) == Code::state_mismatch);
+  CHECK(made_by([](StateGeometry& g) { g.extended_positions = true; }) != Code::ok);
+  const std::vector<uint8_t> sound = state_of(geometry, {0, 1, 2}).bytes;
+  CHECK(inspect(with(sound, 8, 4u), geometry) == Code::state_mismatch);
+  CHECK(inspect(with(sound, 0, 0u), geometry) == Code::state_format);
+}
+
+TEST_CASE("a number that is not finite is found wherever it is") {
+  struct Case {
+    int32_t type;
+    uint64_t row_bytes;
+    std::vector<uint8_t> infinity;
+    size_t stride;
+  };
+  for (const Case& c : {Case{kF32, 64, {0, 0, 0x80, 0x7f}, 4}, Case{kF16, 32, {0, 0x7c}, 2}, Case{kF16, 32, {1, 0xfe}, 2}, Case{kBf16, 32, {0x80, 0xff}, 2},
+                        Case{kQ8, 68, {0, 0x7c}, 34}, Case{kQ4, 36, {0, 0xfc}, 18}}) {
+    const StateGeometry geometry = geometry_of(c.type, c.row_bytes);
+    const Blob blob = state_of(geometry, {0, 1, 2});
+    const size_t rows = static_cast<size_t>(c.row_bytes) * 3;
+    for (const size_t part : {size_t{0}, size_t{3}}) {  // first keys, last values
+      const size_t start = blob.bytes.size() - (4 - part) * rows - (3 - part) * 12;
+      for (size_t at = start; at < start + rows; at += c.stride) {
+        std::vector<uint8_t> poisoned = blob.bytes;
+        std::copy(c.infinity.begin(), c.infinity.end(), poisoned.begin() + static_cast<ptrdiff_t>(at));
+        CHECK(inspect(poisoned, geometry) == Code::non_finite);
+      }
+    }
+  }
+}
+
+TEST_CASE("ten thousand states with flipped bits neither crash nor pass with other structure") {
+  const StateGeometry geometry = geometry_of(kQ8, 34);
+  const Blob blob = state_of(geometry, {0, 1, 2});
+  std::mt19937 engine(1);
+  for (int i = 0; i < 10000; ++i) {
+    std::vector<uint8_t> bytes = blob.bytes;
+    for (uint32_t flips = 1 + engine() % 8; flips > 0; --flips) bytes[engine() % bytes.size()] ^= static_cast<uint8_t>(1u << engine() % 8);
+    StateSummary summary;
+    if (inspect(bytes, geometry, &summary) == Code::ok) CHECK(summary.positions.size() == 3);
+  }
+}
+
+TEST_CASE("a geometry is only learned from a plain cache") {
+  const StateGeometry geometry = geometry_of(kF16, 32);
+  const std::vector<uint8_t> sound = state_of(geometry, {0, 1}).bytes;
+  StateGeometry learned;
+  CHECK(learn_geometry(sound.data(), sound.size(), 3, 2, &learned).code == Code::state_mismatch);
+  CHECK(learn_geometry(sound.data(), sound.size(), 2, 3, &learned).code == Code::state_mismatch);
+  CHECK(learn_geometry(sound.data(), sound.size(), 0, 2, &learned).code == Code::state_mismatch);
+  CHECK(learn_geometry(sound.data(), 0, 2, 2, &learned).code == Code::state_mismatch);
+  // a second cache behind the first, as sliding-window models have
+  std::vector<uint8_t> two = sound;
+  two.insert(two.end(), sound.begin() + 8, sound.end());
+  CHECK(learn_geometry(two.data(), two.size(), 2, 2, &learned).code == Code::state_mismatch);
+  CHECK(learned.layers.empty());
+}
+
+}  // namespace latentwire
