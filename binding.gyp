@@ -13,7 +13,10 @@
         "<@(engine_sources)",
         "<@(addon_sources)"
       ],
-      "defines": ["<@(common_defines)"],
+      "defines": [
+        "<@(common_defines)",
+        "LATENTWIRE_VERSION=\"<!(node -p \"require('./package.json').version\")\""
+      ],
       "include_dirs": ["native", "native/include"],
       "conditions": [
         ["OS != 'win'", {

@@ -1,8 +1,10 @@
 {
   "variables": {
     "core_sources": [
+      "native/core/cpu_features.cpp",
       "native/core/dtype.cpp",
-      "native/core/tensor.cpp"
+      "native/core/tensor.cpp",
+      "native/core/thread_pool.cpp"
     ],
     "kernels_sources": [
       "native/kernels/latent_step.cpp"
@@ -22,12 +24,15 @@
       "native/engine/sampler.cpp"
     ],
     "addon_sources": [
+      "native/addon/addon.cpp",
       "native/addon/args.cpp",
       "native/addon/engine_objects.cpp",
+      "native/addon/env_jobs.cpp",
       "native/addon/errors.cpp",
       "native/addon/model_object.cpp",
       "native/addon/pool_object.cpp",
-      "native/addon/sequence_object.cpp"
+      "native/addon/sequence_object.cpp",
+      "native/addon/tensor_object.cpp"
     ],
     "glibc_compat_sources": [
       "native/compat/glibc.cpp"

@@ -1,0 +1,13 @@
+// Checks (default) or repairs (--write) the layout of all sources: clang-format for C++, prettier for TypeScript, JavaScript and JSON.
+import process from "node:process";
+import { filesBelow, has, fail, run } from "./common.mjs";
+
+const write = process.argv.includes("--write");
+const native = ["native", "test/native", "test/fuzz"].flatMap((folder) => filesBelow(folder, [".cpp", ".h"]));
+
+if (!has("clang-format")) fail("clang-format not found (Debian, Ubuntu: apt-get install clang-format)");
+const cpp = native.length === 0 ? 0 : run("clang-format", [...(write ? ["-i"] : ["--dry-run", "--Werror"]), ...native], { soft: true });
+const script = run(process.execPath, ["node_modules/prettier/bin/prettier.cjs", write ? "--write" : "--check", "--log-level=warn", "."], {
+  soft: true,
+});
+process.exitCode = cpp === 0 && script === 0 ? 0 : 1;

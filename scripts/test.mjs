@@ -1,0 +1,45 @@
+// Runs the C++ tests (ctest) and the TypeScript tests (vitest) and ends with one line, `N passed, N failed`. A suite that ran no test
+// counts as a failure.
+//
+//   node scripts/test.mjs [--addon=FILE] [--no-native] [vitest arguments]
+//
+// --addon runs the TypeScript tests on another build of the addon (LATENTWIRE_NATIVE_PATH); --no-native leaves the C++ tests out.
+import { spawnSync } from "node:child_process";
+import fs from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import process from "node:process";
+import { root } from "./common.mjs";
+import { runDoctest } from "./doctest.mjs";
+
+const args = process.argv.slice(2);
+const addon = args.find((arg) => arg.startsWith("--addon="))?.slice("--addon=".length);
+const rest = args.filter((arg) => arg !== "--no-native" && !arg.startsWith("--addon="));
+let passed = 0;
+let failed = 0;
+
+if (!args.includes("--no-native")) {
+  const result = runDoctest(path.join(root, "build", "latentwire-tests"));
+  passed += result.passed;
+  failed += result.failed;
+}
+
+const folder = fs.mkdtempSync(path.join(os.tmpdir(), "latentwire-test-"));
+const report = path.join(folder, "vitest.json");
+const env = { ...process.env, ...(addon && { LATENTWIRE_NATIVE_PATH: path.resolve(addon) }) };
+const vitest = ["node_modules/vitest/vitest.mjs", "run", "--reporter=default", "--reporter=json", `--outputFile.json=${report}`, ...rest];
+const { status } = spawnSync(process.execPath, vitest, { cwd: root, env, stdio: "inherit" });
+if (fs.existsSync(report)) {
+  const counts = JSON.parse(fs.readFileSync(report, "utf8"));
+  passed += counts.numPassedTests;
+  failed += counts.numFailedTests;
+  // Vitest also fails for a file that cannot be loaded and for an unhandled rejection; neither is a failed test.
+  if (status !== 0 && counts.numFailedTests === 0) failed += 1;
+  if (counts.numTotalTests === 0) failed += 1;
+} else {
+  failed += 1;
+}
+fs.rmSync(folder, { recursive: true, force: true });
+
+console.log(`${String(passed)} passed, ${String(failed)} failed`);
+process.exitCode = failed === 0 ? 0 : 1;
