@@ -26,6 +26,7 @@
     "addon_sources": [
       "native/addon/addon.cpp",
       "native/addon/args.cpp",
+      "native/addon/diagnostics.cpp",
       "native/addon/engine_objects.cpp",
       "native/addon/env_jobs.cpp",
       "native/addon/errors.cpp",

@@ -1,9 +1,10 @@
 // Runs the C++ tests (ctest) and the TypeScript tests (vitest) and ends with one line, `N passed, N failed`. A suite that ran no test
 // counts as a failure.
 //
-//   node scripts/test.mjs [--addon=FILE] [--no-native] [vitest arguments]
+//   node scripts/test.mjs [--addon=FILE] [--tests=FILE] [--no-native] [vitest arguments]
 //
-// --addon runs the TypeScript tests on another build of the addon (LATENTWIRE_NATIVE_PATH); --no-native leaves the C++ tests out.
+// --addon runs the TypeScript tests on another build of the addon (LATENTWIRE_NATIVE_PATH), --tests names another build of the C++ tests,
+// --no-native leaves them out. LATENTWIRE_PRELOAD is a library (a sanitizer's run time) that Node must load first.
 import { spawnSync } from "node:child_process";
 import fs from "node:fs";
 import os from "node:os";
@@ -13,20 +14,26 @@ import { root } from "./common.mjs";
 import { runDoctest } from "./doctest.mjs";
 
 const args = process.argv.slice(2);
-const addon = args.find((arg) => arg.startsWith("--addon="))?.slice("--addon=".length);
-const rest = args.filter((arg) => arg !== "--no-native" && !arg.startsWith("--addon="));
+const valueOf = (name) => args.find((arg) => arg.startsWith(`${name}=`))?.slice(name.length + 1);
+const addon = valueOf("--addon");
+const rest = args.filter((arg) => arg !== "--no-native" && !/^--(addon|tests)=/.test(arg));
 let passed = 0;
 let failed = 0;
 
 if (!args.includes("--no-native")) {
-  const result = runDoctest(path.join(root, "build", "latentwire-tests"));
+  const result = runDoctest(path.resolve(root, valueOf("--tests") ?? path.join("build", "latentwire-tests")));
   passed += result.passed;
   failed += result.failed;
 }
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), "latentwire-test-"));
 const report = path.join(folder, "vitest.json");
-const env = { ...process.env, ...(addon && { LATENTWIRE_NATIVE_PATH: path.resolve(addon) }) };
+const preload = process.env.LATENTWIRE_PRELOAD;
+const env = {
+  ...process.env,
+  ...(addon && { LATENTWIRE_NATIVE_PATH: path.resolve(root, addon) }),
+  ...(preload && { LD_PRELOAD: preload }),
+};
 const vitest = ["node_modules/vitest/vitest.mjs", "run", "--reporter=default", "--reporter=json", `--outputFile.json=${report}`, ...rest];
 const { status } = spawnSync(process.execPath, vitest, { cwd: root, env, stdio: "inherit" });
 if (fs.existsSync(report)) {
