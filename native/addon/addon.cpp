@@ -1,59 +1,72 @@
-// The module's entry: one instance per environment.
+// Module initialisation: once in every environment that loads the addon.
 #include "addon/addon.h"
 
-#include <chrono>
-#include <thread>
+#ifdef _WIN32
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
+#include <windows.h>
+#else
+#include <dlfcn.h>
+#endif
 
-#include "addon/args.h"
+#include <string>
+
+#include "addon/diagnostics.h"
 #include "addon/engine_objects.h"
+#include "addon/engine_objects.h"
+#include "addon/errors.h"
 #include "addon/tensor_object.h"
 #include "core/cpu_features.h"
-#include "core/thread_pool.h"
+
+#ifndef LATENTWIRE_VERSION
+#error "the build passes LATENTWIRE_VERSION, a string literal, from package.json"
+#endif
 
 namespace latentwire::addon {
 namespace {
 
-// A cancellable job that only waits: what the round-trip benchmark and the tests of shutting down run.
-Napi::Value sleep_job(const Napi::CallbackInfo& info) {
-  const auto ms = require_int(info, 0, "ms", 0, 60'000);
-  const auto job = std::make_shared<Job>();
-  napi_value started = info.Env().GetInstanceData<AddonData>()->jobs->start(info.Env(), job, nullptr);
-  run_on_worker([job, ms] {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(ms);
-    while (!job->cancelled() && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    job->finish(job->cancelled() ? Status::fail(Code::cancelled, "the operation was aborted") : Status{});
-  });
-  return {info.Env(), started};
+// Node unloads the addon when the last worker that loaded it ends, but pool threads are parked inside its code: it must stay.
+// False if the system would not pin it.
+bool pin_module() noexcept {
+  static const char anchor = 0;
+#ifdef _WIN32
+  HMODULE module = nullptr;
+  return GetModuleHandleExA(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_PIN, &anchor, &module) != 0;
+#else
+  Dl_info self{};
+  if (dladdr(&anchor, &self) == 0) return false;
+  // never closed, on purpose
+  return dlopen(self.dli_fname, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE) != nullptr;
+#endif
 }
 
-Napi::Value noop(const Napi::CallbackInfo& info) { return info.Env().Undefined(); }
-
-Napi::Value cpu_features(const Napi::CallbackInfo& info) {
-  const auto names = latentwire::cpu_features();
-  Napi::Array list = Napi::Array::New(info.Env(), names.size());
-  for (size_t i = 0; i < names.size(); i++) list.Set(static_cast<uint32_t>(i), names[i]);
+Napi::Value list_cpu_features(const Napi::CallbackInfo& info) {
+  const auto names = cpu_feature_names();
+  const Napi::Array list = Napi::Array::New(info.Env(), names.size());
+  for (size_t i = 0; i < names.size(); i++) list.Set(static_cast<uint32_t>(i), std::string(names[i]));
   return list;
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
+  static const bool pinned = pin_module();
+  if (!pinned) throw_status(env, Status::fail(Code::engine_failed, "the addon cannot keep itself loaded"));
   auto data = std::make_unique<AddonData>();
   data->jobs = EnvJobs::create(env);
-  data->tensor_class = Napi::Persistent(TensorObject::define(env));
+  const Napi::Function tensor = TensorObject::define(env);
+  data->tensor_class = Napi::Persistent(tensor);
   env.SetInstanceData(data.release());
 
   exports.Set("version", LATENTWIRE_VERSION);
-  exports.Set("Tensor", env.GetInstanceData<AddonData>()->tensor_class.Value());
-  exports.Set("cpuFeatures", Napi::Function::New(env, cpu_features, "cpuFeatures"));
-  Napi::Object diagnostics = Napi::Object::New(env);
-  diagnostics.Set("sleepJob", Napi::Function::New(env, sleep_job, "sleepJob"));
-  diagnostics.Set("noop", Napi::Function::New(env, noop, "noop"));
-  exports.Set("diagnostics", diagnostics);
+  exports.Set("Tensor", tensor);
+  exports.Set("cpuFeatures", Napi::Function::New<list_cpu_features>(env, "cpuFeatures"));
+  exports.Set("diagnostics", make_diagnostics(env));
+  init_engine(env, exports);
   init_engine(env, exports);
   return exports;
 }
 
 }  // namespace
 
-NODE_API_MODULE(latentwire, init)
+NODE_API_MODULE(latentwire, init_addon)
 
 }  // namespace latentwire::addon

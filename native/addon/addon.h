@@ -1,10 +1,11 @@
-// What one environment's instance of the addon holds. No globals: a worker loads the same library and gets its own.
+// What the addon keeps for each environment. There are no globals: every worker that loads the addon has its own data.
 #pragma once
 
 #include <memory>
 
 #include "addon/env_jobs.h"
 #include "addon/napi_setup.h"
+#include "core/tensor.h"
 
 namespace latentwire::addon {
 
@@ -14,6 +15,8 @@ struct AddonData {
   Napi::FunctionReference model_class;
   Napi::FunctionReference pool_class;
   Napi::FunctionReference sequence_class;
+  // what the next Tensor object takes instead of its arguments; set only while TensorObject::wrap calls the constructor
+  std::shared_ptr<Tensor> tensor_to_wrap;
 };
 
 }  // namespace latentwire::addon

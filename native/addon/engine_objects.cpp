@@ -48,14 +48,14 @@ napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const
 }
 
 napi_value to_int32_array(napi_env env, const std::vector<int32_t>& values) {
-  const Napi::Int32Array array = Napi::Int32Array::New(env, values.size());
+  Napi::Int32Array array = Napi::Int32Array::New(env, values.size());
   if (!values.empty()) std::memcpy(array.Data(), values.data(), values.size() * sizeof(int32_t));
   return array;
 }
 
 std::vector<int32_t> from_int32_array(const Napi::Value& value, const char* name) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
-    throw Napi::Error(value.Env(), error_value(value.Env(), Status::fail(Code::invalid_argument, std::string(name) + " must be an Int32Array")));
+    throw_status(value.Env(), Status::fail(Code::invalid_argument, std::string(name) + " must be an Int32Array"));
   }
   const auto array = value.As<Napi::Int32Array>();
   return {array.Data(), array.Data() + array.ElementLength()};
@@ -64,7 +64,7 @@ std::vector<int32_t> from_int32_array(const Napi::Value& value, const char* name
 napi_value tensor_of(napi_env env, const std::vector<float>& values, std::vector<int64_t> shape) {
   std::shared_ptr<Tensor> tensor;
   if (const Status status = Tensor::create(Dtype::f32, std::move(shape), &tensor); !status.ok()) {
-    throw Napi::Error(env, error_value(env, status));
+    throw_status(env, status);
   }
   if (!values.empty()) std::memcpy(tensor->f32(), values.data(), values.size() * sizeof(float));
   return TensorObject::wrap(env, std::move(tensor));

@@ -7,7 +7,9 @@
 
 #include "addon/addon.h"
 #include "addon/env_jobs.h"
+#include "addon/errors.h"
 #include "addon/napi_setup.h"
+#include "engine/failure.h"
 #include "engine/pool.h"
 
 namespace latentwire::addon {
@@ -39,7 +41,7 @@ auto translate(Napi::Env env, Call&& call) {
   try {
     return call();
   } catch (const Failure& failure) {
-    throw Napi::Error(env, error_value(env, failure.status));
+    throw_status(env, failure.status);
   }
 }
 

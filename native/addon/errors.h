@@ -1,11 +1,21 @@
-// A Status as a JavaScript Error: `message` and `code`; lib/errors.ts makes a LatentError or an AbortError of it.
+// From a Status, or whatever was thrown, to a JavaScript Error with its public code. lib/errors.ts turns that into a LatentError.
 #pragma once
+
+#include <string>
 
 #include "addon/napi_setup.h"
 #include "core/status.h"
 
 namespace latentwire::addon {
 
-Napi::Value error_value(Napi::Env env, const Status& status);
+// An Error with the message of `status` and its `code`; nullptr if the environment can make none any more.
+napi_value error_value(napi_env env, const Status& status) noexcept;
+
+// Throws that Error as a JavaScript exception.
+[[noreturn]] void throw_status(napi_env env, const Status& status);
+[[noreturn]] void throw_invalid(napi_env env, const std::string& message);
+
+// The Status of the exception in flight; only inside a catch block. A Napi::Error is not for it.
+Status current_failure() noexcept;
 
 }  // namespace latentwire::addon

@@ -37,7 +37,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
 
  private:
   const std::shared_ptr<Model>& model(Napi::Env env) const {
-    if (!model_) throw Napi::Error(env, error_value(env, Status::fail(Code::disposed, "the model is disposed")));
+    if (!model_) throw_status(env, Status::fail(Code::disposed, "the model is disposed"));
     return model_;
   }
 
@@ -118,7 +118,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
   Napi::Value matrix(const Napi::CallbackInfo& call) {
     const std::string which = require_string(call, 0, "which");
     if (which != "input" && which != "output") {
-      throw Napi::Error(call.Env(), error_value(call.Env(), Status::fail(Code::invalid_argument, "which must be 'input' or 'output'")));
+      throw_status(call.Env(), Status::fail(Code::invalid_argument, "which must be 'input' or 'output'"));
     }
     return {call.Env(), start_on_thread(call.Env(), nullptr, [source = model(call.Env()), output = which == "output"](Job&) -> Job::ToValue {
               std::shared_ptr<Tensor> tensor = source->matrix(output);
@@ -149,7 +149,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
     else if (type == "bf16") options.kv_type = abi::GGML_TYPE_BF16;
     else if (type == "q8_0") options.kv_type = abi::GGML_TYPE_Q8_0;
     else if (type == "q4_0") options.kv_type = abi::GGML_TYPE_Q4_0;
-    else throw Napi::Error(call.Env(), error_value(call.Env(), Status::fail(Code::dtype, "kvType must be f32, f16, bf16, q8_0 or q4_0")));
+    else throw_status(call.Env(), Status::fail(Code::dtype, "kvType must be f32, f16, bf16, q8_0 or q4_0"));
     return {call.Env(), start_on_thread(call.Env(), nullptr, [source = model(call.Env()), options](Job&) -> Job::ToValue {
               auto pool = std::make_shared<Pool>(source, options);
               return [pool](napi_env env) -> napi_value { return wrap_pool(env, pool); };

@@ -1,8 +1,19 @@
-// The one place that includes napi.h, so that every file sees the same configuration.
+// The one place that includes napi.h: every file of the addon must see it with the same settings.
 #pragma once
 
-#include <napi.h>
-
-#if !defined(NAPI_CPP_EXCEPTIONS) || !defined(NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS)
-#error "build with NAPI_CPP_EXCEPTIONS and NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"
+// 9: the newest version that Node 20.19 has.
+#ifndef NAPI_VERSION
+#define NAPI_VERSION 9
 #endif
+#if NAPI_VERSION != 9
+#error "the addon is written for Node-API 9"
+#endif
+#ifndef NAPI_CPP_EXCEPTIONS
+#define NAPI_CPP_EXCEPTIONS
+#endif
+// A worker that is being terminated cannot throw into JavaScript any more; without this, the C++ exception would end the process instead.
+#ifndef NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
+#define NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
+#endif
+
+#include <napi.h>

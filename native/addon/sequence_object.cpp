@@ -11,10 +11,6 @@
 namespace latentwire::addon {
 namespace {
 
-[[noreturn]] void refuse(Napi::Env env, std::string why) {
-  throw Napi::Error(env, error_value(env, Status::fail(Code::invalid_argument, std::move(why))));
-}
-
 class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
  public:
   static Napi::Function define(Napi::Env env) {
@@ -74,11 +70,11 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
   const Parts& other(const Napi::CallbackInfo& call) const {
     const Napi::Value value = call[0];
     if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(call.Env().GetInstanceData<AddonData>()->sequence_class.Value())) {
-      refuse(call.Env(), "the other sequence must be a Sequence");
+      throw_invalid(call.Env(), "the other sequence must be a Sequence");
     }
     const Parts& parts = Unwrap(value.As<Napi::Object>())->parts_;
-    if (parts.pool != parts_.pool) refuse(call.Env(), "the other sequence belongs to another pool; save and restore it instead");
-    if (parts.state == parts_.state) refuse(call.Env(), "a sequence cannot be joined with itself");
+    if (parts.pool != parts_.pool) throw_invalid(call.Env(), "the other sequence belongs to another pool; save and restore it instead");
+    if (parts.state == parts_.state) throw_invalid(call.Env(), "a sequence cannot be joined with itself");
     return parts;
   }
 
@@ -92,8 +88,8 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
 
   // The log belongs to the scheduler while an operation runs.
   void require_idle(Napi::Env env) const {
-    if (state().closed || state().closing) throw Napi::Error(env, error_value(env, Status::fail(Code::disposed, "the sequence is disposed")));
-    if (state().busy) throw Napi::Error(env, error_value(env, Status::fail(Code::sequence_busy, "the log can be read when no operation runs")));
+    if (state().closed || state().closing) throw_status(env, Status::fail(Code::disposed, "the sequence is disposed"));
+    if (state().busy) throw_status(env, Status::fail(Code::sequence_busy, "the log can be read when no operation runs"));
   }
 
   Napi::Value log(const Napi::CallbackInfo& call) {
@@ -108,16 +104,16 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
     return {call.Env(), tensor_of(call.Env(), state().log.rows, {count, dimension()})};
   }
 
-  std::vector<float> rows_argument(const Napi::Value& value) const {
-    const std::shared_ptr<Tensor> tensor = TensorObject::tensor_of(value, "rows");
+  std::vector<float> rows_of(Napi::Env env, const std::shared_ptr<Tensor>& tensor) const {
+    if (!tensor) throw_invalid(env, "either tokens or rows must be given");
     const auto& shape = tensor->shape();
     if (tensor->dtype() != Dtype::f32 || shape.size() != 2 || shape[1] != dimension()) {
-      refuse(value.Env(), "rows must be an f32 tensor of shape [n, " + std::to_string(dimension()) + "]");
+      throw_invalid(env, "rows must be an f32 tensor of shape [n, " + std::to_string(dimension()) + "]");
     }
-    const float* data = tensor->f32();
+    const float* data = std::as_const(*tensor).f32();
     std::vector<float> rows(data, data + shape[0] * shape[1]);
     for (const float x : rows) {
-      if (!std::isfinite(x)) throw Napi::Error(value.Env(), error_value(value.Env(), Status::fail(Code::non_finite, "the rows are not finite")));
+      if (!std::isfinite(x)) throw_status(env, Status::fail(Code::non_finite, "the rows are not finite"));
     }
     return rows;
   }
@@ -129,15 +125,15 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
     const std::string hidden = string_field(given, "hidden");
     if (hidden == "last") request->hidden = PrefillRequest::Hidden::last;
     else if (hidden == "all") request->hidden = PrefillRequest::Hidden::all;
-    else if (hidden != "none") refuse(call.Env(), "hidden must be 'none', 'last' or 'all'");
+    else if (hidden != "none") throw_invalid(call.Env(), "hidden must be 'none', 'last' or 'all'");
     const Napi::Value tokens = given.Get("tokens");
     if (!tokens.IsUndefined()) {
       request->entries.tokens = from_int32_array(tokens, "tokens");
       for (const int32_t token : request->entries.tokens) {
-        if (!parts_.pool->model().is_token(token)) refuse(call.Env(), "token " + std::to_string(token) + " is not in the vocabulary");
+        if (!parts_.pool->model().is_token(token)) throw_invalid(call.Env(), "token " + std::to_string(token) + " is not in the vocabulary");
       }
     } else {
-      request->entries.rows = rows_argument(given.Get("rows"));
+      request->entries.rows = rows_of(call.Env(), tensor_field(given, "rows"));
       request->entries.tokens.assign(request->entries.rows.size() / static_cast<size_t>(dimension()), row_entry);
     }
     return start(call, request, [request = request.get(), d = dimension()]() -> Job::ToValue {
@@ -164,12 +160,12 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
     sampling.presence_penalty = static_cast<float>(number_field(given, "presencePenalty"));
     sampling.penalty_window = static_cast<int32_t>(int_field(given, "penaltyWindow", 0, 1 << 20));
     sampling.seed = static_cast<uint32_t>(int_field(given, "seed", 0, UINT32_MAX));
-    if (!(sampling.repeat_penalty > 0.0F)) refuse(call.Env(), "repeatPenalty must be above 0");
-    if (!given.Get("stop").IsArray()) refuse(call.Env(), "stop must be an array of strings");
+    if (!(sampling.repeat_penalty > 0.0F)) throw_invalid(call.Env(), "repeatPenalty must be above 0");
+    if (!given.Get("stop").IsArray()) throw_invalid(call.Env(), "stop must be an array of strings");
     const auto stops = given.Get("stop").As<Napi::Array>();
     for (uint32_t i = 0; i < stops.Length(); i++) {
       const Napi::Value stop = stops.Get(i);
-      if (!stop.IsString() || stop.As<Napi::String>().Utf8Value().empty()) refuse(call.Env(), "a stop string must be a string that is not empty");
+      if (!stop.IsString() || stop.As<Napi::String>().Utf8Value().empty()) throw_invalid(call.Env(), "a stop string must be a string that is not empty");
       request->stops.push_back(stop.As<Napi::String>().Utf8Value());
     }
     const Napi::Value listener = require_function(call, 1, "onToken");
@@ -198,9 +194,10 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
       };
     };
     Napi::Value started = start(call, request, harvest, listener, job);
+    if (!started.IsObject()) return started;
     const auto credit = [running = std::weak_ptr<GenerateRequest>(request), pool = std::weak_ptr<Pool>(parts_.pool)](const Napi::CallbackInfo& info) {
       const auto tokens = require_int(info, 0, "tokens", 0, INT32_MAX);
-      if (const auto request = running.lock()) request->credited.fetch_add(tokens, std::memory_order_release);
+      if (const auto target = running.lock()) target->credited.fetch_add(tokens, std::memory_order_release);
       if (const auto alive = pool.lock()) alive->wake();
     };
     started.As<Napi::Object>().Set("credit", Napi::Function::New(call.Env(), credit, "credit"));
@@ -213,11 +210,11 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
     request->priority = static_cast<int32_t>(int_field(given, "priority", -1000, 1000));
     request->steps = static_cast<int32_t>(int_field(given, "steps", 0, INT32_MAX));
     request->alpha = static_cast<float>(number_field(given, "alpha"));
-    if (!std::isfinite(request->alpha) || request->alpha < 0.0F) refuse(call.Env(), "alpha must be finite and not negative");
-    if (const Napi::Value alignment = given.Get("alignment"); !alignment.IsNull()) {
-      request->alignment = TensorObject::tensor_of(alignment, "alignment");
+    if (!std::isfinite(request->alpha) || request->alpha < 0.0F) throw_invalid(call.Env(), "alpha must be finite and not negative");
+    request->alignment = tensor_field(given, "alignment");
+    if (request->alignment) {
       if (request->alignment->dtype() != Dtype::f32 || request->alignment->shape() != std::vector<int64_t>{dimension(), dimension()}) {
-        refuse(call.Env(), "alignment must be an f32 tensor of shape [d, d]");
+        throw_invalid(call.Env(), "alignment must be an f32 tensor of shape [d, d]");
       }
     }
     const Napi::Value listener = require_function(call, 1, "onStep");
@@ -285,7 +282,7 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
           },
           harvest, source.state);
     }
-    if (mode != "recompute") refuse(call.Env(), "mode must be 'recompute' or 'shift'");
+    if (mode != "recompute") throw_invalid(call.Env(), "mode must be 'recompute' or 'shift'");
     auto request = std::make_shared<PrefillRequest>(parts_.state);
     request->other = source.state;
     request->copy_other = true;
@@ -320,7 +317,7 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
         call, [state, s = parts_.state](Pool& pool) { *state = pool.export_state(*s); },
         [state]() -> Job::ToValue {
           return [state](napi_env env) -> napi_value {
-            const Napi::Uint8Array bytes = Napi::Uint8Array::New(env, state->size());
+            Napi::Uint8Array bytes = Napi::Uint8Array::New(env, state->size());
             if (!state->empty()) std::memcpy(bytes.Data(), state->data(), state->size());
             return bytes;
           };
@@ -328,18 +325,18 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
   }
 
   Napi::Value import_state(const Napi::CallbackInfo& call) {
-    if (!call[0].IsTypedArray() || call[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) refuse(call.Env(), "state must be a Uint8Array");
+    if (!call[0].IsTypedArray() || call[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) throw_invalid(call.Env(), "state must be a Uint8Array");
     const auto bytes = call[0].As<Napi::Uint8Array>();
     auto state = std::make_shared<std::vector<uint8_t>>(bytes.Data(), bytes.Data() + bytes.ElementLength());
     auto log = std::make_shared<Entries>();
     log->tokens = from_int32_array(call[1], "log");
-    if (!call[2].IsNull()) log->rows = rows_argument(call[2]);
+    if (const auto rows = optional_tensor(call, 2, "rows")) log->rows = rows_of(call.Env(), rows);
     size_t latents = 0;
     for (const int32_t token : log->tokens) {
       if (token == row_entry) latents++;
-      else if (!parts_.pool->model().is_token(token)) refuse(call.Env(), "log: token " + std::to_string(token) + " is not in the vocabulary");
+      else if (!parts_.pool->model().is_token(token)) throw_invalid(call.Env(), "log: token " + std::to_string(token) + " is not in the vocabulary");
     }
-    if (latents * static_cast<size_t>(dimension()) != log->rows.size()) refuse(call.Env(), "log and rows disagree about the number of latents");
+    if (latents * static_cast<size_t>(dimension()) != log->rows.size()) throw_invalid(call.Env(), "log and rows disagree about the number of latents");
     return edit(call, [state, log, s = parts_.state](Pool& pool) { pool.import_state(*s, *state, std::move(*log)); });
   }
 

@@ -1,56 +1,104 @@
 #include "addon/tensor_object.h"
 
-#include <cmath>
 #include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "addon/addon.h"
 #include "addon/args.h"
 #include "addon/errors.h"
-#include "core/thread_pool.h"
+#include "engine/failure.h"
 
 namespace latentwire::addon {
 namespace {
 
-[[noreturn]] void refuse(Napi::Env env, Code code, std::string why) { throw Napi::Error(env, error_value(env, Status::fail(code, std::move(why)))); }
+constexpr napi_type_tag tensor_tag = {0x6c61'7465'6e74'7769, 0x7265'2e74'656e'736f};
 
-napi_typedarray_type array_type(Dtype dtype) {
+struct ArrayKind {
+  napi_typedarray_type type;
+  const char* name;
+};
+
+// 16-bit floats travel as their bits: Float16Array is younger than the oldest Node we run on.
+ArrayKind array_kind(Dtype dtype) {
   switch (dtype) {
     case Dtype::f32:
-      return napi_float32_array;
+      return {napi_float32_array, "Float32Array"};
     case Dtype::f16:
     case Dtype::bf16:
-      return napi_uint16_array;
+      return {napi_uint16_array, "Uint16Array"};
     case Dtype::i8:
-      return napi_int8_array;
+      return {napi_int8_array, "Int8Array"};
     case Dtype::i32:
-      return napi_int32_array;
+      break;
   }
-  return napi_float32_array;
+  return {napi_int32_array, "Int32Array"};
 }
 
-Dtype require_dtype(const Napi::CallbackInfo& info, size_t index) {
-  const std::string name = require_string(info, index, "dtype");
-  const auto dtype = parse_dtype(name);
-  if (!dtype) refuse(info.Env(), Code::dtype, "dtype must be f32, f16, bf16, i8 or i32, not " + name);
-  return *dtype;
+struct Bytes {
+  void* data = nullptr;
+  size_t length = 0;
+};
+
+// The bytes of a typed array of the dtype's kind, or of a DataView. They are used before JavaScript runs again.
+Bytes bytes_of(const Napi::Value& value, Dtype dtype, const char* name) {
+  const Napi::Env env = value.Env();
+  const ArrayKind kind = array_kind(dtype);
+  Bytes bytes;
+  if (value.IsTypedArray()) {
+    napi_typedarray_type type = napi_int8_array;
+    size_t count = 0;
+    if (napi_get_typedarray_info(env, value, &type, &count, &bytes.data, nullptr, nullptr) == napi_ok && type == kind.type) {
+      bytes.length = count * dtype_size(dtype);
+      return bytes;
+    }
+  } else if (value.IsDataView()) {
+    if (napi_get_dataview_info(env, value, &bytes.length, &bytes.data, nullptr, nullptr) == napi_ok) return bytes;
+  }
+  throw_invalid(env, std::string(name) + " of a tensor of " + std::string(dtype_name(dtype)) + " must be a " + kind.name + " or a DataView");
 }
 
-// The bytes of a typed array that matches the tensor's dtype and element count.
-uint8_t* require_matching(const Napi::Value& value, const Tensor& tensor) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != array_type(tensor.dtype())) {
-    refuse(value.Env(), Code::dtype, "the typed array does not match dtype " + std::string(dtype_name(tensor.dtype())));
+Bytes exact_bytes(const Napi::Value& value, const Tensor& tensor, const char* name) {
+  const Bytes bytes = bytes_of(value, tensor.dtype(), name);
+  if (bytes.length != tensor.bytes()) {
+    throw_invalid(value.Env(), std::string(name) + " has " + std::to_string(bytes.length) + " bytes, but a tensor of " +
+                                   std::string(dtype_name(tensor.dtype())) + " " + shape_text(tensor.shape()) + " has " + std::to_string(tensor.bytes()));
   }
-  const auto array = value.As<Napi::TypedArray>();
-  if (static_cast<int64_t>(array.ElementLength()) != tensor.elements()) {
-    refuse(value.Env(), Code::invalid_argument, "the shape has " + std::to_string(tensor.elements()) + " elements, the array " + std::to_string(array.ElementLength()));
-  }
-  return static_cast<uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+  return bytes;
 }
 
-napi_value new_array(Napi::Env env, napi_typedarray_type type, size_t elements, size_t bytes) {
-  const Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, bytes);
-  napi_value array = nullptr;
-  if (napi_create_typedarray(env, type, elements, buffer, 0, &array) != napi_ok) throw Napi::Error::New(env);
-  return array;
+// A new typed array, made by its JavaScript constructor: that throws where N-API's function would end the process for want of memory.
+Napi::Value new_array(Napi::Env env, Dtype dtype, int64_t size) {
+  const Napi::Value constructor = env.Global().Get(array_kind(dtype).name);
+  if (!constructor.IsFunction()) throw_invalid(env, std::string("globalThis has no ") + array_kind(dtype).name);
+  try {
+    return constructor.As<Napi::Function>().New({Napi::Number::New(env, static_cast<double>(size))});
+  } catch (const Napi::Error& error) {
+    throw_status(env, Status::fail(Code::out_of_memory, "no memory for a " + std::string(array_kind(dtype).name) + " of " + std::to_string(size) +
+                                                            " elements: " + error.Message()));
+  }
+}
+
+void copy(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
+std::vector<int64_t> shape_argument(const Napi::CallbackInfo& info, size_t index) {
+  if (!info[index].IsArray()) throw_invalid(info.Env(), "shape must be an array of integers");
+  const auto array = info[index].As<Napi::Array>();
+  const uint32_t rank = array.Length();
+  if (rank > Tensor::max_rank) throw_invalid(info.Env(), "shape must have at most " + std::to_string(Tensor::max_rank) + " dimensions");
+  std::vector<int64_t> shape;
+  for (uint32_t i = 0; i < rank; i++) {
+    const Napi::Value value = array.Get(i);
+    const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
+    if (!(number >= 0 && number <= static_cast<double>(max_safe_integer)) || number != static_cast<double>(static_cast<int64_t>(number))) {
+      throw_invalid(info.Env(), "shape[" + std::to_string(i) + "] must be an integer from 0 to 2^53 - 1");
+    }
+    shape.push_back(static_cast<int64_t>(number));
+  }
+  return shape;
 }
 
 }  // namespace
@@ -62,109 +110,136 @@ Napi::Function TensorObject::define(Napi::Env env) {
                          InstanceAccessor<&TensorObject::shape>("shape"),
                          InstanceAccessor<&TensorObject::byte_length>("byteLength"),
                          InstanceAccessor<&TensorObject::disposed>("disposed"),
-                         InstanceMethod<&TensorObject::dispose>("dispose"),
                          InstanceMethod<&TensorObject::copy_to>("copyTo"),
                          InstanceMethod<&TensorObject::to_typed>("toTyped"),
                          InstanceMethod<&TensorObject::to_float32>("toFloat32"),
                          InstanceMethod<&TensorObject::convert>("convert"),
+                         InstanceMethod<&TensorObject::dispose>("dispose"),
                      });
 }
 
 Napi::Object TensorObject::wrap(Napi::Env env, std::shared_ptr<Tensor> tensor) {
-  return env.GetInstanceData<AddonData>()->tensor_class.New({Napi::External<std::shared_ptr<Tensor>>::New(env, &tensor)});
+  AddonData& data = *env.GetInstanceData<AddonData>();
+  // not an argument: JavaScript could make no tensor of its own choosing that way
+  data.tensor_to_wrap = std::move(tensor);
+  try {
+    return data.tensor_class.New({});
+  } catch (...) {
+    data.tensor_to_wrap.reset();
+    throw;
+  }
+}
+
+TensorObject* TensorObject::from(const Napi::Value& value) {
+  if (!value.IsObject()) return nullptr;
+  const auto object = value.As<Napi::Object>();
+  // a prototype can be set by anyone, a type tag cannot
+  return object.CheckTypeTag(&tensor_tag) ? Unwrap(object) : nullptr;
 }
 
 std::shared_ptr<Tensor> TensorObject::tensor_of(const Napi::Value& value, const char* name) {
-  const Napi::Env env = value.Env();
-  if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(env.GetInstanceData<AddonData>()->tensor_class.Value())) {
-    refuse(env, Code::invalid_argument, std::string(name) + " must be a Tensor");
-  }
-  return Unwrap(value.As<Napi::Object>())->tensor(env);
+  const TensorObject* object = from(value);
+  if (object == nullptr) throw_invalid(value.Env(), std::string(name) + " must be a Tensor");
+  return object->tensor();
 }
 
 TensorObject::TensorObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TensorObject>(info) {
-  if (info.Length() == 1 && info[0].IsExternal()) {
-    tensor_ = *info[0].As<Napi::External<std::shared_ptr<Tensor>>>().Data();
+  info.This().As<Napi::Object>().TypeTag(&tensor_tag);
+  if (auto given = std::exchange(info.Env().GetInstanceData<AddonData>()->tensor_to_wrap, nullptr)) {
+    adopt(std::move(given));
     return;
   }
-  const Dtype dtype = require_dtype(info, 0);
-  if (!info[1].IsArray()) refuse(info.Env(), Code::invalid_argument, "shape must be an array of integers");
-  const auto extents = info[1].As<Napi::Array>();
-  std::vector<int64_t> shape;
-  for (uint32_t i = 0; i < extents.Length(); i++) {
-    const Napi::Value extent = extents.Get(i);
-    const double number = extent.IsNumber() ? extent.As<Napi::Number>().DoubleValue() : -1;
-    if (number < 0 || number > 9007199254740991.0 || number != std::floor(number)) {
-      refuse(info.Env(), Code::invalid_argument, "shape[" + std::to_string(i) + "] must be an integer of at least 0");
-    }
-    shape.push_back(static_cast<int64_t>(number));
+  const Dtype type = require_dtype(info, 0, "dtype");
+  std::shared_ptr<Tensor> made;
+  if (const Status status = Tensor::create(type, shape_argument(info, 1), &made); !status.ok()) throw_status(info.Env(), status);
+  if (info[2].IsUndefined()) {
+    std::memset(made->data(), 0, made->bytes());
+  } else {
+    const Bytes bytes = exact_bytes(info[2], *made, "data");
+    copy(made->data(), bytes.data, bytes.length);
   }
-  if (const Status status = Tensor::create(dtype, std::move(shape), &tensor_); !status.ok()) refuse(info.Env(), status.code, status.message);
-  if (info.Length() > 2 && !info[2].IsUndefined()) {
-    const uint8_t* source = require_matching(info[2], *tensor_);
-    if (tensor_->bytes() > 0) std::memcpy(tensor_->data(), source, tensor_->bytes());
-  }
+  adopt(std::move(made));
 }
 
-const std::shared_ptr<Tensor>& TensorObject::tensor(Napi::Env env) const {
-  if (!tensor_) refuse(env, Code::disposed, "the tensor is disposed");
+TensorObject::~TensorObject() { release(); }
+
+std::shared_ptr<Tensor> TensorObject::tensor() const {
+  if (!tensor_) throw_status(Env(), Status::fail(Code::disposed, "the tensor is disposed"));
   return tensor_;
 }
 
+void TensorObject::adopt(std::shared_ptr<Tensor> tensor) {
+  tensor_ = std::move(tensor);
+  // the collector sees a small object; this tells it what hangs on it
+  Napi::MemoryManagement::AdjustExternalMemory(Env(), static_cast<int64_t>(tensor_->bytes()));
+}
+
+void TensorObject::release() {
+  if (!tensor_) return;
+  int64_t now = 0;
+  napi_adjust_external_memory(Env(), -static_cast<int64_t>(tensor_->bytes()), &now);
+  tensor_.reset();
+}
+
+// Getters, unlike methods, can be called on any object, so `this` is checked before it is touched.
+TensorObject& TensorObject::self(const Napi::CallbackInfo& info) {
+  TensorObject* object = from(info.This());
+  if (object == nullptr) throw_invalid(info.Env(), "this is not a Tensor");
+  return *object;
+}
+
 Napi::Value TensorObject::dtype(const Napi::CallbackInfo& info) {
-  return Napi::String::New(info.Env(), std::string(dtype_name(tensor(info.Env())->dtype())));
+  return Napi::String::New(info.Env(), std::string(dtype_name(self(info).tensor()->dtype())));
 }
 
 Napi::Value TensorObject::shape(const Napi::CallbackInfo& info) {
-  const auto& extents = tensor(info.Env())->shape();
-  Napi::Array array = Napi::Array::New(info.Env(), extents.size());
-  for (size_t i = 0; i < extents.size(); i++) array.Set(static_cast<uint32_t>(i), static_cast<double>(extents[i]));
+  const std::shared_ptr<Tensor> held = self(info).tensor();
+  const Napi::Array array = Napi::Array::New(info.Env(), held->shape().size());
+  for (size_t i = 0; i < held->shape().size(); i++) array.Set(static_cast<uint32_t>(i), static_cast<double>(held->shape()[i]));
   return array;
 }
 
 Napi::Value TensorObject::byte_length(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(tensor(info.Env())->bytes()));
+  return Napi::Number::New(info.Env(), static_cast<double>(self(info).tensor()->bytes()));
 }
-Napi::Value TensorObject::disposed(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), !tensor_); }
 
-Napi::Value TensorObject::dispose(const Napi::CallbackInfo& info) {
-  tensor_.reset();
-  return info.Env().Undefined();
-}
+Napi::Value TensorObject::disposed(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), !self(info).tensor_); }
 
 Napi::Value TensorObject::copy_to(const Napi::CallbackInfo& info) {
-  const Tensor& source = *tensor(info.Env());
-  uint8_t* target = require_matching(info[0], source);
-  if (source.bytes() > 0) std::memcpy(target, source.data(), source.bytes());
+  const std::shared_ptr<Tensor> held = tensor();
+  const Bytes bytes = exact_bytes(info[0], *held, "target");
+  copy(bytes.data, held->data(), bytes.length);
   return info.Env().Undefined();
 }
 
 Napi::Value TensorObject::to_typed(const Napi::CallbackInfo& info) {
-  const Tensor& source = *tensor(info.Env());
-  const Napi::Value array = {info.Env(), new_array(info.Env(), array_type(source.dtype()), static_cast<size_t>(source.elements()), source.bytes())};
-  if (source.bytes() > 0) std::memcpy(require_matching(array, source), source.data(), source.bytes());
+  const std::shared_ptr<Tensor> held = tensor();
+  const Napi::Value array = new_array(info.Env(), held->dtype(), held->size());
+  const Bytes bytes = exact_bytes(array, *held, "the array");
+  copy(bytes.data, held->data(), bytes.length);
   return array;
 }
 
 Napi::Value TensorObject::to_float32(const Napi::CallbackInfo& info) {
-  std::shared_ptr<Tensor> floats;
-  if (const Status status = tensor(info.Env())->convert(Dtype::f32, &floats); !status.ok()) refuse(info.Env(), status.code, status.message);
-  const Napi::Value array = {info.Env(), new_array(info.Env(), napi_float32_array, static_cast<size_t>(floats->elements()), floats->bytes())};
-  if (floats->bytes() > 0) std::memcpy(require_matching(array, *floats), floats->data(), floats->bytes());
+  const std::shared_ptr<Tensor> held = tensor();
+  const Napi::Value array = new_array(info.Env(), Dtype::f32, held->size());
+  const Bytes bytes = bytes_of(array, Dtype::f32, "the array");
+  const auto size = static_cast<size_t>(held->size());
+  if (bytes.length == size * sizeof(float)) convert_elements(held->dtype(), held->data(), Dtype::f32, bytes.data, size);
   return array;
 }
 
 Napi::Value TensorObject::convert(const Napi::CallbackInfo& info) {
-  const Dtype target = require_dtype(info, 0);
+  const Dtype to = require_dtype(info, 0, "dtype");
   const auto job = std::make_shared<Job>();
-  const std::shared_ptr<Tensor> source = tensor(info.Env());
-  napi_value started = info.Env().GetInstanceData<AddonData>()->jobs->start(info.Env(), job, nullptr);
-  run_on_worker([job, source, target] {
-    std::shared_ptr<Tensor> converted;
-    Status status = job->cancelled() ? Status::fail(Code::cancelled, "the operation was aborted") : source->convert(target, &converted);
-    job->finish(std::move(status), [converted](napi_env env) -> napi_value { return wrap(env, converted); });
-  });
-  return {info.Env(), started};
+  EnvJobs& jobs = *info.Env().GetInstanceData<AddonData>()->jobs;
+  return {info.Env(), start_on_pool(info.Env(), jobs, job, nullptr, [source = tensor(), to](Job& running) -> Job::ToValue {
+            std::shared_ptr<Tensor> made;
+            if (Status status = source->convert(to, &made, &running.cancel_flag()); !status.ok()) throw Failure(std::move(status));
+            return [made](napi_env env) -> napi_value { return wrap(env, made); };
+          })};
 }
+
+void TensorObject::dispose(const Napi::CallbackInfo&) { release(); }
 
 }  // namespace latentwire::addon

@@ -1,7 +1,10 @@
-// The JavaScript face of Tensor: made from a typed array (copied in), read back into one (copied out). Floats of 16 bits travel as Uint16Array.
+// The JavaScript class Tensor: a handle to native memory. JavaScript reads and writes it by copies only, because a typed array over native
+// memory could outlive it, and an ArrayBuffer under a running job could be transferred or resized.
 #pragma once
 
-#include "addon/addon.h"
+#include <memory>
+
+#include "addon/napi_setup.h"
 #include "core/tensor.h"
 
 namespace latentwire::addon {
@@ -9,23 +12,36 @@ namespace latentwire::addon {
 class TensorObject : public Napi::ObjectWrap<TensorObject> {
  public:
   static Napi::Function define(Napi::Env env);
+  // A new Tensor object that shares `tensor`.
   static Napi::Object wrap(Napi::Env env, std::shared_ptr<Tensor> tensor);
-  // The native tensor behind `value`; throws a JavaScript error naming `name` if there is none or it is disposed.
+  // The native side of `value`; nullptr if it is not a Tensor of this addon, whatever its prototype says.
+  static TensorObject* from(const Napi::Value& value);
+
+  // The tensor behind `value`; throws ERR_LATENT_INVALID_ARGUMENT naming `name` if there is none, ERR_LATENT_DISPOSED if it is disposed.
   static std::shared_ptr<Tensor> tensor_of(const Napi::Value& value, const char* name);
 
+  // new Tensor(dtype, shape, data?): `data` is the dtype's typed array or a DataView, of exactly the tensor's size; it is copied. Without it
+  // the tensor is zero.
   explicit TensorObject(const Napi::CallbackInfo& info);
+  ~TensorObject() override;
+
+  // Throws ERR_LATENT_DISPOSED.
+  std::shared_ptr<Tensor> tensor() const;
 
  private:
-  const std::shared_ptr<Tensor>& tensor(Napi::Env env) const;
+  static TensorObject& self(const Napi::CallbackInfo& info);
+
   Napi::Value dtype(const Napi::CallbackInfo& info);
   Napi::Value shape(const Napi::CallbackInfo& info);
   Napi::Value byte_length(const Napi::CallbackInfo& info);
   Napi::Value disposed(const Napi::CallbackInfo& info);
-  Napi::Value dispose(const Napi::CallbackInfo& info);
   Napi::Value copy_to(const Napi::CallbackInfo& info);
   Napi::Value to_typed(const Napi::CallbackInfo& info);
   Napi::Value to_float32(const Napi::CallbackInfo& info);
   Napi::Value convert(const Napi::CallbackInfo& info);
+  void dispose(const Napi::CallbackInfo& info);
+  void adopt(std::shared_ptr<Tensor> tensor);
+  void release();
 
   std::shared_ptr<Tensor> tensor_;
 };

@@ -3,89 +3,132 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
-#include <memory>
+#include <system_error>
 #include <thread>
+#include <utility>
 
 namespace latentwire {
 namespace {
 
-int wanted_size() {
-  constexpr int limit = 256;
-  if (const char* text = std::getenv("LATENTWIRE_THREADS")) {
-    const int wanted = std::atoi(text);
-    if (wanted >= 1 && wanted <= limit) return wanted;
+constexpr int max_workers = 256;
+
+int wanted_workers() {
+  if (const char* text = std::getenv("LATENTWIRE_THREADS"); text != nullptr) {
+    char* end = nullptr;
+    const long wanted = std::strtol(text, &end, 10);
+    if (end != text && *end == '\0' && wanted >= 1 && wanted <= max_workers) return static_cast<int>(wanted);
   }
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) - 1);
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) - 1, 1, max_workers);
 }
 
-// The pieces of one parallel_for; whoever is free takes the next. A helper task that arrives late finds nothing left, so the caller waits only for
-// pieces that have been taken.
-struct Pieces {
-  int64_t n;
-  int64_t grain;
-  const std::function<void(int64_t, int64_t)>* body;
+}  // namespace
+
+// One parallel_for in progress. It lives on its caller's stack, not in the queue of tasks: the caller takes it off the list and waits until no
+// helper is inside, so a loop that the workers were too busy for leaves nothing behind.
+struct ThreadPool::Loop {
+  Loop(const Body& work, int64_t size, int64_t grain_size, int64_t chunk_count) : body(work), n(size), grain(grain_size), chunks(chunk_count) {}
+
+  const Body& body;
+  const int64_t n;
+  const int64_t grain;
+  const int64_t chunks;
   std::atomic<int64_t> next{0};
-  std::atomic<int64_t> left;
-  std::mutex mutex;
-  std::condition_variable done;
+  // guarded by the pool's mutex
+  int inside = 0;
+  std::condition_variable left;
 
-  Pieces(int64_t count, int64_t piece, const std::function<void(int64_t, int64_t)>* call)
-      : n(count), grain(piece), body(call), left((count + piece - 1) / piece) {}
+  bool exhausted() const noexcept { return next.load(std::memory_order_relaxed) >= chunks; }
 
-  void run() {
-    for (;;) {
-      const int64_t begin = next.fetch_add(grain);
-      if (begin >= n) return;
-      (*body)(begin, std::min(begin + grain, n));
-      if (left.fetch_sub(1) == 1) {
-        const std::lock_guard lock(mutex);
-        done.notify_all();
-      }
+  void run() noexcept {
+    while (true) {
+      const int64_t chunk = next.fetch_add(1, std::memory_order_relaxed);
+      if (chunk >= chunks) return;
+      const int64_t begin = chunk * grain;
+      body(begin, begin + std::min(grain, n - begin));
     }
   }
 };
 
-}  // namespace
-
 ThreadPool& ThreadPool::get() {
-  static auto* pool = new ThreadPool(wanted_size());
+  static ThreadPool* const pool = new ThreadPool();
   return *pool;
 }
 
-ThreadPool::ThreadPool(int size) : size_(size) {
-  for (int i = 0; i < size; i++) std::thread([this] { work(); }).detach();
-}
-
-void ThreadPool::work() {
-  for (;;) {
-    std::function<void()> task;
-    {
-      std::unique_lock lock(mutex_);
-      ready_.wait(lock, [this] { return !tasks_.empty(); });
-      task = std::move(tasks_.front());
-      tasks_.pop_front();
+ThreadPool::ThreadPool() {
+  const int wanted = wanted_workers();
+  for (int i = 0; i < wanted; i++) {
+    try {
+      std::thread([this] { work(); }).detach();
+    } catch (const std::system_error&) {
+      break;  // a process at its thread limit runs with fewer, and with none on the callers' threads
     }
-    task();
+    size_++;
   }
 }
 
+ThreadPool::Loop* ThreadPool::open_loop() noexcept {
+  for (Loop* loop : loops_) {
+    if (!loop->exhausted()) return loop;
+  }
+  return nullptr;
+}
+
+void ThreadPool::work() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    if (Loop* loop = open_loop(); loop != nullptr) {
+      loop->inside++;
+      lock.unlock();
+      loop->run();
+      lock.lock();
+      // under the lock: the loop is gone as soon as its caller sees zero
+      if (--loop->inside == 0) loop->left.notify_one();
+      continue;
+    }
+    if (!tasks_.empty()) {
+      std::function<void()> task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      task();
+      task = nullptr;  // what it captured dies outside the lock
+      lock.lock();
+      continue;
+    }
+    ready_.wait(lock);
+  }
+}
+
+void ThreadPool::parallel_for(int64_t n, int64_t grain, const Body& body) {
+  if (n <= 0) return;
+  grain = std::clamp<int64_t>(grain, 1, n);
+  const int64_t chunks = (n - 1) / grain + 1;
+  Loop loop(body, n, grain, chunks);
+  const int64_t helpers = std::min<int64_t>(size_, chunks - 1);
+  if (helpers == 0) {
+    loop.run();
+    return;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    loops_.push_back(&loop);
+  }
+  for (int64_t i = 0; i < helpers; i++) ready_.notify_one();
+  loop.run();
+  std::unique_lock lock(mutex_);
+  loops_.erase(std::find(loops_.begin(), loops_.end(), &loop));
+  loop.left.wait(lock, [&loop] { return loop.inside == 0; });
+}
+
 void ThreadPool::submit(std::function<void()> task) {
+  if (size_ == 0) {
+    task();
+    return;
+  }
   {
     const std::lock_guard lock(mutex_);
     tasks_.push_back(std::move(task));
   }
   ready_.notify_one();
-}
-
-void ThreadPool::parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
-  if (n <= 0) return;
-  const int64_t piece = std::max<int64_t>(grain, 1);
-  const auto pieces = std::make_shared<Pieces>(n, piece, &body);
-  const int64_t helpers = std::min<int64_t>(size_, (n + piece - 1) / piece - 1);
-  for (int64_t i = 0; i < helpers; i++) submit([pieces] { pieces->run(); });
-  pieces->run();
-  std::unique_lock lock(pieces->mutex);
-  pieces->done.wait(lock, [&] { return pieces->left.load() == 0; });
 }
 
 }  // namespace latentwire

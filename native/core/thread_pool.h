@@ -1,5 +1,5 @@
-// The process's one pool of worker threads for short native jobs. Workers sleep when idle (a spinning pool slows everything else on a small
-// machine), and the pool is never destroyed, so no exit order can meet a joined thread.
+// The compute threads of the process, shared by all environments. Workers park on a condition variable and never spin: a service has other
+// work to do on its cores. The pool is made at first use and never destroyed, so no thread is joined while the process ends.
 #pragma once
 
 #include <condition_variable>
@@ -12,25 +12,37 @@ namespace latentwire {
 
 class ThreadPool {
  public:
-  // Size: LATENTWIRE_THREADS if it is set to 1..256, else the machine's cores less one, at least 1.
+  // Work on the half-open range [begin, end). Must not throw.
+  using Body = std::function<void(int64_t begin, int64_t end)>;
+
+  // The process's pool: cores - 1 threads and at least one, or as many as the environment variable LATENTWIRE_THREADS says (1 to 256).
   static ThreadPool& get();
 
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  // Workers that started: fewer than wanted, even none, in a process at its thread limit. Then the callers do the work.
   int size() const noexcept { return size_; }
 
-  // Runs `task` on a worker; it must not throw.
+  // Calls `body` on ranges of at most `grain` (at least 1) that cover [0, n), on the calling thread and on idle workers; returns when all are
+  // done. May be called from a worker. Workers prefer loops to tasks.
+  void parallel_for(int64_t n, int64_t grain, const Body& body);
+
+  // Queues `task` for one worker, first in first out. It must not throw. A long task holds one worker.
   void submit(std::function<void()> task);
 
-  // Calls `body(begin, end)` over [0, n) in pieces of `grain`, on the workers and the calling thread, and returns when all are done. The pieces are
-  // the same for every pool size. May be called from a worker.
-  void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t begin, int64_t end)>& body);
-
  private:
-  explicit ThreadPool(int size);
-  void work();
+  struct Loop;
 
-  int size_;
+  ThreadPool();
+  ~ThreadPool() = default;
+  void work();
+  Loop* open_loop() noexcept;
+
+  int size_ = 0;
   std::mutex mutex_;
   std::condition_variable ready_;
+  std::deque<Loop*> loops_;  // on the stacks of their callers
   std::deque<std::function<void()>> tasks_;
 };
 
