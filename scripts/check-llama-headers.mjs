@@ -89,6 +89,15 @@ template <typename R, typename... A, typename S, typename... B> struct same<R(A.
   }();
 };
 
+// How many initialisers an aggregate takes.
+struct anything {
+  template <typename T> operator T() const;
+};
+template <typename T, typename... Fields> constexpr size_t field_count() {
+  if constexpr (requires { T{Fields{}..., anything{}}; }) return field_count<T, Fields..., anything>();
+  else return sizeof...(Fields);
+}
+
 // Fields may hide what we never touch behind void*.
 template <typename Ours, typename Theirs> constexpr bool same_field() {
   if constexpr (std::is_pointer_v<Ours> && std::is_void_v<std::remove_pointer_t<Ours>>) return std::is_pointer_v<Theirs>;
@@ -104,9 +113,7 @@ function generate({ structs, enumerators }) {
       lines.push(`static_assert(offsetof(latentwire::abi::${name}, ${field}) == offsetof(::${name}, ${field}), "offset of ${name}.${field}");`);
       lines.push(`static_assert(same_field<decltype(latentwire::abi::${name}::${field}), decltype(::${name}::${field})>(), "type of ${name}.${field}");`);
     }
-    // every byte of theirs is one of our fields or padding before one
-    const known = fields.map((field) => `sizeof(::${name}::${field})`).join(' + ');
-    lines.push(`static_assert(sizeof(::${name}) < ${known} + ${fields.length} * alignof(::${name}), "a field of ${name} is not declared");`);
+    lines.push(`static_assert(field_count<::${name}>() == ${fields.length}, "fields of ${name}");`);
   }
   for (const name of enumerators) lines.push(`static_assert(static_cast<int>(latentwire::abi::${name}) == static_cast<int>(::${name}), "value of ${name}");`);
   lines.push(
