@@ -24,8 +24,8 @@
           # Others' headers as system headers: their warnings are not ours.
           "cflags_cc": [
             "-std=c++20",
-            "-isystem", "<!(node -p \"require('node-addon-api').include_dir\")",
-            "-isystem", "<!(node -p \"process.env.LATENTWIRE_EIGEN || '/usr/include/eigen3'\")"
+            "-isystem<!(node -p \"require('path').resolve(require('node-addon-api').include_dir)\")",
+            "-isystem<!(node -p \"process.env.LATENTWIRE_EIGEN || '/usr/include/eigen3'\")"
           ],
           # What node's common.gypi sets and this code must not have.
           "cflags_cc!": ["-fno-exceptions", "-fno-rtti", "-std=gnu++17", "-std=gnu++20"],

@@ -8,7 +8,7 @@ import { cmake, fail, filesBelow, has, root, run, say } from "./common.mjs";
 
 const compiler = ["clang++", "clang++-19", "clang++-16", "clang++-15", "clang++-14"].find((name) => has(name));
 if (compiler === undefined) fail("clang++ not found (Debian 12: apt-get install clang-14 libclang-rt-14-dev)");
-const names = filesBelow("test/fuzz", [".cpp"]).map((file) => path.basename(file, ".cpp"));
+const names = filesBelow("test/fuzz", ["_fuzz.cpp"]).map((file) => path.basename(file, "_fuzz.cpp"));
 if (names.length === 0) fail("no fuzz target in test/fuzz");
 
 say(`building ${String(names.length)} fuzz targets (${compiler})`);

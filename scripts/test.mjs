@@ -1,4 +1,4 @@
-// Runs the C++ tests (ctest) and the TypeScript tests (vitest) and ends with one line, `N passed, N failed`. A suite that ran no test
+// Runs the C++ tests (what ctest would run) and the TypeScript tests (vitest) and ends with one line, `N passed, N failed`. A suite that ran no test
 // counts as a failure.
 //
 //   node scripts/test.mjs [--addon=FILE] [--tests=FILE] [--no-native] [vitest arguments]
@@ -11,7 +11,7 @@ import os from "node:os";
 import path from "node:path";
 import process from "node:process";
 import { root } from "./common.mjs";
-import { runDoctest } from "./doctest.mjs";
+import { runDoctest, runReplays } from "./native-tests.mjs";
 
 const args = process.argv.slice(2);
 const valueOf = (name) => args.find((arg) => arg.startsWith(`${name}=`))?.slice(name.length + 1);
@@ -21,9 +21,11 @@ let passed = 0;
 let failed = 0;
 
 if (!args.includes("--no-native")) {
-  const result = runDoctest(path.resolve(root, valueOf("--tests") ?? path.join("build", "latentwire-tests")));
-  passed += result.passed;
-  failed += result.failed;
+  const executable = path.resolve(root, valueOf("--tests") ?? path.join("build", "latentwire-tests"));
+  for (const result of [runDoctest(executable), runReplays(path.dirname(executable))]) {
+    passed += result.passed;
+    failed += result.failed;
+  }
 }
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), "latentwire-test-"));

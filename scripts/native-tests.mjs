@@ -1,0 +1,38 @@
+// Runs the C++ tests and counts them: the doctest executable, and the replay of the fuzz corpora.
+import { spawnSync } from "node:child_process";
+import fs from "node:fs";
+import path from "node:path";
+import process from "node:process";
+import { root } from "./common.mjs";
+
+function execute(executable, args) {
+  const result = spawnSync(executable, args, { cwd: root, encoding: "utf8", maxBuffer: 1 << 28 });
+  process.stdout.write(result.stdout ?? "");
+  process.stderr.write(result.stderr ?? "");
+  if (result.error) console.error(`${executable}: ${result.error.message}`);
+  else if (result.status === null) console.error(`${executable}: ended by ${String(result.signal)}`);
+  return result;
+}
+
+/** Runs a doctest executable and returns `{passed, failed}`; a crash or an empty run is a failure. */
+export function runDoctest(executable) {
+  const result = execute(executable, ["--no-colors=true"]);
+  const line = /test cases:\s*\d+\s*\|\s*(\d+) passed\s*\|\s*(\d+) failed/.exec(result.stdout ?? "");
+  const passed = Number(line?.[1] ?? 0);
+  const failed = Number(line?.[2] ?? 0);
+  const broken = (result.status !== 0 && failed === 0) || passed + failed === 0;
+  return { passed, failed: failed + (broken ? 1 : 0) };
+}
+
+/** Replays the corpus of every fuzz target, with mutations, in the build folder `build`; each target is one test. */
+export function runReplays(build) {
+  let passed = 0;
+  let failed = 0;
+  const corpora = path.join(root, "test", "fuzz", "corpus");
+  for (const name of fs.existsSync(corpora) ? fs.readdirSync(corpora) : []) {
+    const { status } = execute(path.join(build, `replay-${name}`), ["200", path.join(corpora, name)]);
+    if (status === 0) passed += 1;
+    else failed += 1;
+  }
+  return { passed, failed };
+}
