@@ -9,10 +9,10 @@
 #include <dlfcn.h>
 #endif
 
+#include <memory>
 #include <string>
 
 #include "addon/diagnostics.h"
-#include "addon/engine_objects.h"
 #include "addon/engine_objects.h"
 #include "addon/errors.h"
 #include "addon/tensor_object.h"
@@ -61,12 +61,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("cpuFeatures", Napi::Function::New<list_cpu_features>(env, "cpuFeatures"));
   exports.Set("diagnostics", make_diagnostics(env));
   init_engine(env, exports);
-  init_engine(env, exports);
   return exports;
 }
 
 }  // namespace
 
-NODE_API_MODULE(latentwire, init_addon)
+NODE_API_MODULE(latentwire, init)
 
 }  // namespace latentwire::addon
