@@ -1,0 +1,37 @@
+// The identity of a geometry. Two latents may be read by the same model only if their spaces are equal; every hop compares them.
+import { createHash } from "node:crypto";
+import { LatentError } from "../errors.js";
+
+/** Where vectors live: the weights they belong to, the point in the model, and how positions enter. */
+export interface Space {
+  /** Digest of all the other fields, hex. */
+  readonly id: string;
+  /** SHA-256 of the model file, hex. */
+  readonly weights: string;
+  /** `embeds`: rows as the first layer reads them. `hidden`: states after the final norm. */
+  readonly layer: "embeds" | "hidden";
+  readonly dimension: number;
+  /** Position scheme, e.g. `neox/none`. */
+  readonly positions: string;
+  /** What rows are scaled to, e.g. `norm 3.75`. */
+  readonly normalisation: string;
+}
+
+export function makeSpace(facts: Omit<Space, "id">): Space {
+  const id = createHash("sha256")
+    .update(JSON.stringify([facts.weights, facts.layer, facts.dimension, facts.positions, facts.normalisation]))
+    .digest("hex");
+  return Object.freeze({ id, ...facts });
+}
+
+/**
+ * Refuses a latent of another space.
+ * @throws {@link LatentError} `ERR_LATENT_SPACE_MISMATCH`
+ */
+export function requireSameSpace(have: Space, want: Space, what: string): void {
+  if (have.id === want.id) return;
+  const difference = (["weights", "layer", "dimension", "positions", "normalisation"] as const).find((key) => have[key] !== want[key]);
+  throw new LatentError("ERR_LATENT_SPACE_MISMATCH", `${what} lives in another space: ${difference ?? "id"} differs`, {
+    details: { have, want },
+  });
+}
