@@ -7,12 +7,14 @@ const nativeHints = {
   ERR_LATENT_OUT_OF_MEMORY: "Dispose what is no longer needed, or ask for less: a shorter context, fewer sequences, a smaller tensor.",
   ERR_LATENT_DTYPE: "Use one of the types that the message names; floats become integers only through a codec, which carries the scale.",
   ERR_LATENT_NON_FINITE: "The data holds NaN or an infinity; look for an overflow, or a damaged model or payload, upstream.",
-  ERR_LATENT_ENGINE_NOT_FOUND: "Install the package with its optional dependencies, or name the folder of a llama.cpp build in LATENTWIRE_LLAMA_DIR.",
+  ERR_LATENT_ENGINE_NOT_FOUND:
+    "Install the package with its optional dependencies, or name the folder of a llama.cpp build in LATENTWIRE_LLAMA_DIR.",
   ERR_LATENT_ENGINE_VERSION: "Install exactly the llama.cpp release that the message names; others have another binary interface.",
   ERR_LATENT_ENGINE_SYMBOL: "The llama.cpp libraries are incomplete or of another release; reinstall the platform package.",
   ERR_LATENT_ENGINE_ABI: "The llama.cpp libraries were built with another layout; reinstall the platform package.",
   ERR_LATENT_ENGINE_COLLISION: "Another llama.cpp is loaded in this process; run one of the two in a child process.",
-  ERR_LATENT_ENGINE_SELF_TEST: "This model or this llama.cpp build gives wrong results here, so it is not used; try another build or model file.",
+  ERR_LATENT_ENGINE_SELF_TEST:
+    "This model or this llama.cpp build gives wrong results here, so it is not used; try another build or model file.",
   ERR_LATENT_ENGINE_FAILED: "llama.cpp failed in a way that was not foreseen; the message has its reason. Please report it.",
   ERR_LATENT_MODEL_NOT_FOUND: "Check the path of the model file and the right to read it.",
   ERR_LATENT_MODEL_FORMAT: "The file is damaged or not GGUF; download or convert it again.",
@@ -83,6 +85,15 @@ export class LatentError extends Error {
   static isInstance(value: unknown): value is LatentError {
     return typeof value === "object" && value !== null && Reflect.get(value, marker) === true;
   }
+
+  /** @internal Calls native code and throws what {@link toLatentError} makes of its errors. */
+  static translate<T>(call: () => T): T {
+    try {
+      return call();
+    } catch (error) {
+      throw toLatentError(error);
+    }
+  }
 }
 
 /**
@@ -96,13 +107,4 @@ export function toLatentError(error: unknown): Error {
   if (code === cancelledCode) return new DOMException(error.message, "AbortError");
   if (isLatentErrorCode(code)) return new LatentError(code, error.message, { cause: error });
   return error;
-}
-
-/** Calls native code and throws what {@link toLatentError} makes of its errors. */
-export function translated<T>(call: () => T): T {
-  try {
-    return call();
-  } catch (error) {
-    throw toLatentError(error);
-  }
 }

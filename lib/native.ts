@@ -47,7 +47,7 @@ export interface NativeModule extends NativeEngineModule {
 
 const require = createRequire(import.meta.url);
 /** The folder of package.json: this file is one below it, in `lib` and in `dist`. */
-const packageRoot = fileURLToPath(new URL("..", import.meta.url));
+export const packageRoot = fileURLToPath(new URL("..", import.meta.url));
 
 let loaded: NativeModule | undefined;
 

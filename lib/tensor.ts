@@ -1,5 +1,5 @@
 // The public face of native memory: numbers go in and come out by copies, and stay native in between.
-import { LatentError, translated } from "./errors.js";
+import { LatentError } from "./errors.js";
 import { run } from "./jobs.js";
 import { native } from "./native.js";
 import type { NativeArray, NativeDtype, NativeTensor } from "./native.js";
@@ -10,28 +10,11 @@ export type Dtype = NativeDtype;
 /** The typed array of a dtype: f32 Float32Array, f16 and bf16 Uint16Array (their bits), i8 Int8Array, i32 Int32Array. */
 export type TensorData = NativeArray;
 
-export interface TensorOptions {
-  /** Row-major, at most 8 dimensions; default: one dimension, all of the data. */
-  readonly shape?: readonly number[];
-  /** Default: what the typed array says. A Uint16Array needs it: `f16` or `bf16`. */
-  readonly dtype?: Dtype;
-}
-
-function dtypeOf(data: unknown): Dtype {
-  if (data instanceof Float32Array) return "f32";
-  if (data instanceof Int8Array) return "i8";
-  if (data instanceof Int32Array) return "i32";
-  if (data instanceof Uint16Array) {
-    throw new LatentError("ERR_LATENT_DTYPE", "a Uint16Array can hold f16 or bf16: pass the dtype");
-  }
-  throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "data must be a Float32Array, Uint16Array, Int8Array or Int32Array");
-}
-
 /**
  * A dense tensor in native memory. Shape, dtype and size stay readable after disposal; the numbers do not.
  *
  * ```ts
- * using tensor = Tensor.fromTyped(Float32Array.of(1, 2, 3, 4), { shape: [2, 2] });
+ * using tensor = Tensor.fromTyped("f32", [2, 2], Float32Array.of(1, 2, 3, 4));
  * using half = await tensor.convert("f16");
  * ```
  */
@@ -51,13 +34,13 @@ export class Tensor {
   }
 
   /**
-   * Copies `data` into a new tensor.
+   * Copies `data`, of the typed array that belongs to `dtype` and of exactly the size of `shape`, into a new tensor.
+   * @param shape Row-major, at most 8 dimensions; `[]` is a scalar.
    * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (sizes that do not match), `ERR_LATENT_DTYPE`, `ERR_LATENT_OUT_OF_MEMORY`
    */
-  static fromTyped(data: TensorData, options: TensorOptions = {}): Tensor {
-    const dtype = options.dtype ?? dtypeOf(data);
-    const shape = options.shape ?? [data.length];
-    return translated(() => new Tensor(new (native().Tensor)(dtype, shape, data)));
+  static fromTyped(dtype: Dtype, shape: readonly number[], data: TensorData | DataView): Tensor {
+    if (data === undefined) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "data is missing; Tensor.zeros makes a tensor without it");
+    return LatentError.translate(() => new Tensor(new (native().Tensor)(dtype, shape, data)));
   }
 
   /**
@@ -65,7 +48,7 @@ export class Tensor {
    * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_OUT_OF_MEMORY`
    */
   static zeros(shape: readonly number[], dtype: Dtype = "f32"): Tensor {
-    return translated(() => new Tensor(new (native().Tensor)(dtype, shape)));
+    return LatentError.translate(() => new Tensor(new (native().Tensor)(dtype, shape)));
   }
 
   /** @internal Takes over a handle that native code returned. */
@@ -87,7 +70,7 @@ export class Tensor {
    * @throws {@link LatentError} `ERR_LATENT_DISPOSED`, `ERR_LATENT_OUT_OF_MEMORY`
    */
   toTyped(): TensorData {
-    return translated(() => this.#native.toTyped());
+    return LatentError.translate(() => this.#native.toTyped());
   }
 
   /**
@@ -95,7 +78,7 @@ export class Tensor {
    * @throws {@link LatentError} `ERR_LATENT_DISPOSED`, `ERR_LATENT_OUT_OF_MEMORY`
    */
   toFloat32(): Float32Array {
-    return translated(() => this.#native.toFloat32());
+    return LatentError.translate(() => this.#native.toFloat32());
   }
 
   /**
@@ -103,7 +86,7 @@ export class Tensor {
    * @throws {@link LatentError} `ERR_LATENT_DISPOSED`, `ERR_LATENT_INVALID_ARGUMENT`
    */
   copyTo(target: TensorData | DataView): void {
-    translated(() => {
+    LatentError.translate(() => {
       this.#native.copyTo(target);
     });
   }
@@ -114,7 +97,7 @@ export class Tensor {
    */
   async convert(dtype: Dtype, options: { readonly signal?: AbortSignal } = {}): Promise<Tensor> {
     options.signal?.throwIfAborted();
-    const job = translated(() => this.#native.convert(dtype));
+    const job = LatentError.translate(() => this.#native.convert(dtype));
     return new Tensor(await run(job, options.signal));
   }
 

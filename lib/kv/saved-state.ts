@@ -1,0 +1,137 @@
+// The saved form of a sequence: a header that names everything the cells depend on, the log of what was fed, and the engine's cells. A digest
+// covers all of it, and the header must match the reading pool field by field, so a foreign or damaged state is refused before it is used.
+//
+//   "LWSTATE1"  u32 header length  header (JSON)  log i32[n]  rows f32[latents, d]  cells
+import { createHash } from "node:crypto";
+import { LatentError } from "../errors.js";
+import type { Pool } from "../models/pool.js";
+
+const magic = "LWSTATE1";
+const version = 1;
+const prefixBytes = magic.length + 4;
+const headerLimit = 1 << 16;
+
+/** What the cells of a state depend on. */
+interface Provenance {
+  readonly model: string;
+  readonly architecture: string;
+  readonly layers: number;
+  readonly kvHeads: number;
+  readonly dimension: number;
+  readonly vocabulary: number;
+  readonly rope: string;
+  readonly kvType: string;
+  readonly llama: string;
+}
+
+interface Header extends Provenance {
+  readonly version: number;
+  readonly positions: number;
+  readonly latents: number;
+  readonly cellBytes: number;
+  /** SHA-256 over everything after the header, hex. */
+  readonly sha256: string;
+}
+
+/** @internal */
+export interface SavedState {
+  readonly log: Int32Array;
+  /** `[latents, d]` */
+  readonly rows: Float32Array;
+  readonly cells: Uint8Array;
+}
+
+function provenance(pool: Pool): Provenance {
+  const { info } = pool.model;
+  return {
+    model: info.fingerprint,
+    architecture: info.architecture,
+    layers: info.layers,
+    kvHeads: info.kvHeads,
+    dimension: info.embeddingLength,
+    vocabulary: info.vocabularySize,
+    rope: `${info.rope}/${info.ropeScaling}`,
+    kvType: pool.info.kvType,
+    llama: "0.5.0",
+  };
+}
+
+/** @internal */
+export function writeSavedState(pool: Pool, state: SavedState): Uint8Array {
+  const body = Buffer.concat([bytesOf(state.log), bytesOf(state.rows), state.cells]);
+  const header: Header = {
+    version,
+    ...provenance(pool),
+    positions: state.log.length,
+    latents: state.rows.length / pool.model.info.embeddingLength,
+    cellBytes: state.cells.length,
+    sha256: createHash("sha256").update(body).digest("hex"),
+  };
+  const text = Buffer.from(JSON.stringify(header), "utf8");
+  const prefix = Buffer.alloc(prefixBytes);
+  prefix.write(magic, "latin1");
+  prefix.writeUInt32LE(text.length, magic.length);
+  return Buffer.concat([prefix, text, body]);
+}
+
+/**
+ * @internal
+ * @throws {@link LatentError} `ERR_LATENT_STATE_FORMAT`, `ERR_LATENT_STATE_DIGEST`, `ERR_LATENT_STATE_MISMATCH`
+ */
+export function readSavedState(bytes: Uint8Array, pool: Pool): SavedState {
+  if (!(bytes instanceof Uint8Array)) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "a saved state must be a Uint8Array");
+  const file = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  if (file.length < prefixBytes || file.toString("latin1", 0, magic.length) !== magic) throw malformed("it does not begin as a saved state");
+  const headerBytes = file.readUInt32LE(magic.length);
+  if (headerBytes > headerLimit || prefixBytes + headerBytes > file.length) throw malformed("its header is cut off");
+  const header = parseHeader(file.toString("utf8", prefixBytes, prefixBytes + headerBytes));
+  if (header.version !== version) throw new LatentError("ERR_LATENT_STATE_FORMAT", `the state has version ${header.version}, this package reads ${version}`);
+
+  const local = provenance(pool);
+  for (const key of Object.keys(local) as (keyof Provenance)[]) {
+    if (header[key] !== local[key]) {
+      throw new LatentError("ERR_LATENT_STATE_MISMATCH", `the state was made with another ${key}: ${String(header[key])}, here ${String(local[key])}`, {
+        details: { key, state: header[key], local: local[key] },
+      });
+    }
+  }
+  const logBytes = header.positions * 4;
+  const rowBytes = header.latents * header.dimension * 4;
+  const body = file.subarray(prefixBytes + headerBytes);
+  if (body.length !== logBytes + rowBytes + header.cellBytes) {
+    throw malformed(`it has ${body.length} bytes after the header, which announces ${logBytes + rowBytes + header.cellBytes}`);
+  }
+  if (createHash("sha256").update(body).digest("hex") !== header.sha256) {
+    throw new LatentError("ERR_LATENT_STATE_DIGEST", "the state was altered after it was saved");
+  }
+  const log = new Int32Array(header.positions);
+  bytesOf(log).set(body.subarray(0, logBytes));
+  const rows = new Float32Array(header.latents * header.dimension);
+  bytesOf(rows).set(body.subarray(logBytes, logBytes + rowBytes));
+  return { log, rows, cells: body.subarray(logBytes + rowBytes) };
+}
+
+function bytesOf(array: Int32Array | Float32Array): Uint8Array {
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+}
+
+function malformed(why: string): LatentError {
+  return new LatentError("ERR_LATENT_STATE_FORMAT", `not a whole saved state: ${why}`);
+}
+
+function parseHeader(text: string): Header {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new LatentError("ERR_LATENT_STATE_FORMAT", "the header of the state is not JSON", { cause });
+  }
+  const counts = ["version", "positions", "latents", "cellBytes", "layers", "kvHeads", "dimension", "vocabulary"] as const;
+  const texts = ["model", "architecture", "rope", "kvType", "llama", "sha256"] as const;
+  const record = value as Record<string, unknown>;
+  const whole = (key: string): boolean => Number.isSafeInteger(record[key]) && Number(record[key]) >= 0;
+  if (typeof value !== "object" || value === null || !counts.every(whole) || !texts.every((key) => typeof record[key] === "string")) {
+    throw malformed("its header lacks fields");
+  }
+  return value as Header;
+}

@@ -1,0 +1,254 @@
+// One sequence of a pool: what an agent holds. Its cells are fed by tokens or by input rows, continued by generating or thinking, shared by forking,
+// and cut, joined, saved and restored.
+import { checkInteger, checkKeys, checkNumber, checkBoolean, checkOneOf, invalid, translate } from "../check.js";
+import { LatentError } from "../errors.js";
+import { run } from "../jobs.js";
+import type { NativeSequence } from "../native-engine.js";
+import { writeSavedState, type SavedState } from "../kv/saved-state.js";
+import { Latent } from "../spaces/latent.js";
+import { requireSameSpace } from "../spaces/space.js";
+import { Tensor } from "../tensor.js";
+import type { ChatMessage } from "./chat.js";
+import { startGeneration, type GenerateOptions, type Generation } from "./generation.js";
+import type { Pool } from "./pool.js";
+
+/** Tokens, text (special tokens are parsed), chat messages (rendered by the model's template), or input rows. */
+export type PrefillInput = Int32Array | readonly number[] | string | readonly ChatMessage[] | Latent | Tensor;
+
+export interface PrefillOptions {
+  /** Which hidden states to return: none (default), the last position's, or all. `last` also makes a following think() start at once. */
+  readonly hidden?: "none" | "last" | "all";
+  /** -1000..1000, default 0: higher goes first when prefills compete. */
+  readonly priority?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface ThinkStep {
+  /** From 1. */
+  readonly step: number;
+  /** Norm of the hidden state after the step. */
+  readonly norm: number;
+  /** Cosine between this latent and the one before; 0 for the first. */
+  readonly cosine: number;
+}
+
+export interface ThinkOptions {
+  /** Latent steps, 0 or more. */
+  readonly steps: number;
+  /** Map states through the ridge alignment of output to input embeddings. Default false: the identity. No effect on tied matrices. */
+  readonly align?: boolean;
+  /** Norm of a latent. Default: the mean norm of the model's input rows. */
+  readonly alpha?: number;
+  readonly priority?: number;
+  readonly signal?: AbortSignal;
+  readonly onStep?: (step: ThinkStep) => void;
+}
+
+export interface SignalOption {
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Made by {@link Pool.sequence}. One operation at a time: a second one throws `ERR_LATENT_SEQUENCE_BUSY`. A failed or aborted operation leaves the
+ * sequence as it was; only generate() keeps the tokens that were consumed.
+ */
+export class Sequence {
+  readonly #handle: NativeSequence;
+
+  /** @internal */
+  constructor(
+    readonly pool: Pool,
+    handle: NativeSequence,
+  ) {
+    this.#handle = handle;
+  }
+
+  /** Positions held. */
+  get length(): number {
+    return this.#handle.length;
+  }
+
+  /** Position of what is fed next: equal to {@link length} unless there is a gap. */
+  get nextPosition(): number {
+    return this.#handle.nextPosition;
+  }
+
+  /** False after {@link drop} with `positions: 'keep'`. */
+  get contiguous(): boolean {
+    return this.#handle.contiguous;
+  }
+
+  get disposed(): boolean {
+    return this.#handle.disposed;
+  }
+
+  /** Token ids by position; -1 where a latent stands. */
+  log(): Int32Array {
+    return translate(() => this.#handle.log());
+  }
+
+  /** The latents in the log, in order; null if there are none. */
+  latents(): Latent | null {
+    const rows = translate(() => this.#handle.rows());
+    return rows === null ? null : new Latent(this.pool.model.space, "embeds", Tensor.fromNative(rows));
+  }
+
+  /**
+   * Feeds input. Text and chat messages are tokenised; the model's begin token is added only at position 0 of text that lacks it.
+   * @returns the hidden states asked for, f32 `[0 | 1 | n, d]` in the model's hidden space; null with `hidden: 'none'`
+   * @throws {@link LatentError} `ERR_LATENT_CONTEXT_OVERFLOW`, `ERR_LATENT_SPACE_MISMATCH`, `ERR_LATENT_NON_FINITE`, `ERR_LATENT_INVALID_ARGUMENT`
+   */
+  async prefill(input: PrefillInput, options: PrefillOptions = {}): Promise<Latent | null> {
+    checkKeys("options", options, ["hidden", "priority", "signal"]);
+    const settings = {
+      hidden: checkOneOf("hidden", options.hidden ?? "none", ["none", "last", "all"]),
+      priority: checkInteger("priority", options.priority ?? 0, -1000, 1000),
+    };
+    const rows = input instanceof Latent ? this.#rowsOf(input) : input instanceof Tensor ? input : undefined;
+    const job =
+      rows === undefined
+        ? translate(() => this.#handle.prefill({ ...settings, tokens: this.tokensOf(input as Exclude<PrefillInput, Latent | Tensor>) }))
+        : translate(() => this.#handle.prefill({ ...settings, rows: rows.native() }));
+    const states = await run(job, options.signal);
+    if (settings.hidden === "none") return null;
+    const d = this.pool.model.info.embeddingLength;
+    const tensor = states === null ? Tensor.fromTyped("f32", [0, d], new Float32Array(0)) : Tensor.fromNative(states);
+    return new Latent(this.pool.model.hiddenSpace, "hidden", tensor);
+  }
+
+  /** @internal What {@link prefill} would feed for this input now. */
+  tokensOf(input: Int32Array | readonly number[] | string | readonly ChatMessage[]): Int32Array {
+    const { model } = this.pool;
+    if (input instanceof Int32Array || (Array.isArray(input) && typeof input[0] !== "object")) return model.checkTokens(input as readonly number[]);
+    if (typeof input !== "string" && !Array.isArray(input)) throw invalid("input", "tokens, text, chat messages, a Latent or a Tensor", input);
+    const text = typeof input === "string" ? input : model.renderChat(input as readonly ChatMessage[]);
+    const tokens = model.tokenize(text);
+    const { addBos, bos } = model.info;
+    if (!addBos || bos < 0 || this.length > 0 || tokens[0] === bos || tokens.length === 0) return tokens;
+    return Int32Array.of(bos, ...tokens);
+  }
+
+  /**
+   * Continues with sampled tokens. Iterate over the result for `{ token, text }` as they come, or await `.result`. Leaving the loop early stops the
+   * engine and cuts the sequence back to the tokens that were consumed. An end-of-generation token is fed as well, so the turn is closed.
+   * Ends with reason `end`, `stop`, or `length` (maxTokens, or the context is full).
+   * @throws {@link LatentError} `ERR_LATENT_SEQUENCE_EMPTY`, `ERR_LATENT_CONTEXT_OVERFLOW`, `ERR_LATENT_NON_FINITE`, `ERR_LATENT_INVALID_ARGUMENT`
+   */
+  generate(options: GenerateOptions = {}): Generation {
+    return startGeneration(this.#handle, options);
+  }
+
+  /**
+   * Latent steps (LatentMAS): e = alpha * u / max(|u|, 1e-6), u = h or h W, fed as the next input row; h is the state after the final norm.
+   * Deterministic: nothing is sampled. Adds exactly `steps` positions, or none if it fails.
+   * @returns the rows that were fed, kind `embeds`, `[steps, d]`
+   * @throws {@link LatentError} `ERR_LATENT_SEQUENCE_EMPTY`, `ERR_LATENT_CONTEXT_OVERFLOW`, `ERR_LATENT_NON_FINITE`, `ERR_LATENT_INVALID_ARGUMENT`
+   */
+  async think(options: ThinkOptions): Promise<Latent> {
+    checkKeys("options", options, ["steps", "align", "alpha", "priority", "signal", "onStep"]);
+    const { model } = this.pool;
+    const steps = checkInteger("steps", options.steps, 0, (1 << 30) - 1);
+    const alpha = checkNumber("alpha", options.alpha ?? model.info.alpha, 0, 3e38);
+    const priority = checkInteger("priority", options.priority ?? 0, -1000, 1000);
+    const { onStep, signal } = options;
+    if (onStep !== undefined && typeof onStep !== "function") throw invalid("onStep", "a function", onStep);
+    const alignment = checkBoolean("align", options.align ?? false) ? await model.alignment(signal === undefined ? {} : { signal }) : null;
+    const job = translate(() =>
+      this.#handle.think({ steps, alpha, priority, alignment: alignment === null ? null : alignment.native() }, (step) => onStep?.(step)),
+    );
+    const rows = Tensor.fromNative(await run(job, signal));
+    alignment?.dispose();
+    return new Latent(model.space, "embeds", rows);
+  }
+
+  /** Hidden state of the last position, after the final norm, f32 `[d]`. @throws {@link LatentError} `ERR_LATENT_SEQUENCE_EMPTY` */
+  async hidden(options: SignalOption = {}): Promise<Tensor> {
+    return Tensor.fromNative(await run(translate(() => this.#handle.hidden()), options.signal));
+  }
+
+  /** Logits of the last position, f32 `[vocabulary]`. @throws {@link LatentError} `ERR_LATENT_SEQUENCE_EMPTY` */
+  async logits(options: SignalOption = {}): Promise<Tensor> {
+    return Tensor.fromNative(await run(translate(() => this.#handle.logits()), options.signal));
+  }
+
+  /** A second sequence with the same content; the cells are shared and no bytes move. @throws {@link LatentError} `ERR_LATENT_SEQUENCE_LIMIT` */
+  async fork(options: SignalOption = {}): Promise<Sequence> {
+    return new Sequence(this.pool, await run(translate(() => this.#handle.fork()), options.signal));
+  }
+
+  /** Replaces the content by that of another sequence of the pool, sharing its cells. */
+  async adopt(other: Sequence, options: SignalOption = {}): Promise<void> {
+    const source = this.#native(other);
+    await run(translate(() => this.#handle.adopt(source)), options.signal);
+  }
+
+  /**
+   * Puts the content of another sequence of the pool behind this one's.
+   * `recompute` feeds its log again at the new positions: exact. `shift` copies its cells and rotates their keys on: fast, but its positions never
+   * attended to this sequence.
+   * @returns positions added
+   * @throws {@link LatentError} `ERR_LATENT_POSITION_SCHEME` (keys of this model cannot be moved), `ERR_LATENT_CONTEXT_OVERFLOW`
+   */
+  async append(other: Sequence, options: { readonly mode: "recompute" | "shift"; readonly signal?: AbortSignal }): Promise<number> {
+    checkKeys("options", options, ["mode", "signal"]);
+    const mode = checkOneOf("mode", options.mode, ["recompute", "shift"]);
+    const source = this.#native(other);
+    return run(translate(() => this.#handle.append(source, mode)), options.signal);
+  }
+
+  /** Keeps the first `length` positions. */
+  async truncate(length: number, options: SignalOption = {}): Promise<void> {
+    checkInteger("length", length, 0, this.length);
+    await run(translate(() => this.#handle.truncate(length)), options.signal);
+  }
+
+  /**
+   * Removes entries `[from, to)`. `reanchor` (default) moves the rest down and rotates its keys; `keep` leaves a gap, which {@link contiguous} tells.
+   * @throws {@link LatentError} `ERR_LATENT_POSITION_SCHEME`
+   */
+  async drop(range: { readonly from: number; readonly to: number }, options: { readonly positions?: "reanchor" | "keep"; readonly signal?: AbortSignal } = {}): Promise<void> {
+    checkKeys("range", range, ["from", "to"]);
+    checkKeys("options", options, ["positions", "signal"]);
+    const to = checkInteger("to", range.to, 0, this.length);
+    const from = checkInteger("from", range.from, 0, to);
+    const positions = checkOneOf("positions", options.positions ?? "reanchor", ["reanchor", "keep"]);
+    await run(translate(() => this.#handle.drop(from, to, positions === "reanchor")), options.signal);
+  }
+
+  /**
+   * The whole content as bytes, for {@link Pool.restore} here or in another process with the same model and cache type.
+   * @throws {@link LatentError} `ERR_LATENT_MODEL_UNSUPPORTED` for caches of another layout (sliding window, latent attention)
+   */
+  async save(options: SignalOption = {}): Promise<Uint8Array> {
+    const cells = await run(translate(() => this.#handle.exportState()), options.signal);
+    const rows = translate(() => this.#handle.rows());
+    return writeSavedState(this.pool, { log: this.log(), rows: rows === null ? new Float32Array(0) : rows.toFloat32(), cells });
+  }
+
+  /** @internal */
+  async load(saved: SavedState, signal?: AbortSignal): Promise<void> {
+    const d = this.pool.model.info.embeddingLength;
+    const rows = saved.rows.length === 0 ? null : Tensor.fromTyped("f32", [saved.rows.length / d, d], saved.rows);
+    await run(translate(() => this.#handle.importState(saved.cells, saved.log, rows === null ? null : rows.native())), signal);
+  }
+
+  /** Stops what runs and frees the cells; idempotent. */
+  async dispose(): Promise<void> {
+    if (!this.#handle.disposed) await run(this.#handle.dispose());
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  #rowsOf(latent: Latent): Tensor {
+    if (latent.kind !== "embeds") throw new LatentError("ERR_LATENT_SPACE_MISMATCH", "only latents of kind 'embeds' can be fed as input");
+    requireSameSpace(latent.space, this.pool.model.space, "the latent");
+    return latent.tensor();
+  }
+
+  #native(other: Sequence): NativeSequence {
+    if (!(other instanceof Sequence)) throw invalid("other", "a Sequence", other);
+    return other.#handle;
+  }
+}
