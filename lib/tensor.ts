@@ -39,7 +39,9 @@ export class Tensor {
    * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (sizes that do not match), `ERR_LATENT_DTYPE`, `ERR_LATENT_OUT_OF_MEMORY`
    */
   static fromTyped(dtype: Dtype, shape: readonly number[], data: TensorData | DataView): Tensor {
-    if (data === undefined) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "data is missing; Tensor.zeros makes a tensor without it");
+    const given: unknown = data; // JavaScript callers may leave it out
+    if (given === undefined)
+      throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "data is missing; Tensor.zeros makes a tensor without it");
     return LatentError.translate(() => new Tensor(new (native().Tensor)(dtype, shape, data)));
   }
 
