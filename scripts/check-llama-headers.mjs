@@ -4,47 +4,51 @@
 //   node scripts/check-llama-headers.mjs [--package <folder of an unpacked node-llama-cpp>]
 //
 // Without --package the package is fetched by `npm pack`. Needs git, tar and a C++20 compiler (CXX, else c++).
-import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 
-const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
-const abiHeader = join(root, 'native/engine/llama_abi.h');
+const root = resolve(dirname(fileURLToPath(import.meta.url)), "..");
+const abiHeader = join(root, "native/engine/llama_abi.h");
 
 function fetchPackage(folder) {
-  const { optionalDependencies = {} } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-  const version = optionalDependencies['@node-llama-cpp/linux-x64'];
-  if (version === undefined) throw new Error('package.json pins no @node-llama-cpp/linux-x64');
-  execFileSync('npm', ['pack', `node-llama-cpp@${version}`, '--silent', '--pack-destination', folder], { stdio: ['ignore', 'ignore', 'inherit'] });
-  const archive = readdirSync(folder).find((name) => name.endsWith('.tgz'));
-  if (archive === undefined) throw new Error('npm pack wrote no archive');
-  execFileSync('tar', ['-xzf', join(folder, archive), '-C', folder]);
-  return join(folder, 'package');
+  const { optionalDependencies = {} } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  const version = optionalDependencies["@node-llama-cpp/linux-x64"];
+  if (version === undefined) throw new Error("package.json pins no @node-llama-cpp/linux-x64");
+  execFileSync("npm", ["pack", `node-llama-cpp@${version}`, "--silent", "--pack-destination", folder], {
+    stdio: ["ignore", "ignore", "inherit"],
+  });
+  const archive = readdirSync(folder).find((name) => name.endsWith(".tgz"));
+  if (archive === undefined) throw new Error("npm pack wrote no archive");
+  execFileSync("tar", ["-xzf", join(folder, archive), "-C", folder]);
+  return join(folder, "package");
 }
 
 function extractHeaders(packageFolder, folder) {
-  const repository = join(folder, 'release.git');
-  execFileSync('git', ['clone', '--quiet', '--bare', join(packageFolder, 'llama/gitRelease.bundle'), repository]);
-  const git = (...args) => execFileSync('git', ['--git-dir', repository, ...args], { encoding: 'utf8', maxBuffer: 1 << 26 });
-  const include = join(folder, 'include');
+  const repository = join(folder, "release.git");
+  execFileSync("git", ["clone", "--quiet", "--bare", join(packageFolder, "llama/gitRelease.bundle"), repository]);
+  const git = (...args) => execFileSync("git", ["--git-dir", repository, ...args], { encoding: "utf8", maxBuffer: 1 << 26 });
+  const include = join(folder, "include");
   mkdirSync(include);
-  const listed = git('ls-tree', '--name-only', 'HEAD', 'ggml/include/').split('\n');
-  for (const path of ['include/llama.h', ...listed.filter((name) => name.endsWith('.h'))]) {
-    writeFileSync(join(include, path.split('/').at(-1)), git('show', `HEAD:${path}`));
+  const listed = git("ls-tree", "--name-only", "HEAD", "ggml/include/").split("\n");
+  for (const path of ["include/llama.h", ...listed.filter((name) => name.endsWith(".h"))]) {
+    writeFileSync(join(include, path.split("/").at(-1)), git("show", `HEAD:${path}`));
   }
   return include;
 }
 
 /** The structs with a body and the enumerators of our header, by its own plain form: one field or enumerator a line or a comma. */
 function declarations(source) {
-  const text = source.replace(/\/\/.*$/gm, '');
+  const text = source.replace(/\/\/.*$/gm, "");
   const structs = [...text.matchAll(/^struct (\w+) \{([^}]*)\};/gm)].flatMap(([, name, body]) =>
-    body.includes('#') ? [] : [{ name, fields: [...body.matchAll(/(\w+);/g)].map(([, field]) => field) }],
+    body.includes("#") ? [] : [{ name, fields: [...body.matchAll(/(\w+);/g)].map(([, field]) => field) }],
   );
-  const enumerators = [...text.matchAll(/^enum \w+ : int \{([^}]*)\};/gm)].flatMap(([, body]) => [...body.matchAll(/(\w+) = /g)].map(([, name]) => name));
+  const enumerators = [...text.matchAll(/^enum \w+ : int \{([^}]*)\};/gm)].flatMap(([, body]) =>
+    [...body.matchAll(/(\w+) = /g)].map(([, name]) => name),
+  );
   return { structs, enumerators };
 }
 
@@ -108,33 +112,43 @@ template <typename Ours, typename Theirs> constexpr bool same_field() {
 function generate({ structs, enumerators }) {
   const lines = [traits];
   for (const { name, fields } of structs) {
-    lines.push(`static_assert(sizeof(latentwire::abi::${name}) == sizeof(::${name}) && alignof(latentwire::abi::${name}) == alignof(::${name}), "size of ${name}");`);
+    lines.push(
+      `static_assert(sizeof(latentwire::abi::${name}) == sizeof(::${name}) && alignof(latentwire::abi::${name}) == alignof(::${name}), "size of ${name}");`,
+    );
     for (const field of fields) {
-      lines.push(`static_assert(offsetof(latentwire::abi::${name}, ${field}) == offsetof(::${name}, ${field}), "offset of ${name}.${field}");`);
-      lines.push(`static_assert(same_field<decltype(latentwire::abi::${name}::${field}), decltype(::${name}::${field})>(), "type of ${name}.${field}");`);
+      lines.push(
+        `static_assert(offsetof(latentwire::abi::${name}, ${field}) == offsetof(::${name}, ${field}), "offset of ${name}.${field}");`,
+      );
+      lines.push(
+        `static_assert(same_field<decltype(latentwire::abi::${name}::${field}), decltype(::${name}::${field})>(), "type of ${name}.${field}");`,
+      );
     }
     lines.push(`static_assert(field_count<::${name}>() == ${fields.length}, "fields of ${name}");`);
   }
-  for (const name of enumerators) lines.push(`static_assert(static_cast<int>(latentwire::abi::${name}) == static_cast<int>(::${name}), "value of ${name}");`);
+  for (const name of enumerators)
+    lines.push(`static_assert(static_cast<int>(latentwire::abi::${name}) == static_cast<int>(::${name}), "value of ${name}");`);
   lines.push(
-    '#define CHECK_FUNCTION(name, result, arguments) \\',
+    "#define CHECK_FUNCTION(name, result, arguments) \\",
     '  static_assert(same<decltype(latentwire::abi::Functions::name), decltype(&::name)>::value, "signature of " #name);',
-    'LATENTWIRE_LLAMA_FUNCTIONS(CHECK_FUNCTION)',
+    "LATENTWIRE_LLAMA_FUNCTIONS(CHECK_FUNCTION)",
   );
-  return lines.join('\n') + '\n';
+  return lines.join("\n") + "\n";
 }
 
-const { values } = parseArgs({ options: { package: { type: 'string' } } });
-const folder = mkdtempSync(join(tmpdir(), 'latentwire-headers-'));
+const { values } = parseArgs({ options: { package: { type: "string" } } });
+const folder = mkdtempSync(join(tmpdir(), "latentwire-headers-"));
 try {
   const include = extractHeaders(values.package ?? fetchPackage(folder), folder);
-  const source = readFileSync(abiHeader, 'utf8');
+  const source = readFileSync(abiHeader, "utf8");
   const found = declarations(source);
   const functions = source.match(/^ {2}X\(/gm)?.length ?? 0;
-  if (found.structs.length === 0 || found.enumerators.length === 0 || functions === 0) throw new Error('native/engine/llama_abi.h has another form than this script reads');
-  const generated = join(folder, 'check.cpp');
+  if (found.structs.length === 0 || found.enumerators.length === 0 || functions === 0)
+    throw new Error("native/engine/llama_abi.h has another form than this script reads");
+  const generated = join(folder, "check.cpp");
   writeFileSync(generated, generate(found));
-  execFileSync(process.env.CXX ?? 'c++', ['-std=c++20', '-fsyntax-only', '-I', include, '-I', join(root, 'native'), generated], { stdio: 'inherit' });
+  execFileSync(process.env.CXX ?? "c++", ["-std=c++20", "-fsyntax-only", "-I", include, "-I", join(root, "native"), generated], {
+    stdio: "inherit",
+  });
   console.log(`llama_abi.h matches: ${found.structs.length} structs, ${found.enumerators.length} enumerators, ${functions} functions`);
 } catch (error) {
   console.error(error instanceof Error ? error.message : error);

@@ -1,6 +1,7 @@
-// A strict reader of GGUF model files. It runs before llama.cpp sees a path, because llama.cpp answers much of what a damaged file can hold
-// with an assertion (which would end the Node process): duplicate tokens, block_count 0, an odd rotary width, a norm weight in f16, ...
-// The file stays mapped read-only, so tensors can be read in place for as long as the object lives.
+// A strict reader of GGUF model files. It runs before llama.cpp sees a path, because llama.cpp answers much of what a
+// damaged file can hold with an assertion (which would end the Node process): duplicate tokens, block_count 0, an odd
+// rotary width, a norm weight in f16, ... The file stays mapped read-only, so tensors can be read in place for as long
+// as the object lives.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +17,8 @@
 
 namespace latentwire {
 
-// Size of one quantisation block of a ggml type; `elements == 0` means the type is unknown or was removed from the format.
+// Size of one quantisation block of a ggml type; `elements == 0` means the type is unknown or was removed from the
+// format.
 struct GgmlTypeLayout {
   uint32_t elements = 0;
   uint32_t bytes = 0;
@@ -38,16 +40,17 @@ class GgufFile {
   GgufFile(const GgufFile&) = delete;
   GgufFile& operator=(const GgufFile&) = delete;
 
-  // Maps and checks a whole model file. `model_not_found`: no readable regular file at `path` (UTF-8). `model_format`: damaged, or
-  // inconsistent in a way that llama.cpp would not survive; the message names the offset or key. `model_unsupported`: one part of a split
-  // model. `out_of_memory`. The file must not be truncated by others while it is mapped.
+  // Maps and checks a whole model file. `model_not_found`: no readable regular file at `path` (UTF-8). `model_format`:
+  // damaged, or inconsistent in a way that llama.cpp would not survive; the message names the offset or key.
+  // `model_unsupported`: one part of a split model. `out_of_memory`. The file must not be truncated by others while it
+  // is mapped.
   static Status open(const std::string& path, std::shared_ptr<GgufFile>* out);
 
   // The same checks over bytes in memory, which must outlive `out`.
   static Status parse(const uint8_t* bytes, size_t size, GgufFile* out);
 
-  // Metadata by key; nullopt when the key is absent or holds another kind of value. `integer` refuses negative values, `number` takes
-  // integers too.
+  // Metadata by key; nullopt when the key is absent or holds another kind of value. `integer` refuses negative values,
+  // `number` takes integers too.
   std::optional<std::string> string(std::string_view key) const;
   std::optional<uint64_t> integer(std::string_view key) const;
   std::optional<double> number(std::string_view key) const;
@@ -75,10 +78,10 @@ class GgufFile {
  private:
   class Mapping;
   struct Entry {
-    uint32_t type = 0;          // gguf value type; of the elements when `array`
+    uint32_t type = 0;  // gguf value type; of the elements when `array`
     bool array = false;
     uint64_t count = 1;
-    uint64_t offset = 0;        // of the payload: the value, or the first element
+    uint64_t offset = 0;  // of the payload: the value, or the first element
   };
 
   Status parse_structure();

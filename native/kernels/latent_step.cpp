@@ -1,5 +1,5 @@
-// Cost: 2 d^2 flops and one pass over W (4 d^2 bytes), so memory-bound from the second-level cache on. Accumulators are f32 per column in
-// row order, which vectorises over the contiguous row; the norm is a sum in f64.
+// Cost: 2 d^2 flops and one pass over W (4 d^2 bytes), so memory-bound from the second-level cache on. Accumulators are
+// f32 per column in row order, which vectorises over the contiguous row; the norm is a sum in f64.
 #include "kernels/latent_step.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// One latent step's arithmetic: the hidden state of the last position becomes the next input row (LatentMAS, equation 3 with the norm rescale
-// of its reference code).
+// One latent step's arithmetic: the hidden state of the last position becomes the next input row (LatentMAS, equation 3
+// with the norm rescale of its reference code).
 #pragma once
 
 #include <cstdint>

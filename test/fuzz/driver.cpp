@@ -1,5 +1,5 @@
-// Runs a fuzz target without libFuzzer, for compilers that lack it: replays every corpus file given, then seeded mutations of them.
-// Usage: <target> [mutations a file] <file or folder>…
+// Runs a fuzz target without libFuzzer, for compilers that lack it: replays every corpus file given, then seeded
+// mutations of them. Usage: <target> [mutations a file] <file or folder>…
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -19,7 +19,8 @@ namespace {
 using Bytes = std::vector<uint8_t>;
 
 // Numbers at which length and count checks go wrong.
-constexpr uint64_t kEdges[] = {0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0xffffffff, 0x7fffffffffffffff, 0xffffffffffffffff};
+constexpr uint64_t kEdges[] = {
+    0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0xffffffff, 0x7fffffffffffffff, 0xffffffffffffffff};
 
 void mutate(Bytes* bytes, std::mt19937* engine) {
   const auto below = [&](size_t limit) { return limit == 0 ? 0 : (*engine)() % limit; };
@@ -42,11 +43,13 @@ void mutate(Bytes* bytes, std::mt19937* engine) {
       bytes->resize(at);
       break;
     case 4:
-      bytes->erase(bytes->begin() + static_cast<ptrdiff_t>(at), bytes->begin() + static_cast<ptrdiff_t>(at + below(std::min<size_t>(bytes->size() - at, 16))));
+      bytes->erase(bytes->begin() + static_cast<ptrdiff_t>(at),
+                   bytes->begin() + static_cast<ptrdiff_t>(at + below(std::min<size_t>(bytes->size() - at, 16))));
       break;
     default: {
       const size_t length = below(std::min<size_t>(bytes->size() - at, 64));
-      const Bytes part(bytes->begin() + static_cast<ptrdiff_t>(at), bytes->begin() + static_cast<ptrdiff_t>(at + length));
+      const Bytes part(bytes->begin() + static_cast<ptrdiff_t>(at),
+                       bytes->begin() + static_cast<ptrdiff_t>(at + length));
       bytes->insert(bytes->begin() + static_cast<ptrdiff_t>(below(bytes->size())), part.begin(), part.end());
     }
   }
