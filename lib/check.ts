@@ -1,5 +1,5 @@
 // Checks of what users pass in. Each names the option, what it may be and what came, so that the message alone is enough.
-import { LatentError, toLatentError } from "./errors.js";
+import { LatentError } from "./errors.js";
 
 function show(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}…` : value);
@@ -44,14 +44,5 @@ export function checkKeys(name: string, value: unknown, known: readonly string[]
   if (typeof value !== "object" || value === null || Array.isArray(value)) throw invalid(name, "an object", value);
   for (const key of Object.keys(value)) {
     if (!known.includes(key)) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `${name} has no option '${key}'; it has ${known.join(", ")}`);
-  }
-}
-
-/** Runs a synchronous native call and turns what it throws into a {@link LatentError}. */
-export function translate<T>(work: () => T): T {
-  try {
-    return work();
-  } catch (error) {
-    throw toLatentError(error);
   }
 }

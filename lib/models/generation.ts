@@ -1,5 +1,6 @@
 // A running generation: tokens as an async iterable with back-pressure, and the whole as a promise.
-import { checkInteger, checkKeys, checkNumber, invalid, translate } from "../check.js";
+import { checkInteger, checkKeys, checkNumber, invalid } from "../check.js";
+import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativeGenerateResult, NativeSequence, NativeTokenEvent } from "../native-engine.js";
 
@@ -123,7 +124,7 @@ export function startGeneration(handle: NativeSequence, options: GenerateOptions
     }
     notify?.();
   };
-  const job = translate(() => handle.generate(settings, onToken));
+  const job = LatentError.translate(() => handle.generate(settings, onToken));
   const ended = run(job, options.signal).then(
     (value) => {
       const rest = decoder.decode();

@@ -1,6 +1,6 @@
 // A loaded model: what it is, its tokenizer and chat template, its matrices, and the pools and agents made from it.
 import { availableParallelism } from "node:os";
-import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf, checkString, invalid, translate } from "../check.js";
+import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf, checkString, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import { native } from "../native.js";
@@ -41,7 +41,7 @@ export interface LoadModelOptions {
 }
 
 export interface PoolOptions {
-  /** Positions that all sequences of the pool share. Default: the model's context length. llama.cpp rounds it up to a multiple of 256. */
+  /** Positions that all sequences of the pool share. Default: the model's context length, at most 8192. llama.cpp rounds up to a multiple of 256. */
   readonly contextLength?: number;
   /** Default 16, at most 255. */
   readonly maxSequences?: number;
@@ -202,7 +202,7 @@ export class Model {
     checkKeys("options", options, ["contextLength", "maxSequences", "batch", "threads", "kvType", "signal"]);
     const cores = Math.max(1, Math.min(availableParallelism() - 1, 8));
     const settings = {
-      contextLength: checkInteger("contextLength", options.contextLength ?? this.info.contextLength, 1, 1 << 24),
+      contextLength: checkInteger("contextLength", options.contextLength ?? Math.min(this.info.contextLength, 8192), 1, 1 << 24),
       maxSequences: checkInteger("maxSequences", options.maxSequences ?? 16, 1, 255),
       batch: checkInteger("batch", options.batch ?? 512, 1, 1 << 16),
       threads: checkInteger("threads", options.threads ?? (this.info.parameters < smallModel ? 1 : cores), 1, 512),
@@ -236,6 +236,6 @@ export class Model {
 
   #call<T>(work: () => T): T {
     if (this.#handle.disposed) throw new LatentError("ERR_LATENT_DISPOSED", "the model is disposed");
-    return translate(work);
+    return LatentError.translate(work);
   }
 }

@@ -1,5 +1,5 @@
 // One context and its scheduler: the sequences of a pool are decoded together and can hand cells to each other without moving a byte.
-import { checkInteger, translate } from "../check.js";
+import { checkInteger } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativePool, NativePoolCounters, NativePoolInfo } from "../native-engine.js";
@@ -45,7 +45,7 @@ export class Pool {
    * @throws {@link LatentError} `ERR_LATENT_SEQUENCE_LIMIT`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_POOL_POISONED`
    */
   sequence(): Sequence {
-    return new Sequence(this, translate(() => this.#handle.createSequence()));
+    return new Sequence(this, LatentError.translate(() => this.#handle.createSequence()));
   }
 
   /**

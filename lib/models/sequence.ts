@@ -1,6 +1,6 @@
 // One sequence of a pool: what an agent holds. Its cells are fed by tokens or by input rows, continued by generating or thinking, shared by forking,
 // and cut, joined, saved and restored.
-import { checkInteger, checkKeys, checkNumber, checkBoolean, checkOneOf, invalid, translate } from "../check.js";
+import { checkInteger, checkKeys, checkNumber, checkBoolean, checkOneOf, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
@@ -84,12 +84,12 @@ export class Sequence {
 
   /** Token ids by position; -1 where a latent stands. */
   log(): Int32Array {
-    return translate(() => this.#handle.log());
+    return LatentError.translate(() => this.#handle.log());
   }
 
   /** The latents in the log, in order; null if there are none. */
   latents(): Latent | null {
-    const rows = translate(() => this.#handle.rows());
+    const rows = LatentError.translate(() => this.#handle.rows());
     return rows === null ? null : new Latent(this.pool.model.space, "embeds", Tensor.fromNative(rows));
   }
 
@@ -107,8 +107,8 @@ export class Sequence {
     const rows = input instanceof Latent ? this.#rowsOf(input) : input instanceof Tensor ? input : undefined;
     const job =
       rows === undefined
-        ? translate(() => this.#handle.prefill({ ...settings, tokens: this.tokensOf(input as Exclude<PrefillInput, Latent | Tensor>) }))
-        : translate(() => this.#handle.prefill({ ...settings, rows: rows.native() }));
+        ? LatentError.translate(() => this.#handle.prefill({ ...settings, tokens: this.tokensOf(input as Exclude<PrefillInput, Latent | Tensor>) }))
+        : LatentError.translate(() => this.#handle.prefill({ ...settings, rows: rows.toNative() }));
     const states = await run(job, options.signal);
     if (settings.hidden === "none") return null;
     const d = this.pool.model.info.embeddingLength;
@@ -153,8 +153,8 @@ export class Sequence {
     const { onStep, signal } = options;
     if (onStep !== undefined && typeof onStep !== "function") throw invalid("onStep", "a function", onStep);
     const alignment = checkBoolean("align", options.align ?? false) ? await model.alignment(signal === undefined ? {} : { signal }) : null;
-    const job = translate(() =>
-      this.#handle.think({ steps, alpha, priority, alignment: alignment === null ? null : alignment.native() }, (step) => onStep?.(step)),
+    const job = LatentError.translate(() =>
+      this.#handle.think({ steps, alpha, priority, alignment: alignment === null ? null : alignment.toNative() }, (step) => onStep?.(step)),
     );
     const rows = Tensor.fromNative(await run(job, signal));
     alignment?.dispose();
@@ -163,23 +163,23 @@ export class Sequence {
 
   /** Hidden state of the last position, after the final norm, f32 `[d]`. @throws {@link LatentError} `ERR_LATENT_SEQUENCE_EMPTY` */
   async hidden(options: SignalOption = {}): Promise<Tensor> {
-    return Tensor.fromNative(await run(translate(() => this.#handle.hidden()), options.signal));
+    return Tensor.fromNative(await run(LatentError.translate(() => this.#handle.hidden()), options.signal));
   }
 
   /** Logits of the last position, f32 `[vocabulary]`. @throws {@link LatentError} `ERR_LATENT_SEQUENCE_EMPTY` */
   async logits(options: SignalOption = {}): Promise<Tensor> {
-    return Tensor.fromNative(await run(translate(() => this.#handle.logits()), options.signal));
+    return Tensor.fromNative(await run(LatentError.translate(() => this.#handle.logits()), options.signal));
   }
 
   /** A second sequence with the same content; the cells are shared and no bytes move. @throws {@link LatentError} `ERR_LATENT_SEQUENCE_LIMIT` */
   async fork(options: SignalOption = {}): Promise<Sequence> {
-    return new Sequence(this.pool, await run(translate(() => this.#handle.fork()), options.signal));
+    return new Sequence(this.pool, await run(LatentError.translate(() => this.#handle.fork()), options.signal));
   }
 
   /** Replaces the content by that of another sequence of the pool, sharing its cells. */
   async adopt(other: Sequence, options: SignalOption = {}): Promise<void> {
     const source = this.#native(other);
-    await run(translate(() => this.#handle.adopt(source)), options.signal);
+    await run(LatentError.translate(() => this.#handle.adopt(source)), options.signal);
   }
 
   /**
@@ -193,13 +193,13 @@ export class Sequence {
     checkKeys("options", options, ["mode", "signal"]);
     const mode = checkOneOf("mode", options.mode, ["recompute", "shift"]);
     const source = this.#native(other);
-    return run(translate(() => this.#handle.append(source, mode)), options.signal);
+    return run(LatentError.translate(() => this.#handle.append(source, mode)), options.signal);
   }
 
   /** Keeps the first `length` positions. */
   async truncate(length: number, options: SignalOption = {}): Promise<void> {
     checkInteger("length", length, 0, this.length);
-    await run(translate(() => this.#handle.truncate(length)), options.signal);
+    await run(LatentError.translate(() => this.#handle.truncate(length)), options.signal);
   }
 
   /**
@@ -212,7 +212,7 @@ export class Sequence {
     const to = checkInteger("to", range.to, 0, this.length);
     const from = checkInteger("from", range.from, 0, to);
     const positions = checkOneOf("positions", options.positions ?? "reanchor", ["reanchor", "keep"]);
-    await run(translate(() => this.#handle.drop(from, to, positions === "reanchor")), options.signal);
+    await run(LatentError.translate(() => this.#handle.drop(from, to, positions === "reanchor")), options.signal);
   }
 
   /**
@@ -220,8 +220,8 @@ export class Sequence {
    * @throws {@link LatentError} `ERR_LATENT_MODEL_UNSUPPORTED` for caches of another layout (sliding window, latent attention)
    */
   async save(options: SignalOption = {}): Promise<Uint8Array> {
-    const cells = await run(translate(() => this.#handle.exportState()), options.signal);
-    const rows = translate(() => this.#handle.rows());
+    const cells = await run(LatentError.translate(() => this.#handle.exportState()), options.signal);
+    const rows = LatentError.translate(() => this.#handle.rows());
     return writeSavedState(this.pool, { log: this.log(), rows: rows === null ? new Float32Array(0) : rows.toFloat32(), cells });
   }
 
@@ -229,7 +229,7 @@ export class Sequence {
   async load(saved: SavedState, signal?: AbortSignal): Promise<void> {
     const d = this.pool.model.info.embeddingLength;
     const rows = saved.rows.length === 0 ? null : Tensor.fromTyped("f32", [saved.rows.length / d, d], saved.rows);
-    await run(translate(() => this.#handle.importState(saved.cells, saved.log, rows === null ? null : rows.native())), signal);
+    await run(LatentError.translate(() => this.#handle.importState(saved.cells, saved.log, rows === null ? null : rows.toNative())), signal);
   }
 
   /** Stops what runs and frees the cells; idempotent. */

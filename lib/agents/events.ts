@@ -1,0 +1,56 @@
+// What a run reports while it goes on and when it ends. Prefilled tokens, latent steps, decoded tokens and bytes are separate counts everywhere.
+
+export type Medium = "kv" | "latent" | "text";
+
+/** One hand-over: what the sender spent on the thought that crossed, and what crossed. */
+export interface Hop {
+  readonly from: string;
+  readonly to: string;
+  readonly medium: Medium;
+  /** Positions that the receiver holds because of this hop, without reading anything: cells (`kv`) or rows (`latent`); 0 for text. */
+  readonly positions: number;
+  /** Bytes that were moved: 0 for `kv` in one pool, the rows for `latent`, UTF-8 for `text`. */
+  readonly bytes: number;
+  /** Positions that the sender prefilled: its prompt, and rows it received. */
+  readonly prefillTokens: number;
+  readonly latentSteps: number;
+  readonly decodedTokens: number;
+  /** From the sender's start to the end of the hand-over. */
+  readonly ms: number;
+}
+
+export interface RunTotals {
+  readonly prefillTokens: number;
+  readonly latentSteps: number;
+  readonly decodedTokens: number;
+  readonly bytes: number;
+  readonly ms: number;
+}
+
+export interface RunResult {
+  /** What the last agent said. */
+  readonly text: string;
+  readonly hops: readonly Hop[];
+  /** Over all agents, the last one included. They add up to the pool's own counters. */
+  readonly totals: RunTotals;
+  /**
+   * The same content handed over as text, by arithmetic and not measured: every position that crossed is prefilled again, every latent step is a
+   * decoded token. Run the pipe with `medium: 'text'` to measure.
+   */
+  readonly asText: { readonly prefillTokens: number; readonly decodedTokens: number };
+}
+
+export type RunEvent =
+  | { readonly type: "run-start"; readonly agents: readonly string[]; readonly media: readonly Medium[]; readonly compat: "none" | "latentmas" }
+  | { readonly type: "agent-start"; readonly agent: string; readonly inherited: number }
+  | { readonly type: "prefill"; readonly agent: string; readonly tokens: number; readonly ms: number }
+  | { readonly type: "thought-step"; readonly agent: string; readonly step: number; readonly norm: number; readonly cosine: number }
+  /** `final` is true for the answer, false for a thought in words. */
+  | { readonly type: "text-delta"; readonly agent: string; readonly delta: string; readonly final: boolean }
+  | { readonly type: "hop-end"; readonly hop: Hop }
+  | { readonly type: "run-end"; readonly result: RunResult };
+
+/** A run in progress: iterate for its events (leaving the loop cancels it), or await the answer. */
+export interface RunStream extends AsyncIterable<RunEvent> {
+  readonly answer: Promise<RunResult>;
+}
