@@ -19,7 +19,8 @@ export function checkInteger(name: string, value: unknown, low: number, high: nu
 }
 
 export function checkNumber(name: string, value: unknown, low: number, high: number): number {
-  if (typeof value !== "number" || !Number.isFinite(value) || value < low || value > high) throw invalid(name, `a number from ${low} to ${high}`, value);
+  if (typeof value !== "number" || !Number.isFinite(value) || value < low || value > high)
+    throw invalid(name, `a number from ${low} to ${high}`, value);
   return value;
 }
 
@@ -43,6 +44,7 @@ export function checkOneOf<const T extends string>(name: string, value: unknown,
 export function checkKeys(name: string, value: unknown, known: readonly string[]): void {
   if (typeof value !== "object" || value === null || Array.isArray(value)) throw invalid(name, "an object", value);
   for (const key of Object.keys(value)) {
-    if (!known.includes(key)) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `${name} has no option '${key}'; it has ${known.join(", ")}`);
+    if (!known.includes(key))
+      throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `${name} has no option '${key}'; it has ${known.join(", ")}`);
   }
 }

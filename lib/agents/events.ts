@@ -41,7 +41,12 @@ export interface RunResult {
 }
 
 export type RunEvent =
-  | { readonly type: "run-start"; readonly agents: readonly string[]; readonly media: readonly Medium[]; readonly compat: "none" | "latentmas" }
+  | {
+      readonly type: "run-start";
+      readonly agents: readonly string[];
+      readonly media: readonly Medium[];
+      readonly compat: "none" | "latentmas";
+    }
   | { readonly type: "agent-start"; readonly agent: string; readonly inherited: number }
   | { readonly type: "prefill"; readonly agent: string; readonly tokens: number; readonly ms: number }
   | { readonly type: "thought-step"; readonly agent: string; readonly step: number; readonly norm: number; readonly cosine: number }

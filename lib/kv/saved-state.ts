@@ -81,18 +81,24 @@ export function writeSavedState(pool: Pool, state: SavedState): Uint8Array {
 export function readSavedState(bytes: Uint8Array, pool: Pool): SavedState {
   if (!(bytes instanceof Uint8Array)) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "a saved state must be a Uint8Array");
   const file = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  if (file.length < prefixBytes || file.toString("latin1", 0, magic.length) !== magic) throw malformed("it does not begin as a saved state");
+  if (file.length < prefixBytes || file.toString("latin1", 0, magic.length) !== magic)
+    throw malformed("it does not begin as a saved state");
   const headerBytes = file.readUInt32LE(magic.length);
   if (headerBytes > headerLimit || prefixBytes + headerBytes > file.length) throw malformed("its header is cut off");
   const header = parseHeader(file.toString("utf8", prefixBytes, prefixBytes + headerBytes));
-  if (header.version !== version) throw new LatentError("ERR_LATENT_STATE_FORMAT", `the state has version ${header.version}, this package reads ${version}`);
+  if (header.version !== version)
+    throw new LatentError("ERR_LATENT_STATE_FORMAT", `the state has version ${header.version}, this package reads ${version}`);
 
   const local = provenance(pool);
   for (const key of Object.keys(local) as (keyof Provenance)[]) {
     if (header[key] !== local[key]) {
-      throw new LatentError("ERR_LATENT_STATE_MISMATCH", `the state was made with another ${key}: ${String(header[key])}, here ${String(local[key])}`, {
-        details: { key, state: header[key], local: local[key] },
-      });
+      throw new LatentError(
+        "ERR_LATENT_STATE_MISMATCH",
+        `the state was made with another ${key}: ${String(header[key])}, here ${String(local[key])}`,
+        {
+          details: { key, state: header[key], local: local[key] },
+        },
+      );
     }
   }
   const logBytes = header.positions * 4;

@@ -1,0 +1,244 @@
+// Agents in a row: each continues from what the one before it holds, and the last one answers.
+import { checkKeys, checkOneOf, checkString, invalid } from "../check.js";
+import { LatentError } from "../errors.js";
+import type { Model } from "../models/model.js";
+import type { Pool } from "../models/pool.js";
+import type { Sequence } from "../models/sequence.js";
+import { thoughtLimit } from "../policies/thought.js";
+import { Agent, type Note } from "./agent.js";
+import type { Hop, Medium, RunResult, RunStream } from "./events.js";
+import { noCounts, readPrompt, receiveLatents, speak, sum, think, type Counts, type Turn } from "./stage.js";
+import { startRun, type Emit } from "./stream.js";
+
+export interface PipeOptions {
+  /** How thoughts travel: one medium for all hops, or one for each. Default `kv`. */
+  readonly medium?: Medium | readonly Medium[];
+  /**
+   * What a `kv` hop keeps: `all` the sender holds (default), its `own` prompt and thought, or its `thoughts` alone. What is kept is re-anchored to
+   * position 0, which needs a model whose keys can be moved.
+   */
+  readonly keep?: "all" | "own" | "thoughts";
+  /** Notes of the text medium: above the question in one message (`inline`, default), or as user messages of their own (`message`). */
+  readonly notes?: "inline" | "message";
+  /** `latentmas`: as the reference code does, the last agent starts from nothing when no latent step was taken. Default `none`. */
+  readonly compat?: "none" | "latentmas";
+  /** A pool to run in; all agents must then be of its model. Default: one is made for the run, as large as the run can need. */
+  readonly pool?: Pool;
+  readonly signal?: AbortSignal;
+}
+
+export interface Pipe {
+  readonly agents: readonly Agent[];
+  /** Runs to the end. @throws LatentError; `signal.reason` when aborted */
+  run(question: string, options?: PipeOptions): Promise<RunResult>;
+  /** Starts a run and returns its events and its answer. Leaving the loop over the events cancels it. */
+  stream(question: string, options?: PipeOptions): RunStream;
+}
+
+const media = ["kv", "latent", "text"] as const;
+
+/**
+ * Puts agents in a row; 1 or more. One agent alone just answers. An agent may stand in a row more than once.
+ * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`
+ */
+export function pipe(...agents: readonly [Agent, ...Agent[]]): Pipe {
+  if (agents.length === 0) throw invalid("agents", "at least one agent", agents);
+  for (const agent of agents as readonly unknown[]) if (!(agent instanceof Agent)) throw invalid("agents", "agents made by model.agent()", agent);
+  const row = Object.freeze([...agents]);
+  return {
+    agents: row,
+    run(question, options = {}) {
+      const plan = makePlan(row, question, options);
+      return execute(plan, () => undefined, options.signal ?? new AbortController().signal);
+    },
+    stream(question, options = {}) {
+      const plan = makePlan(row, question, options);
+      return startRun((emit, signal) => execute(plan, emit, signal), options.signal);
+    },
+  };
+}
+
+interface Plan {
+  readonly agents: readonly Agent[];
+  readonly question: string;
+  /** `media[i]`: between agents i and i + 1. */
+  readonly media: readonly Medium[];
+  readonly keep: "all" | "own" | "thoughts";
+  readonly notes: "inline" | "message";
+  readonly compat: "none" | "latentmas";
+  readonly pool: Pool | undefined;
+  /** Positions needed at most by one sequence of a model. */
+  readonly need: ReadonlyMap<Model, number>;
+}
+
+// Everything that can be refused is refused here, before a pool exists.
+function makePlan(agents: readonly Agent[], question: string, options: PipeOptions): Plan {
+  checkKeys("options", options, ["medium", "keep", "notes", "compat", "pool", "signal"]);
+  checkString("question", question);
+  const given = options.medium ?? "kv";
+  const hops = agents.length - 1;
+  const list = typeof given === "string" ? Array.from({ length: hops }, () => given) : [...given];
+  if (list.length !== hops) throw invalid("medium", `one medium, or one for each of the ${hops} hops`, given);
+  const chosen = list.map((one) => checkOneOf("medium", one, media));
+  const plan = {
+    agents,
+    question,
+    media: chosen,
+    keep: checkOneOf("keep", options.keep ?? "all", ["all", "own", "thoughts"]),
+    notes: checkOneOf("notes", options.notes ?? "inline", ["inline", "message"]),
+    compat: checkOneOf("compat", options.compat ?? "none", ["none", "latentmas"]),
+    pool: options.pool,
+  };
+  chosen.forEach((medium, i) => {
+    checkHop(agents[i], agents[i + 1], medium);
+  });
+  for (const agent of agents) {
+    if (plan.pool !== undefined && agent.model !== plan.pool.model) {
+      throw new LatentError("ERR_LATENT_SPACE_MISMATCH", `agent ${agent.name} is of another model than the pool`);
+    }
+  }
+  const need = contextNeed(plan);
+  for (const [model, positions] of need) {
+    const have = plan.pool?.info.contextLength ?? model.info.contextLength;
+    if (positions > have) {
+      throw new LatentError("ERR_LATENT_CONTEXT_OVERFLOW", `the run needs up to ${positions} positions in one sequence, the context has ${have}`, {
+        details: { need: positions, have },
+      });
+    }
+  }
+  return { ...plan, need };
+}
+
+function checkHop(from: Agent | undefined, to: Agent | undefined, medium: Medium): void {
+  if (from === undefined || to === undefined || medium === "text" || from.model === to.model) return;
+  if (medium === "latent" && from.model.space.id === to.model.space.id) return;
+  throw new LatentError("ERR_LATENT_SPACE_MISMATCH", `${from.name} and ${to.name} are of different models, so '${medium}' cannot cross between them`, {
+    hint: medium === "kv" ? "Use one loaded model for both agents, or the text medium." : "Use the text medium between different models.",
+  });
+}
+
+// The most positions that a sequence can come to hold, with room for one token of the answer. Notes count with the tokens they may have.
+function contextNeed(plan: Omit<Plan, "need">): Map<Model, number> {
+  const need = new Map<Model, number>();
+  let held = 0;
+  let notes = 0;
+  plan.agents.forEach((agent, i) => {
+    const { model } = agent;
+    const prompt = model.tokenize(model.renderChat(agent.messages(plan.question, [], plan.notes))).length + 1 + notes;
+    const medium = plan.media[i];
+    const spoken = agent.think.policy === "hidden" && medium === "text" ? (agent.generate.maxTokens ?? 256) : 0;
+    const thought = medium === undefined ? 1 : thoughtLimit(agent.think) + spoken;
+    need.set(model, Math.max(need.get(model) ?? 0, held + prompt + thought));
+    if (medium === "text") notes += (spoken > 0 ? spoken : thoughtLimit(agent.think)) + 8;
+    if (medium === "kv" && plan.keep === "all") held += prompt + thought;
+    else if (medium === "kv") held = plan.keep === "own" ? prompt + thought : thought;
+    else held = medium === "latent" ? thought : 0;
+  });
+  return need;
+}
+
+async function execute(plan: Plan, emit: Emit, signal: AbortSignal): Promise<RunResult> {
+  signal.throwIfAborted();
+  await using pools = new PoolsOfRun(plan);
+  const start = performance.now();
+  const { agents, question } = plan;
+  emit({ type: "run-start", agents: agents.map((agent) => agent.name), media: plan.media, compat: plan.compat });
+  const hops: Hop[] = [];
+  const all: Counts[] = [];
+  const notes: Note[] = [];
+  let inherited: Sequence | undefined;
+  let received: Awaited<ReturnType<typeof think>>["latents"];
+  let text = "";
+  try {
+    for (const [i, agent] of agents.entries()) {
+      const began = performance.now();
+      const medium = plan.media[i];
+      const fresh = plan.compat === "latentmas" && medium === undefined && i > 0 && all.every((one) => one.latentSteps === 0);
+      if (fresh) {
+        await inherited?.dispose();
+        inherited = undefined;
+      }
+      const sequence: Sequence = inherited ?? (await pools.of(agent.model, signal)).sequence();
+      inherited = sequence;
+      const counts = noCounts();
+      all.push(counts);
+      const turn: Turn = { agent, sequence, question, notes, noteStyle: plan.notes, counts, emit, signal };
+      if (received !== undefined && !fresh) await receiveLatents(turn, received);
+      received?.dispose();
+      received = undefined;
+      emit({ type: "agent-start", agent: agent.name, inherited: sequence.length });
+      const held = sequence.length;
+      await readPrompt(turn, agent.think.policy === "hidden" && medium !== undefined ? "last" : "none");
+      if (medium === undefined) {
+        ({ text } = await speak(turn, agent.generate, true));
+        break;
+      }
+      const thought = await think(turn, medium);
+      const crossed = await handOver(plan, medium, sequence, held, thought, notes, agent);
+      if (medium === "latent") received = thought.latents;
+      else thought.latents?.dispose();
+      if (medium !== "kv") {
+        await sequence.dispose();
+        inherited = undefined;
+      }
+      const hop: Hop = { from: agent.name, to: agents[i + 1]?.name ?? "", medium, ...crossed, ...counts, ms: performance.now() - began };
+      hops.push(hop);
+      emit({ type: "hop-end", hop });
+    }
+  } finally {
+    received?.dispose();
+    if (inherited !== undefined) await inherited.dispose();
+  }
+  const bytes = hops.reduce((total, hop) => total + hop.bytes, 0);
+  const totals = sum(all, bytes, performance.now() - start);
+  // rows that were fed are already among the prefilled positions
+  const reread = hops.reduce((total, hop) => total + (hop.medium === "kv" ? hop.positions : 0), 0);
+  const asText = { prefillTokens: totals.prefillTokens + reread, decodedTokens: totals.decodedTokens + totals.latentSteps };
+  const result: RunResult = { text, hops, totals, asText };
+  emit({ type: "run-end", result });
+  return result;
+}
+
+async function handOver(
+  plan: Plan,
+  medium: Medium,
+  sequence: Sequence,
+  held: number,
+  thought: Awaited<ReturnType<typeof think>>,
+  notes: Note[],
+  agent: Agent,
+): Promise<{ positions: number; bytes: number }> {
+  if (medium === "kv") {
+    const kept = plan.keep === "all" ? sequence.length : plan.keep === "own" ? sequence.length - held : thought.positions;
+    await sequence.drop({ from: 0, to: sequence.length - kept });
+    return { positions: sequence.length, bytes: 0 };
+  }
+  if (medium === "latent") return { positions: thought.latents?.shape[0] ?? 0, bytes: thought.latents?.bytes ?? 0 };
+  const note = { from: agent.name, text: thought.text ?? "" };
+  notes.push(note);
+  return { positions: 0, bytes: Buffer.byteLength(note.text, "utf8") };
+}
+
+// The pools of one run: the given one, or one for each model, disposed with the run.
+class PoolsOfRun {
+  readonly #own = new Map<Model, Promise<Pool>>();
+
+  constructor(readonly plan: Plan) {}
+
+  of(model: Model, signal: AbortSignal): Promise<Pool> {
+    if (this.plan.pool !== undefined) return Promise.resolve(this.plan.pool);
+    let pool = this.#own.get(model);
+    if (pool === undefined) {
+      // room for the answer beside what is certain to be needed
+      const answer = this.plan.agents.at(-1)?.generate.maxTokens ?? 256;
+      const contextLength = Math.min(model.info.contextLength, (this.plan.need.get(model) ?? 0) + answer);
+      pool = model.createPool({ contextLength, maxSequences: 2, signal });
+      this.#own.set(model, pool);
+    }
+    return pool;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const pool of this.#own.values()) await pool.then((made) => made.dispose()).catch(() => undefined);
+  }
+}

@@ -1,0 +1,17 @@
+// The public face: re-exports only.
+export { LatentError, latentErrorCodes, type LatentErrorCode, type LatentErrorOptions } from "./errors.js";
+export { Tensor, type Dtype, type TensorData } from "./tensor.js";
+export { Latent, type LatentKind, type LatentReference } from "./spaces/latent.js";
+export type { Space } from "./spaces/space.js";
+export { loadModel, Model, type LoadModelOptions, type LoadProgress, type ModelInfo, type PoolOptions } from "./models/model.js";
+export { bundledModel } from "./models/bundled.js";
+export { loadRuntime, type RuntimeInfo } from "./models/runtime.js";
+export { Pool, type KvType, type PoolCounters, type PoolInfo } from "./models/pool.js";
+export { Sequence, type PrefillInput, type PrefillOptions, type SignalOption, type ThinkOptions, type ThinkStep } from "./models/sequence.js";
+export type { GenerateOptions, GeneratedToken, Generation, GenerationResult } from "./models/generation.js";
+export type { ChatMessage } from "./models/chat.js";
+export type { HiddenThought, ThoughtPolicy, TokenThought } from "./policies/thought.js";
+export { Agent, type AgentOptions } from "./agents/agent.js";
+export { pipe, type Pipe, type PipeOptions } from "./agents/pipe.js";
+export { team, type JoinMode, type Team, type TeamOptions } from "./agents/team.js";
+export type { Hop, Medium, RunEvent, RunResult, RunStream, RunTotals } from "./agents/events.js";
