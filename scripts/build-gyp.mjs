@@ -17,5 +17,8 @@ for (const name of ["binding.gyp", "package.json", "native", "node_modules"]) {
 const prefix = path.resolve(process.execPath, "../..");
 const nodedir = fs.existsSync(path.join(prefix, "include", "node", "node_api.h")) ? [`--nodedir=${prefix}`] : [];
 say("building the addon (node-gyp)");
-run(process.execPath, ["../node_modules/node-gyp/bin/node-gyp.js", "rebuild", "-j", String(jobs), ...nodedir], { cwd: folder, quiet: true });
+run(process.execPath, ["../node_modules/node-gyp/bin/node-gyp.js", "rebuild", "-j", String(jobs), ...nodedir], {
+  cwd: folder,
+  quiet: true,
+});
 say(path.join("build-gyp", "build", "Release", "latentwire.node"));

@@ -55,7 +55,10 @@ export function glibcSysroot(architecture = "amd64") {
     "Acquire::Check-Valid-Until=false",
   ].flatMap((option) => ["-o", option]);
   run("apt-get", [...options, "update"], { quiet: true });
-  run("apt-get", [...options, "download", ...PACKAGES.map((name) => `${name}:${architecture}`)], { cwd: path.join(apt, "cache"), quiet: true });
+  run("apt-get", [...options, "download", ...PACKAGES.map((name) => `${name}:${architecture}`)], {
+    cwd: path.join(apt, "cache"),
+    quiet: true,
+  });
   for (const file of fs.readdirSync(path.join(apt, "cache")).filter((name) => name.endsWith(".deb"))) {
     capture("dpkg-deb", ["-x", path.join(apt, "cache", file), sysroot]);
   }

@@ -42,11 +42,17 @@ const tarball = path.join(scratch, packed.filename);
 say(`${packed.filename}: ${String(packed.size)} bytes, ${String(packed.files.length)} files`);
 const names = packed.files.map((file) => file.path);
 const prebuild = new RegExp(`^prebuilds/${process.platform}-${process.arch}/latentwire\\..*node$`);
-check("the tarball has this platform's prebuild", names.some((name) => prebuild.test(name)));
+check(
+  "the tarball has this platform's prebuild",
+  names.some((name) => prebuild.test(name)),
+);
 check("the tarball has no root binding.gyp", !names.includes("binding.gyp"));
 check("the tarball has its licence", names.includes("LICENSE"));
 const manifest = JSON.parse(fs.readFileSync(path.join(root, "package.json"), "utf8"));
-check("the package has no install script", ["preinstall", "install", "postinstall"].every((name) => !(name in manifest.scripts)));
+check(
+  "the package has no install script",
+  ["preinstall", "install", "postinstall"].every((name) => !(name in manifest.scripts)),
+);
 
 const environment = { ...process.env, PATH: barePath(path.join(scratch, "bin")) };
 // npm hands its configuration to the scripts it runs; the user's project has none of ours.
@@ -55,7 +61,12 @@ for (const name of Object.keys(environment)) {
 }
 
 function inProject(project, command, args) {
-  const result = spawnSync(path.join(scratch, "bin", command), args, { cwd: project, env: environment, encoding: "utf8", timeout: 300_000 });
+  const result = spawnSync(path.join(scratch, "bin", command), args, {
+    cwd: project,
+    env: environment,
+    encoding: "utf8",
+    timeout: 300_000,
+  });
   return { ok: result.status === 0, output: `${result.stdout ?? ""}${result.stderr ?? ""}${result.error?.message ?? ""}` };
 }
 

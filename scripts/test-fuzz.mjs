@@ -22,8 +22,17 @@ for (const name of names) {
   fs.mkdirSync(found);
   const corpus = path.join(root, "test", "fuzz", "corpus", name);
   say(`${name}: ${String(seconds)} s`);
-  const limits = [`-max_total_time=${String(seconds)}`, "-timeout=10", "-rss_limit_mb=2048", `-artifact_prefix=${path.join(root, "build-fuzz", `${name}-`)}`];
-  run(path.join(root, "build-fuzz", `fuzz-${name}`), [...limits, "-print_final_stats=1", found, ...(fs.existsSync(corpus) ? [corpus] : [])], { quiet: true });
+  const limits = [
+    `-max_total_time=${String(seconds)}`,
+    "-timeout=10",
+    "-rss_limit_mb=2048",
+    `-artifact_prefix=${path.join(root, "build-fuzz", `${name}-`)}`,
+  ];
+  run(
+    path.join(root, "build-fuzz", `fuzz-${name}`),
+    [...limits, "-print_final_stats=1", found, ...(fs.existsSync(corpus) ? [corpus] : [])],
+    { quiet: true },
+  );
 }
 fs.rmSync(scratch, { recursive: true, force: true });
 console.log(`${String(names.length)} passed, 0 failed`);

@@ -13,7 +13,12 @@ if (!thread && sanitizers !== "address,undefined") fail("usage: test-sanitized.m
 const build = thread ? "build-tsan" : "build-asan";
 say(`building with -fsanitize=${sanitizers}`);
 // The sanitizers themselves make GCC's flow warnings unreliable; the ordinary build has them as errors.
-const definitions = { CMAKE_BUILD_TYPE: "RelWithDebInfo", LATENTWIRE_SANITIZE: sanitizers, LATENTWIRE_TESTS: "ON", LATENTWIRE_WERROR: "OFF" };
+const definitions = {
+  CMAKE_BUILD_TYPE: "RelWithDebInfo",
+  LATENTWIRE_SANITIZE: sanitizers,
+  LATENTWIRE_TESTS: "ON",
+  LATENTWIRE_WERROR: "OFF",
+};
 cmake(build, { definitions, targets: ["latentwire", "latentwire-tests"] });
 
 const options = {
@@ -24,8 +29,16 @@ const options = {
 };
 const library = capture(process.env.CXX ?? "c++", [`-print-file-name=${thread ? "libtsan.so" : "libasan.so"}`]).trim();
 const suites = rest.length > 0 ? rest : ["test/unit", "test/worker"];
-const args = ["scripts/test.mjs", `--addon=${path.join(root, build, "Release", "latentwire.node")}`, `--tests=${path.join(build, "latentwire-tests")}`];
+const args = [
+  "scripts/test.mjs",
+  `--addon=${path.join(root, build, "Release", "latentwire.node")}`,
+  `--tests=${path.join(build, "latentwire-tests")}`,
+];
 // LD_PRELOAD is for node alone: the shell and the compiler would be slowed down or refuse to start.
 const env = { ...process.env, ...options, LATENTWIRE_PRELOAD: library, LATENTWIRE_SANITIZED: thread ? "thread" : "address" };
-const { status } = spawnSync(process.execPath, [...args, ...suites, "--testTimeout=300000", "--hookTimeout=300000"], { cwd: root, env, stdio: "inherit" });
+const { status } = spawnSync(process.execPath, [...args, ...suites, "--testTimeout=300000", "--hookTimeout=300000"], {
+  cwd: root,
+  env,
+  stdio: "inherit",
+});
 process.exitCode = status ?? 1;

@@ -10,7 +10,9 @@ const build = path.join(root, "build");
 run("cmake", ["-S", root, "-B", build, ...generator("build")], { quiet: true });
 
 const wanted = process.argv.slice(2).map((file) => path.resolve(file));
-const files = (wanted.length > 0 ? wanted : filesBelow("native", [".cpp"])).filter((file) => !file.includes(`${path.sep}compat${path.sep}`));
+const files = (wanted.length > 0 ? wanted : filesBelow("native", [".cpp"])).filter(
+  (file) => !file.includes(`${path.sep}compat${path.sep}`),
+);
 let failed = 0;
 
 async function worker() {
