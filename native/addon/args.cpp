@@ -77,7 +77,9 @@ bool absent_or_null(const Napi::Value& value) { return value.IsUndefined() || va
 
 }  // namespace
 
-int64_t require_int(const Napi::CallbackInfo& info, size_t index, const char* name, int64_t lo, int64_t hi) { return to_int(info[index], name, lo, hi); }
+int64_t require_int(const Napi::CallbackInfo& info, size_t index, const char* name, int64_t lo, int64_t hi) {
+  return to_int(info[index], name, lo, hi);
+}
 
 double require_number(const Napi::CallbackInfo& info, size_t index, const char* name, double lo, double hi) {
   return to_number(info[index], name, lo, hi);
@@ -100,11 +102,15 @@ Napi::Object require_object(const Napi::CallbackInfo& info, size_t index, const 
 Dtype require_dtype(const Napi::CallbackInfo& info, size_t index, const char* name) {
   const Napi::Value value = info[index];
   const std::optional<Dtype> dtype = value.IsString() ? parse_dtype(value.As<Napi::String>().Utf8Value()) : std::nullopt;
-  if (!dtype) throw_status(info.Env(), Status::fail(Code::dtype, std::string(name) + " must be 'f32', 'f16', 'bf16', 'i8' or 'i32', got " + describe(value)));
+  if (!dtype)
+    throw_status(info.Env(),
+                 Status::fail(Code::dtype, std::string(name) + " must be 'f32', 'f16', 'bf16', 'i8' or 'i32', got " + describe(value)));
   return *dtype;
 }
 
-std::shared_ptr<Tensor> require_tensor(const Napi::CallbackInfo& info, size_t index, const char* name) { return TensorObject::tensor_of(info[index], name); }
+std::shared_ptr<Tensor> require_tensor(const Napi::CallbackInfo& info, size_t index, const char* name) {
+  return TensorObject::tensor_of(info[index], name);
+}
 
 std::shared_ptr<Tensor> optional_tensor(const Napi::CallbackInfo& info, size_t index, const char* name) {
   return absent_or_null(info[index]) ? nullptr : TensorObject::tensor_of(info[index], name);

@@ -1,4 +1,5 @@
-// Operations that measure the binding itself: the cost of a call, of a round trip through the pool, and the end of an environment under load.
+// Operations that measure the binding itself: the cost of a call, of a round trip through the pool, and the end of an environment under
+// load.
 #pragma once
 
 #include "addon/napi_setup.h"

@@ -30,8 +30,8 @@ napi_value start_on_thread(Napi::Env env, napi_value listener, std::function<Job
   return started;
 }
 
-napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const std::shared_ptr<Request>& request, const std::shared_ptr<Job>& job,
-                         Harvest harvest, napi_value listener) {
+napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const std::shared_ptr<Request>& request,
+                         const std::shared_ptr<Job>& job, Harvest harvest, napi_value listener) {
   request->cancelled = std::shared_ptr<const std::atomic<bool>>(job, &job->cancel_flag());
   // weak: a job must not keep a pool alive that nobody holds any more
   job->set_on_cancel([weak = std::weak_ptr<Pool>(pool)] {

@@ -32,8 +32,8 @@ napi_value start_on_thread(Napi::Env env, napi_value listener, std::function<Job
 using Harvest = std::function<Job::ToValue()>;
 
 // Ties a request to a job: cancellation, waking the pool, and the result. Starts both.
-napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const std::shared_ptr<Request>& request, const std::shared_ptr<Job>& job,
-                         Harvest harvest, napi_value listener);
+napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const std::shared_ptr<Request>& request,
+                         const std::shared_ptr<Job>& job, Harvest harvest, napi_value listener);
 
 // Runs synchronous code that may throw Failure and turns that into a JavaScript exception with its code.
 template <typename Call>

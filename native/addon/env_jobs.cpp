@@ -288,7 +288,8 @@ void EnvJobs::settle(napi_env env, Job& job, const Status& status, const Job::To
   delete_reference(env, &job.thrown_);
 }
 
-napi_value start_on_pool(napi_env env, EnvJobs& jobs, const std::shared_ptr<Job>& job, napi_value listener, std::function<Job::ToValue(Job&)> work) {
+napi_value start_on_pool(napi_env env, EnvJobs& jobs, const std::shared_ptr<Job>& job, napi_value listener,
+                         std::function<Job::ToValue(Job&)> work) {
   // whoever claims the job ends it: the worker that takes it up, or a cancel before that
   auto claimed = std::make_shared<std::atomic<bool>>(false);
   napi_value handle = jobs.start(env, job, listener);

@@ -1,6 +1,7 @@
-// Asynchronous work of one Node environment. Every environment (the main thread, each worker) owns exactly one ThreadSafeFunction; jobs post
-// their events and their end through it. When the environment goes away, a cleanup hook cancels its jobs and waits until none is running,
-// so no thread ever touches a dead environment: one ThreadSafeFunction per call, or libuv's AsyncWorker, both crash on `worker.terminate()`.
+// Asynchronous work of one Node environment. Every environment (the main thread, each worker) owns exactly one ThreadSafeFunction; jobs
+// post their events and their end through it. When the environment goes away, a cleanup hook cancels its jobs and waits until none is
+// running, so no thread ever touches a dead environment: one ThreadSafeFunction per call, or libuv's AsyncWorker, both crash on
+// `worker.terminate()`.
 #pragma once
 
 #include <atomic>
@@ -97,6 +98,7 @@ class EnvJobs : public std::enable_shared_from_this<EnvJobs> {
 
 // Starts a job whose `work` runs on the shared thread pool; what `work` returns builds the result, what it throws rejects the promise.
 // A job that is cancelled while it is still queued ends at once, without waiting for a worker. JavaScript thread.
-napi_value start_on_pool(napi_env env, EnvJobs& jobs, const std::shared_ptr<Job>& job, napi_value listener, std::function<Job::ToValue(Job&)> work);
+napi_value start_on_pool(napi_env env, EnvJobs& jobs, const std::shared_ptr<Job>& job, napi_value listener,
+                         std::function<Job::ToValue(Job&)> work);
 
 }  // namespace latentwire::addon

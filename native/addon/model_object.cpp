@@ -79,14 +79,17 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
     const std::string text = require_string(call, 0, "text");
     const bool add_special = require_bool(call, 1, "addSpecial");
     const bool parse_special = require_bool(call, 2, "parseSpecial");
-    return {call.Env(), translate(call.Env(), [&] { return to_int32_array(call.Env(), model(call.Env())->tokenize(text, add_special, parse_special)); })};
+    return {call.Env(), translate(call.Env(), [&] {
+              return to_int32_array(call.Env(), model(call.Env())->tokenize(text, add_special, parse_special));
+            })};
   }
 
   Napi::Value detokenize(const Napi::CallbackInfo& call) {
     const std::vector<int32_t> tokens = from_int32_array(call[0], "tokens");
     const bool render_special = require_bool(call, 1, "renderSpecial");
     return translate(call.Env(), [&] {
-      return Napi::String::New(call.Env(), model(call.Env())->detokenize(tokens.data(), static_cast<int32_t>(tokens.size()), render_special));
+      return Napi::String::New(call.Env(),
+                               model(call.Env())->detokenize(tokens.data(), static_cast<int32_t>(tokens.size()), render_special));
     });
   }
 
@@ -98,7 +101,9 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
   Napi::Value is_end_of_generation(const Napi::CallbackInfo& call) {
     return Napi::Boolean::New(call.Env(), model(call.Env())->is_end_of_generation(token(call)));
   }
-  Napi::Value is_control(const Napi::CallbackInfo& call) { return Napi::Boolean::New(call.Env(), model(call.Env())->is_control(token(call))); }
+  Napi::Value is_control(const Napi::CallbackInfo& call) {
+    return Napi::Boolean::New(call.Env(), model(call.Env())->is_control(token(call)));
+  }
 
   Napi::Value input_rows(const Napi::CallbackInfo& call) {
     const Napi::Env env = call.Env();
@@ -120,7 +125,8 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
     if (which != "input" && which != "output") {
       throw_status(call.Env(), Status::fail(Code::invalid_argument, "which must be 'input' or 'output'"));
     }
-    return {call.Env(), start_on_thread(call.Env(), nullptr, [source = model(call.Env()), output = which == "output"](Job&) -> Job::ToValue {
+    return {call.Env(),
+            start_on_thread(call.Env(), nullptr, [source = model(call.Env()), output = which == "output"](Job&) -> Job::ToValue {
               std::shared_ptr<Tensor> tensor = source->matrix(output);
               return [tensor = std::move(tensor)](napi_env env) -> napi_value {
                 return tensor ? Napi::Value(TensorObject::wrap(env, tensor)) : Napi::Env(env).Null();
@@ -144,12 +150,18 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
     options.batch = static_cast<int32_t>(int_field(given, "batch", 1, 1 << 16));
     options.threads = static_cast<int32_t>(int_field(given, "threads", 1, 512));
     const std::string type = string_field(given, "kvType");
-    if (type == "f32") options.kv_type = abi::GGML_TYPE_F32;
-    else if (type == "f16") options.kv_type = abi::GGML_TYPE_F16;
-    else if (type == "bf16") options.kv_type = abi::GGML_TYPE_BF16;
-    else if (type == "q8_0") options.kv_type = abi::GGML_TYPE_Q8_0;
-    else if (type == "q4_0") options.kv_type = abi::GGML_TYPE_Q4_0;
-    else throw_status(call.Env(), Status::fail(Code::dtype, "kvType must be f32, f16, bf16, q8_0 or q4_0"));
+    if (type == "f32")
+      options.kv_type = abi::GGML_TYPE_F32;
+    else if (type == "f16")
+      options.kv_type = abi::GGML_TYPE_F16;
+    else if (type == "bf16")
+      options.kv_type = abi::GGML_TYPE_BF16;
+    else if (type == "q8_0")
+      options.kv_type = abi::GGML_TYPE_Q8_0;
+    else if (type == "q4_0")
+      options.kv_type = abi::GGML_TYPE_Q4_0;
+    else
+      throw_status(call.Env(), Status::fail(Code::dtype, "kvType must be f32, f16, bf16, q8_0 or q4_0"));
     return {call.Env(), start_on_thread(call.Env(), nullptr, [source = model(call.Env()), options](Job&) -> Job::ToValue {
               auto pool = std::make_shared<Pool>(source, options);
               return [pool](napi_env env) -> napi_value { return wrap_pool(env, pool); };

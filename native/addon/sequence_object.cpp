@@ -123,14 +123,18 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
     auto request = std::make_shared<PrefillRequest>(parts_.state);
     request->priority = static_cast<int32_t>(int_field(given, "priority", -1000, 1000));
     const std::string hidden = string_field(given, "hidden");
-    if (hidden == "last") request->hidden = PrefillRequest::Hidden::last;
-    else if (hidden == "all") request->hidden = PrefillRequest::Hidden::all;
-    else if (hidden != "none") throw_invalid(call.Env(), "hidden must be 'none', 'last' or 'all'");
+    if (hidden == "last")
+      request->hidden = PrefillRequest::Hidden::last;
+    else if (hidden == "all")
+      request->hidden = PrefillRequest::Hidden::all;
+    else if (hidden != "none")
+      throw_invalid(call.Env(), "hidden must be 'none', 'last' or 'all'");
     const Napi::Value tokens = given.Get("tokens");
     if (!tokens.IsUndefined()) {
       request->entries.tokens = from_int32_array(tokens, "tokens");
       for (const int32_t token : request->entries.tokens) {
-        if (!parts_.pool->model().is_token(token)) throw_invalid(call.Env(), "token " + std::to_string(token) + " is not in the vocabulary");
+        if (!parts_.pool->model().is_token(token))
+          throw_invalid(call.Env(), "token " + std::to_string(token) + " is not in the vocabulary");
       }
     } else {
       request->entries.rows = rows_of(call.Env(), tensor_field(given, "rows"));
@@ -165,7 +169,8 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
     const auto stops = given.Get("stop").As<Napi::Array>();
     for (uint32_t i = 0; i < stops.Length(); i++) {
       const Napi::Value stop = stops.Get(i);
-      if (!stop.IsString() || stop.As<Napi::String>().Utf8Value().empty()) throw_invalid(call.Env(), "a stop string must be a string that is not empty");
+      if (!stop.IsString() || stop.As<Napi::String>().Utf8Value().empty())
+        throw_invalid(call.Env(), "a stop string must be a string that is not empty");
       request->stops.push_back(stop.As<Napi::String>().Utf8Value());
     }
     const Napi::Value listener = require_function(call, 1, "onToken");
@@ -195,7 +200,8 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
     };
     Napi::Value started = start(call, request, harvest, listener, job);
     if (!started.IsObject()) return started;
-    const auto credit = [running = std::weak_ptr<GenerateRequest>(request), pool = std::weak_ptr<Pool>(parts_.pool)](const Napi::CallbackInfo& info) {
+    const auto credit = [running = std::weak_ptr<GenerateRequest>(request),
+                         pool = std::weak_ptr<Pool>(parts_.pool)](const Napi::CallbackInfo& info) {
       const auto tokens = require_int(info, 0, "tokens", 0, INT32_MAX);
       if (const auto target = running.lock()) target->credited.fetch_add(tokens, std::memory_order_release);
       if (const auto alive = pool.lock()) alive->wake();
@@ -242,7 +248,9 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
     auto request = std::make_shared<OutputRequest>(parts_.state);
     request->hidden = hidden;
     return start(call, request, [request = request.get()]() -> Job::ToValue {
-      return [values = std::move(request->values)](napi_env env) -> napi_value { return tensor_of(env, values, {static_cast<int64_t>(values.size())}); };
+      return [values = std::move(request->values)](napi_env env) -> napi_value {
+        return tensor_of(env, values, {static_cast<int64_t>(values.size())});
+      };
     });
   }
   Napi::Value hidden(const Napi::CallbackInfo& call) { return output(call, true); }
@@ -262,7 +270,8 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
 
   Napi::Value adopt(const Napi::CallbackInfo& call) {
     const Parts& source = other(call);
-    return edit(call, [to = parts_.state, from = source.state.get()](Pool& pool) { pool.replace(*to, *from); }, {}, source.state);
+    return edit(
+        call, [to = parts_.state, from = source.state.get()](Pool& pool) { pool.replace(*to, *from); }, {}, source.state);
   }
 
   // Resolves with the number of positions that were added.
@@ -294,7 +303,8 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
   Napi::Value truncate(const Napi::CallbackInfo& call) {
     const auto length = static_cast<int32_t>(require_int(call, 0, "length", 0, INT32_MAX));
     return edit(call, [s = parts_.state, length](Pool& pool) {
-      if (length > s->log.size()) fail(Code::invalid_argument, "cannot truncate " + std::to_string(s->log.size()) + " positions to " + std::to_string(length));
+      if (length > s->log.size())
+        fail(Code::invalid_argument, "cannot truncate " + std::to_string(s->log.size()) + " positions to " + std::to_string(length));
       pool.truncate(*s, length);
     });
   }
@@ -305,7 +315,8 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
     const bool reanchor = require_bool(call, 2, "reanchor");
     return edit(call, [s = parts_.state, from, to, reanchor](Pool& pool) {
       if (from > to || to > s->log.size()) {
-        fail(Code::invalid_argument, "cannot drop [" + std::to_string(from) + ", " + std::to_string(to) + ") of " + std::to_string(s->log.size()) + " positions");
+        fail(Code::invalid_argument,
+             "cannot drop [" + std::to_string(from) + ", " + std::to_string(to) + ") of " + std::to_string(s->log.size()) + " positions");
       }
       pool.drop(*s, from, to, reanchor);
     });
@@ -325,7 +336,8 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
   }
 
   Napi::Value import_state(const Napi::CallbackInfo& call) {
-    if (!call[0].IsTypedArray() || call[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) throw_invalid(call.Env(), "state must be a Uint8Array");
+    if (!call[0].IsTypedArray() || call[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+      throw_invalid(call.Env(), "state must be a Uint8Array");
     const auto bytes = call[0].As<Napi::Uint8Array>();
     auto state = std::make_shared<std::vector<uint8_t>>(bytes.Data(), bytes.Data() + bytes.ElementLength());
     auto log = std::make_shared<Entries>();
@@ -333,10 +345,13 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
     if (const auto rows = optional_tensor(call, 2, "rows")) log->rows = rows_of(call.Env(), rows);
     size_t latents = 0;
     for (const int32_t token : log->tokens) {
-      if (token == row_entry) latents++;
-      else if (!parts_.pool->model().is_token(token)) throw_invalid(call.Env(), "log: token " + std::to_string(token) + " is not in the vocabulary");
+      if (token == row_entry)
+        latents++;
+      else if (!parts_.pool->model().is_token(token))
+        throw_invalid(call.Env(), "log: token " + std::to_string(token) + " is not in the vocabulary");
     }
-    if (latents * static_cast<size_t>(dimension()) != log->rows.size()) throw_invalid(call.Env(), "log and rows disagree about the number of latents");
+    if (latents * static_cast<size_t>(dimension()) != log->rows.size())
+      throw_invalid(call.Env(), "log and rows disagree about the number of latents");
     return edit(call, [state, log, s = parts_.state](Pool& pool) { pool.import_state(*s, *state, std::move(*log)); });
   }
 

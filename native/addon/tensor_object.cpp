@@ -56,14 +56,16 @@ Bytes bytes_of(const Napi::Value& value, Dtype dtype, const char* name) {
   } else if (value.IsDataView()) {
     if (napi_get_dataview_info(env, value, &bytes.length, &bytes.data, nullptr, nullptr) == napi_ok) return bytes;
   }
-  throw_invalid(env, std::string(name) + " of a tensor of " + std::string(dtype_name(dtype)) + " must be a " + kind.name + " or a DataView");
+  throw_invalid(env,
+                std::string(name) + " of a tensor of " + std::string(dtype_name(dtype)) + " must be a " + kind.name + " or a DataView");
 }
 
 Bytes exact_bytes(const Napi::Value& value, const Tensor& tensor, const char* name) {
   const Bytes bytes = bytes_of(value, tensor.dtype(), name);
   if (bytes.length != tensor.bytes()) {
     throw_invalid(value.Env(), std::string(name) + " has " + std::to_string(bytes.length) + " bytes, but a tensor of " +
-                                   std::string(dtype_name(tensor.dtype())) + " " + shape_text(tensor.shape()) + " has " + std::to_string(tensor.bytes()));
+                                   std::string(dtype_name(tensor.dtype())) + " " + shape_text(tensor.shape()) + " has " +
+                                   std::to_string(tensor.bytes()));
   }
   return bytes;
 }
@@ -75,8 +77,8 @@ Napi::Value new_array(Napi::Env env, Dtype dtype, int64_t size) {
   try {
     return constructor.As<Napi::Function>().New({Napi::Number::New(env, static_cast<double>(size))});
   } catch (const Napi::Error& error) {
-    throw_status(env, Status::fail(Code::out_of_memory, "no memory for a " + std::string(array_kind(dtype).name) + " of " + std::to_string(size) +
-                                                            " elements: " + error.Message()));
+    throw_status(env, Status::fail(Code::out_of_memory, "no memory for a " + std::string(array_kind(dtype).name) + " of " +
+                                                            std::to_string(size) + " elements: " + error.Message()));
   }
 }
 

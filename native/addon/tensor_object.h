@@ -20,8 +20,8 @@ class TensorObject : public Napi::ObjectWrap<TensorObject> {
   // The tensor behind `value`; throws ERR_LATENT_INVALID_ARGUMENT naming `name` if there is none, ERR_LATENT_DISPOSED if it is disposed.
   static std::shared_ptr<Tensor> tensor_of(const Napi::Value& value, const char* name);
 
-  // new Tensor(dtype, shape, data?): `data` is the dtype's typed array or a DataView, of exactly the tensor's size; it is copied. Without it
-  // the tensor is zero.
+  // new Tensor(dtype, shape, data?): `data` is the dtype's typed array or a DataView, of exactly the tensor's size; it is copied. Without
+  // it the tensor is zero.
   explicit TensorObject(const Napi::CallbackInfo& info);
   ~TensorObject() override;
 

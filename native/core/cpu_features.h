@@ -1,4 +1,5 @@
-// What the processor and the operating system together allow: an instruction set counts only if its registers are saved on a context switch.
+// What the processor and the operating system together allow: an instruction set counts only if its registers are saved on a context
+// switch.
 #pragma once
 
 #include <string_view>

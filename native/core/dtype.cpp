@@ -31,7 +31,8 @@ void widen(Dtype from, const void* in, float* out, size_t n) noexcept {
       std::copy_n(static_cast<const int8_t*>(in), n, out);
       break;
     case Dtype::i32:
-      std::transform(static_cast<const int32_t*>(in), static_cast<const int32_t*>(in) + n, out, [](int32_t v) { return static_cast<float>(v); });
+      std::transform(static_cast<const int32_t*>(in), static_cast<const int32_t*>(in) + n, out,
+                     [](int32_t v) { return static_cast<float>(v); });
       break;
   }
 }

@@ -1,5 +1,5 @@
-// Element types of tensors, and the conversions between the 16-bit floats and f32. Portable scalar code: exact for denormals, infinities and
-// NaN, rounding to nearest, ties to even. The kernels room has faster variants; these are what they are tested against.
+// Element types of tensors, and the conversions between the 16-bit floats and f32. Portable scalar code: exact for denormals, infinities
+// and NaN, rounding to nearest, ties to even. The kernels room has faster variants; these are what they are tested against.
 #pragma once
 
 #include <cstddef>

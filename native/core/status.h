@@ -8,32 +8,32 @@
 namespace latentwire {
 
 // X(enumerator, public code)
-#define LATENTWIRE_ERROR_CODES(X)                          \
-  X(cancelled, "ERR_LATENT_CANCELLED")                     \
-  X(invalid_argument, "ERR_LATENT_INVALID_ARGUMENT")       \
-  X(disposed, "ERR_LATENT_DISPOSED")                       \
-  X(out_of_memory, "ERR_LATENT_OUT_OF_MEMORY")             \
-  X(dtype, "ERR_LATENT_DTYPE")                             \
-  X(non_finite, "ERR_LATENT_NON_FINITE")                   \
-  X(engine_not_found, "ERR_LATENT_ENGINE_NOT_FOUND")       \
-  X(engine_version, "ERR_LATENT_ENGINE_VERSION")           \
-  X(engine_symbol, "ERR_LATENT_ENGINE_SYMBOL")             \
-  X(engine_abi, "ERR_LATENT_ENGINE_ABI")                   \
-  X(engine_collision, "ERR_LATENT_ENGINE_COLLISION")       \
-  X(engine_self_test, "ERR_LATENT_ENGINE_SELF_TEST")       \
-  X(engine_failed, "ERR_LATENT_ENGINE_FAILED")             \
-  X(model_not_found, "ERR_LATENT_MODEL_NOT_FOUND")         \
-  X(model_format, "ERR_LATENT_MODEL_FORMAT")               \
-  X(model_unsupported, "ERR_LATENT_MODEL_UNSUPPORTED")     \
-  X(context_overflow, "ERR_LATENT_CONTEXT_OVERFLOW")       \
-  X(sequence_limit, "ERR_LATENT_SEQUENCE_LIMIT")           \
-  X(sequence_busy, "ERR_LATENT_SEQUENCE_BUSY")             \
-  X(sequence_empty, "ERR_LATENT_SEQUENCE_EMPTY")           \
-  X(position_scheme, "ERR_LATENT_POSITION_SCHEME")         \
-  X(pool_poisoned, "ERR_LATENT_POOL_POISONED")             \
-  X(space_mismatch, "ERR_LATENT_SPACE_MISMATCH")           \
-  X(state_format, "ERR_LATENT_STATE_FORMAT")               \
-  X(state_digest, "ERR_LATENT_STATE_DIGEST")               \
+#define LATENTWIRE_ERROR_CODES(X)                      \
+  X(cancelled, "ERR_LATENT_CANCELLED")                 \
+  X(invalid_argument, "ERR_LATENT_INVALID_ARGUMENT")   \
+  X(disposed, "ERR_LATENT_DISPOSED")                   \
+  X(out_of_memory, "ERR_LATENT_OUT_OF_MEMORY")         \
+  X(dtype, "ERR_LATENT_DTYPE")                         \
+  X(non_finite, "ERR_LATENT_NON_FINITE")               \
+  X(engine_not_found, "ERR_LATENT_ENGINE_NOT_FOUND")   \
+  X(engine_version, "ERR_LATENT_ENGINE_VERSION")       \
+  X(engine_symbol, "ERR_LATENT_ENGINE_SYMBOL")         \
+  X(engine_abi, "ERR_LATENT_ENGINE_ABI")               \
+  X(engine_collision, "ERR_LATENT_ENGINE_COLLISION")   \
+  X(engine_self_test, "ERR_LATENT_ENGINE_SELF_TEST")   \
+  X(engine_failed, "ERR_LATENT_ENGINE_FAILED")         \
+  X(model_not_found, "ERR_LATENT_MODEL_NOT_FOUND")     \
+  X(model_format, "ERR_LATENT_MODEL_FORMAT")           \
+  X(model_unsupported, "ERR_LATENT_MODEL_UNSUPPORTED") \
+  X(context_overflow, "ERR_LATENT_CONTEXT_OVERFLOW")   \
+  X(sequence_limit, "ERR_LATENT_SEQUENCE_LIMIT")       \
+  X(sequence_busy, "ERR_LATENT_SEQUENCE_BUSY")         \
+  X(sequence_empty, "ERR_LATENT_SEQUENCE_EMPTY")       \
+  X(position_scheme, "ERR_LATENT_POSITION_SCHEME")     \
+  X(pool_poisoned, "ERR_LATENT_POOL_POISONED")         \
+  X(space_mismatch, "ERR_LATENT_SPACE_MISMATCH")       \
+  X(state_format, "ERR_LATENT_STATE_FORMAT")           \
+  X(state_digest, "ERR_LATENT_STATE_DIGEST")           \
   X(state_mismatch, "ERR_LATENT_STATE_MISMATCH")
 
 enum class Code {

@@ -13,10 +13,11 @@ constexpr int64_t convert_grain = 1 << 16;
 
 }  // namespace
 
-void Tensor::Free::operator()(void* memory) const noexcept { ::operator delete(memory, std::align_val_t{alignment}); }
+void Tensor::Free::operator()(void* memory) const noexcept { ::operator delete (memory, std::align_val_t{alignment}); }
 
 Status Tensor::create(Dtype dtype, std::vector<int64_t> shape, std::shared_ptr<Tensor>* out) {
-  if (shape.size() > max_rank) return Status::fail(Code::invalid_argument, "a tensor has at most " + std::to_string(max_rank) + " dimensions");
+  if (shape.size() > max_rank)
+    return Status::fail(Code::invalid_argument, "a tensor has at most " + std::to_string(max_rank) + " dimensions");
   uint64_t size = 1;
   for (const int64_t dimension : shape) {
     if (dimension < 0) return Status::fail(Code::invalid_argument, "a tensor of shape " + shape_text(shape) + " has a negative dimension");
@@ -31,9 +32,10 @@ Status Tensor::create(Dtype dtype, std::vector<int64_t> shape, std::shared_ptr<T
     size *= extent;
   }
   const size_t bytes = static_cast<size_t>(size) * dtype_size(dtype);
-  void* memory = ::operator new(std::max(bytes, alignment), std::align_val_t{alignment}, std::nothrow);
+  void* memory = ::operator new (std::max(bytes, alignment), std::align_val_t{alignment}, std::nothrow);
   if (memory == nullptr) {
-    return Status::fail(Code::out_of_memory, "no memory for a tensor of shape " + shape_text(shape) + " (" + std::to_string(bytes) + " bytes)");
+    return Status::fail(Code::out_of_memory,
+                        "no memory for a tensor of shape " + shape_text(shape) + " (" + std::to_string(bytes) + " bytes)");
   }
   std::unique_ptr<void, Free> guard(memory);
   out->reset(new Tensor(dtype, std::move(shape), static_cast<int64_t>(size), memory));
@@ -43,7 +45,8 @@ Status Tensor::create(Dtype dtype, std::vector<int64_t> shape, std::shared_ptr<T
 
 Status Tensor::convert(Dtype to, std::shared_ptr<Tensor>* out, const std::atomic<bool>* cancel) const {
   if (!can_convert(dtype_, to)) {
-    return Status::fail(Code::dtype, "cannot convert " + std::string(dtype_name(dtype_)) + " to " + std::string(dtype_name(to)) + " without a scale");
+    return Status::fail(Code::dtype,
+                        "cannot convert " + std::string(dtype_name(dtype_)) + " to " + std::string(dtype_name(to)) + " without a scale");
   }
   std::shared_ptr<Tensor> made;
   if (Status status = create(to, shape_, &made); !status.ok()) return status;

@@ -38,8 +38,8 @@ class Tensor {
   float* f32() noexcept { return dtype_ == Dtype::f32 ? static_cast<float*>(data()) : nullptr; }
   const float* f32() const noexcept { return dtype_ == Dtype::f32 ? static_cast<const float*>(data()) : nullptr; }
 
-  // Writes a converted copy to `out`, on all threads of the pool; see `can_convert` for the pairs (else: dtype). Stops with `cancelled` soon
-  // after `cancel` turns true.
+  // Writes a converted copy to `out`, on all threads of the pool; see `can_convert` for the pairs (else: dtype). Stops with `cancelled`
+  // soon after `cancel` turns true.
   Status convert(Dtype to, std::shared_ptr<Tensor>* out, const std::atomic<bool>* cancel = nullptr) const;
   // `convert(Dtype::f32)`.
   Status to_f32(std::shared_ptr<Tensor>* out) const { return convert(Dtype::f32, out); }
@@ -49,7 +49,8 @@ class Tensor {
     void operator()(void* memory) const noexcept;
   };
 
-  Tensor(Dtype dtype, std::vector<int64_t> shape, int64_t size, void* data) : dtype_(dtype), shape_(std::move(shape)), size_(size), data_(data) {}
+  Tensor(Dtype dtype, std::vector<int64_t> shape, int64_t size, void* data)
+      : dtype_(dtype), shape_(std::move(shape)), size_(size), data_(data) {}
 
   Dtype dtype_;
   std::vector<int64_t> shape_;

@@ -23,10 +23,11 @@ int wanted_workers() {
 
 }  // namespace
 
-// One parallel_for in progress. It lives on its caller's stack, not in the queue of tasks: the caller takes it off the list and waits until no
-// helper is inside, so a loop that the workers were too busy for leaves nothing behind.
+// One parallel_for in progress. It lives on its caller's stack, not in the queue of tasks: the caller takes it off the list and waits until
+// no helper is inside, so a loop that the workers were too busy for leaves nothing behind.
 struct ThreadPool::Loop {
-  Loop(const Body& work, int64_t size, int64_t grain_size, int64_t chunk_count) : body(work), n(size), grain(grain_size), chunks(chunk_count) {}
+  Loop(const Body& work, int64_t size, int64_t grain_size, int64_t chunk_count)
+      : body(work), n(size), grain(grain_size), chunks(chunk_count) {}
 
   const Body& body;
   const int64_t n;

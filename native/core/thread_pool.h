@@ -24,8 +24,8 @@ class ThreadPool {
   // Workers that started: fewer than wanted, even none, in a process at its thread limit. Then the callers do the work.
   int size() const noexcept { return size_; }
 
-  // Calls `body` on ranges of at most `grain` (at least 1) that cover [0, n), on the calling thread and on idle workers; returns when all are
-  // done. May be called from a worker. Workers prefer loops to tasks.
+  // Calls `body` on ranges of at most `grain` (at least 1) that cover [0, n), on the calling thread and on idle workers; returns when all
+  // are done. May be called from a worker. Workers prefer loops to tasks.
   void parallel_for(int64_t n, int64_t grain, const Body& body);
 
   // Queues `task` for one worker, first in first out. It must not throw. A long task holds one worker.

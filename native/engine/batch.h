@@ -1,4 +1,5 @@
-// The rows of one llama_decode call: all token ids or all embedding rows, each with its position, its sequence, and whether its output is wanted.
+// The rows of one llama_decode call: all token ids or all embedding rows, each with its position, its sequence, and whether its output is
+// wanted.
 #pragma once
 
 #include <algorithm>
@@ -46,11 +47,17 @@ class Batch {
     if (embedded && positions_per_row_ == 4) {
       // M-RoPE rows carry time, height, width and an unused axis as four planes; text moves the first three together   // [4, n]
       planes_.assign(4 * n, 0);
-      for (size_t axis = 0; axis < 3; axis++) std::copy(positions_.begin(), positions_.end(), planes_.begin() + static_cast<ptrdiff_t>(axis * n));
+      for (size_t axis = 0; axis < 3; axis++)
+        std::copy(positions_.begin(), positions_.end(), planes_.begin() + static_cast<ptrdiff_t>(axis * n));
       positions = planes_.data();
     }
-    return {static_cast<int32_t>(n), embedded ? nullptr : tokens_.data(), embedded ? embeddings_.data() : nullptr, positions, counts_.data(),
-            sequence_pointers_.data(), outputs_.data()};
+    return {static_cast<int32_t>(n),
+            embedded ? nullptr : tokens_.data(),
+            embedded ? embeddings_.data() : nullptr,
+            positions,
+            counts_.data(),
+            sequence_pointers_.data(),
+            outputs_.data()};
   }
 
  private:

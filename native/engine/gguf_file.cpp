@@ -45,22 +45,7 @@ constexpr uint64_t kMaxHeads = 1u << 16;
 constexpr uint64_t kInt32Max = std::numeric_limits<int32_t>::max();
 constexpr uint64_t kInt64Max = std::numeric_limits<int64_t>::max();
 
-enum GgufType : uint32_t {
-  kU8,
-  kI8,
-  kU16,
-  kI16,
-  kU32,
-  kI32,
-  kF32,
-  kBool,
-  kString,
-  kArray,
-  kU64,
-  kI64,
-  kF64,
-  kTypeCount
-};
+enum GgufType : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64, kTypeCount };
 
 // Bytes of a value; 0 for those of variable length.
 constexpr std::array<uint8_t, kTypeCount> kTypeBytes = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
@@ -69,17 +54,12 @@ enum GgmlType : uint32_t { kGgmlF32 = 0, kGgmlQ8K = 15, kGgmlI8 = 24, kGgmlI64 =
 
 // Indexed by ggml_type of v0.5.0; {0, 0} marks numbers that were removed from the format.
 constexpr std::array<GgmlTypeLayout, 43> kGgmlTypes = {{
-    {1, 4},     {1, 2},     {32, 18},   {32, 20},
-    {0, 0},     {0, 0},     {32, 22},   {32, 24},  // f32 f16 q4_0 q4_1 - - q5_0 q5_1
-    {32, 34},   {32, 36},   {256, 84},  {256, 110},
-    {256, 144}, {256, 176}, {256, 210}, {256, 292},  // q8_0 q8_1 q2_K … q6_K q8_K
-    {256, 66},  {256, 74},  {256, 98},  {256, 50},
-    {32, 18},   {256, 110}, {256, 82},  {256, 136},  // iq2_xxs iq2_xs iq3_xxs iq1_s iq4_nl …
-    {1, 1},     {1, 2},     {1, 4},     {1, 8},
-    {1, 8},     {256, 56},  {1, 2},     {0, 0},  // i8 i16 i32 i64 f64 iq1_m bf16 -
-    {0, 0},     {0, 0},     {256, 54},  {256, 66},
-    {0, 0},     {0, 0},     {0, 0},     {32, 17},  // - - tq1_0 tq2_0 - - - mxfp4
-    {64, 36},   {128, 18},  {64, 18},              // nvfp4 q1_0 q2_0
+    {1, 4},    {1, 2},    {32, 18},  {32, 20},   {0, 0},     {0, 0},     {32, 22},   {32, 24},    // f32 f16 q4_0 q4_1 - - q5_0 q5_1
+    {32, 34},  {32, 36},  {256, 84}, {256, 110}, {256, 144}, {256, 176}, {256, 210}, {256, 292},  // q8_0 q8_1 q2_K … q6_K q8_K
+    {256, 66}, {256, 74}, {256, 98}, {256, 50},  {32, 18},   {256, 110}, {256, 82},  {256, 136},  // iq2_xxs iq2_xs iq3_xxs iq1_s iq4_nl …
+    {1, 1},    {1, 2},    {1, 4},    {1, 8},     {1, 8},     {256, 56},  {1, 2},     {0, 0},      // i8 i16 i32 i64 f64 iq1_m bf16 -
+    {0, 0},    {0, 0},    {256, 54}, {256, 66},  {0, 0},     {0, 0},     {0, 0},     {32, 17},    // - - tq1_0 tq2_0 - - - mxfp4
+    {64, 36},  {128, 18}, {64, 18},                                                               // nvfp4 q1_0 q2_0
 }};
 
 // Architectures without attention heads.
@@ -87,16 +67,14 @@ constexpr std::array<std::string_view, 6> kRecurrent = {"arwkv7", "mamba", "mamb
 
 // Architectures whose graph asserts that keys, values and the rotary part have one width.
 constexpr std::array<std::string_view, 64> kFullRotary = {
-    "apertus",      "arcee",         "arctic",     "baichuan",     "chameleon",   "codeshell",      "cogvlm",
-    "cohere2moe",   "dbrx",          "deci",       "deepseek",     "dots1",       "dream",          "ernie4_5",
-    "ernie4_5-moe", "exaone",        "exaone-moe", "exaone4",      "falcon",      "granite",        "granite_swa",
-    "granitemoe",   "graniteswitch", "grok",       "grovemoe",     "hunyuan-moe", "hunyuan_vl",     "hy_v3",
-    "internlm2",    "jais2",         "llada",      "llada-moe",    "llama",       "llama-embed",    "llama4",
-    "maincoder",    "mellum",        "minimax-01", "minimax-m2",   "minimax-m3",  "mistral3",       "nemotron",
-    "olmo",         "olmo2",         "olmoe",      "orion",        "paddleocr",   "pangu-embedded", "plamo",
-    "pockettts",    "qwen2",         "qwen2moe",   "qwen2vl",      "qwen3",       "qwen3moe",       "qwen3vl",
-    "qwen3vlmoe",   "rnd1",          "seed_oss",   "smallthinker", "smollm3",     "starcoder2",     "talkie",
-    "xverse",
+    "apertus",    "arcee",       "arctic",     "baichuan",     "chameleon",   "codeshell",  "cogvlm",        "cohere2moe",
+    "dbrx",       "deci",        "deepseek",   "dots1",        "dream",       "ernie4_5",   "ernie4_5-moe",  "exaone",
+    "exaone-moe", "exaone4",     "falcon",     "granite",      "granite_swa", "granitemoe", "graniteswitch", "grok",
+    "grovemoe",   "hunyuan-moe", "hunyuan_vl", "hy_v3",        "internlm2",   "jais2",      "llada",         "llada-moe",
+    "llama",      "llama-embed", "llama4",     "maincoder",    "mellum",      "minimax-01", "minimax-m2",    "minimax-m3",
+    "mistral3",   "nemotron",    "olmo",       "olmo2",        "olmoe",       "orion",      "paddleocr",     "pangu-embedded",
+    "plamo",      "pockettts",   "qwen2",      "qwen2moe",     "qwen2vl",     "qwen3",      "qwen3moe",      "qwen3vl",
+    "qwen3vlmoe", "rnd1",        "seed_oss",   "smallthinker", "smollm3",     "starcoder2", "talkie",        "xverse",
 };
 
 // Architectures that rotate each position by sections; without a section the remainder by their sum divides by zero.
@@ -125,8 +103,7 @@ Status unsound(std::string_view key, const std::string& what) {
 
 // Names are shown in messages and handed to C strings: no control characters, no zero bytes.
 bool printable(std::string_view text) {
-  return std::none_of(text.begin(), text.end(),
-                      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
+  return std::none_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
 }
 
 bool ends_with_byte_escape(std::string_view text) {
@@ -162,12 +139,11 @@ class GgufFile::Mapping {
 
 Status GgufFile::Mapping::open(const std::string& path, std::unique_ptr<Mapping>* out) {
   const auto failed = [&](const char* step) {
-    return Status::fail(Code::model_not_found, "cannot " + std::string(step) + " " + path + ": Windows error " +
-                                                   std::to_string(GetLastError()));
+    return Status::fail(Code::model_not_found,
+                        "cannot " + std::string(step) + " " + path + ": Windows error " + std::to_string(GetLastError()));
   };
   const std::filesystem::path wide(std::u8string(path.begin(), path.end()));
-  const HANDLE file =
-      CreateFileW(wide.c_str(), GENERIC_READ, FILE_SHARE_READ, nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
+  const HANDLE file = CreateFileW(wide.c_str(), GENERIC_READ, FILE_SHARE_READ, nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
   if (file == INVALID_HANDLE_VALUE) return failed("open");
   LARGE_INTEGER size;
   if (!GetFileSizeEx(file, &size)) {
@@ -189,16 +165,13 @@ Status GgufFile::Mapping::open(const std::string& path, std::unique_ptr<Mapping>
   return {};
 }
 
-GgufFile::Mapping::~Mapping() {
-  UnmapViewOfFile(view_);
-}
+GgufFile::Mapping::~Mapping() { UnmapViewOfFile(view_); }
 
 #else
 
 Status GgufFile::Mapping::open(const std::string& path, std::unique_ptr<Mapping>* out) {
   const auto failed = [&](const char* step, int error) {
-    return Status::fail(Code::model_not_found,
-                        "cannot " + std::string(step) + " " + path + ": " + std::strerror(error));
+    return Status::fail(Code::model_not_found, "cannot " + std::string(step) + " " + path + ": " + std::strerror(error));
   };
   // O_NONBLOCK: opening a named pipe must not wait for a writer
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -225,9 +198,7 @@ Status GgufFile::Mapping::open(const std::string& path, std::unique_ptr<Mapping>
   return {};
 }
 
-GgufFile::Mapping::~Mapping() {
-  ::munmap(view_, size_);
-}
+GgufFile::Mapping::~Mapping() { ::munmap(view_, size_); }
 
 #endif
 
@@ -257,8 +228,8 @@ Status GgufFile::parse(const uint8_t* bytes, size_t size, GgufFile* out) {
   out->size_ = size;
   using Check = Status (GgufFile::*)() const;
   if (Status status = out->parse_structure(); !status.ok()) return status;
-  for (const Check check : {&GgufFile::check_split, &GgufFile::check_numbers_are_finite, &GgufFile::check_shape,
-                            &GgufFile::check_tokenizer}) {
+  for (const Check check :
+       {&GgufFile::check_split, &GgufFile::check_numbers_are_finite, &GgufFile::check_shape, &GgufFile::check_tokenizer}) {
     if (Status status = (out->*check)(); !status.ok()) return status;
   }
   return {};
@@ -280,14 +251,12 @@ Status GgufFile::parse_structure() {
   // the shortest entries: a one-byte key with a one-byte value; a one-byte tensor name with one dimension
   if (key_count > size_ / 14)
     return damaged(16, "more metadata entries announced (" + std::to_string(key_count) + ") than the file can hold");
-  if (tensor_count > size_ / 33)
-    return damaged(8, "more tensors announced (" + std::to_string(tensor_count) + ") than the file can hold");
+  if (tensor_count > size_ / 33) return damaged(8, "more tensors announced (" + std::to_string(tensor_count) + ") than the file can hold");
 
   uint64_t at = kFixedHeader;
   if (Status status = parse_metadata(key_count, &at); !status.ok()) return status;
   const std::optional<std::string> arch = string("general.architecture");
-  if (!arch || arch->empty() || arch->size() > 64 || !printable(*arch))
-    return unsound("general.architecture", "absent or not a name");
+  if (!arch || arch->empty() || arch->size() > 64 || !printable(*arch)) return unsound("general.architecture", "absent or not a name");
   architecture_ = *arch;
   return parse_tensor_table(tensor_count, &at);
 }
@@ -320,27 +289,21 @@ Status GgufFile::parse_metadata(uint64_t count, uint64_t* at) {
       entry.type = load<uint32_t>(bytes_ + *at);
       entry.count = load<uint64_t>(bytes_ + *at + 4);
       *at += 12;
-      if (entry.type == kArray)
-        return damaged(*at, "nested arrays are not part of any model (" + std::string(key) + ")");
+      if (entry.type == kArray) return damaged(*at, "nested arrays are not part of any model (" + std::string(key) + ")");
     }
-    if (entry.type >= kTypeCount)
-      return damaged(*at, "unknown value type " + std::to_string(entry.type) + " of " + std::string(key));
+    if (entry.type >= kTypeCount) return damaged(*at, "unknown value type " + std::to_string(entry.type) + " of " + std::string(key));
     entry.offset = *at;
     if (entry.type == kString) {
-      if (entry.count > left() / 8)
-        return damaged(*at, "more strings announced than the file can hold (" + std::string(key) + ")");
+      if (entry.count > left() / 8) return damaged(*at, "more strings announced than the file can hold (" + std::string(key) + ")");
       std::string_view text;
       for (uint64_t k = 0; k < entry.count; ++k) {
-        if (!skip_string(&text))
-          return damaged(*at, "string " + std::to_string(k) + " of " + std::string(key) + " is cut off");
+        if (!skip_string(&text)) return damaged(*at, "string " + std::to_string(k) + " of " + std::string(key) + " is cut off");
       }
     } else {
-      if (entry.count > left() / kTypeBytes[entry.type])
-        return damaged(*at, "the value of " + std::string(key) + " is cut off");
+      if (entry.count > left() / kTypeBytes[entry.type]) return damaged(*at, "the value of " + std::string(key) + " is cut off");
       *at += entry.count * kTypeBytes[entry.type];
     }
-    if (!entries_.emplace(key, entry).second)
-      return damaged(start, "metadata key " + std::string(key) + " occurs twice");
+    if (!entries_.emplace(key, entry).second) return damaged(start, "metadata key " + std::string(key) + " occurs twice");
   }
   return {};
 }
@@ -350,8 +313,7 @@ Status GgufFile::parse_tensor_table(uint64_t count, uint64_t* at) {
   if (const Entry* entry = find("general.alignment"); entry != nullptr) {
     if (entry->array || entry->type != kU32) return unsound("general.alignment", "must be a u32");
     alignment = element_as_unsigned(*entry, 0).value_or(0);
-    if (!std::has_single_bit(alignment) || alignment > kMaxAlignment)
-      return unsound("general.alignment", "must be a power of two");
+    if (!std::has_single_bit(alignment) || alignment > kMaxAlignment) return unsound("general.alignment", "must be a power of two");
   }
   const auto padded = [&](uint64_t bytes) { return (bytes + alignment - 1) & ~(alignment - 1); };
 
@@ -372,8 +334,7 @@ Status GgufFile::parse_tensor_table(uint64_t count, uint64_t* at) {
     tensor.name = name;
     const uint32_t dims = load<uint32_t>(bytes_ + *at);
     *at += 4;
-    if (dims == 0 || dims > kMaxDims)
-      return damaged(*at - 4, tensor.name + ": " + std::to_string(dims) + " dimensions, expected 1 to 4");
+    if (dims == 0 || dims > kMaxDims) return damaged(*at - 4, tensor.name + ": " + std::to_string(dims) + " dimensions, expected 1 to 4");
     if (size_ - *at < dims * 8 + 12) return damaged(start, tensor.name + ": the entry is cut off");
     uint64_t elements = 1;
     for (uint32_t d = 0; d < dims; ++d) {
@@ -386,11 +347,10 @@ Status GgufFile::parse_tensor_table(uint64_t count, uint64_t* at) {
     }
     tensor.ggml_type = load<uint32_t>(bytes_ + *at);
     const GgmlTypeLayout layout = ggml_type_layout(tensor.ggml_type);
-    if (layout.elements == 0)
-      return damaged(*at, tensor.name + ": unknown tensor type " + std::to_string(tensor.ggml_type));
+    if (layout.elements == 0) return damaged(*at, tensor.name + ": unknown tensor type " + std::to_string(tensor.ggml_type));
     if (tensor.dims[0] % layout.elements != 0) {
-      return damaged(*at, tensor.name + ": rows of " + std::to_string(tensor.dims[0]) +
-                              " are no multiple of the block size " + std::to_string(layout.elements));
+      return damaged(*at, tensor.name + ": rows of " + std::to_string(tensor.dims[0]) + " are no multiple of the block size " +
+                              std::to_string(layout.elements));
     }
     const uint64_t blocks = elements / layout.elements;
     if (blocks > size_ / layout.bytes) return damaged(*at, tensor.name + ": larger than the file");
@@ -400,13 +360,12 @@ Status GgufFile::parse_tensor_table(uint64_t count, uint64_t* at) {
     if (tensor.offset % alignment != 0)
       return damaged(*at - 8, tensor.name + ": the data offset is not aligned to " + std::to_string(alignment));
     if (tensor.offset != expected) {
-      return damaged(*at - 8, tensor.name + ": data offset " + std::to_string(tensor.offset) + ", expected " +
-                                  std::to_string(expected) + " (tensors overlap or leave a gap)");
+      return damaged(*at - 8, tensor.name + ": data offset " + std::to_string(tensor.offset) + ", expected " + std::to_string(expected) +
+                                  " (tensors overlap or leave a gap)");
     }
     expected += padded(tensor.bytes);
     if (expected > size_ + alignment) return damaged(*at - 8, tensor.name + ": the data lies outside the file");
-    if (!tensor_index_.emplace(name, tensors_.size()).second)
-      return damaged(start, "tensor " + tensor.name + " occurs twice");
+    if (!tensor_index_.emplace(name, tensors_.size()).second) return damaged(start, "tensor " + tensor.name + " occurs twice");
     tensors_.push_back(std::move(tensor));
   }
 
@@ -414,9 +373,8 @@ Status GgufFile::parse_tensor_table(uint64_t count, uint64_t* at) {
   for (GgufTensor& tensor : tensors_) {
     tensor.offset += header_bytes_;
     if (tensor.offset > size_ || tensor.bytes > size_ - tensor.offset) {
-      return damaged(size_, tensor.name + ": the file ends before its data (" +
-                                std::to_string(tensor.offset + tensor.bytes) + " bytes needed, " +
-                                std::to_string(size_) + " there)");
+      return damaged(size_, tensor.name + ": the file ends before its data (" + std::to_string(tensor.offset + tensor.bytes) +
+                                " bytes needed, " + std::to_string(size_) + " there)");
     }
   }
   return {};
@@ -459,9 +417,7 @@ double GgufFile::element_as_double(const Entry& entry, uint64_t index) const {
 
 std::optional<uint64_t> GgufFile::element_as_unsigned(const Entry& entry, uint64_t index) const {
   const uint8_t* at = bytes_ + entry.offset + index * kTypeBytes[entry.type];
-  const auto non_negative = [](int64_t value) {
-    return value < 0 ? std::optional<uint64_t>() : static_cast<uint64_t>(value);
-  };
+  const auto non_negative = [](int64_t value) { return value < 0 ? std::optional<uint64_t>() : static_cast<uint64_t>(value); };
   switch (entry.type) {
     case kU8:
       return load<uint8_t>(at);
@@ -574,8 +530,7 @@ Status GgufFile::check_shape() const {
     const std::string key = arch_key(name);
     const std::optional<uint64_t> value = integer(key);
     if (!value) return unsound(key, "absent or not a non-negative integer");
-    if (*value == 0 || *value > limit)
-      return unsound(key, std::to_string(*value) + " is outside 1 to " + std::to_string(limit));
+    if (*value == 0 || *value > limit) return unsound(key, std::to_string(*value) + " is outside 1 to " + std::to_string(limit));
     *out = *value;
     return Status{};
   };
@@ -595,8 +550,7 @@ Status GgufFile::check_shape() const {
     if (!epsilon || !(*epsilon > 0.0 && *epsilon < 1.0)) return unsound(key, "must lie between 0 and 1");
     has_epsilon = true;
   }
-  if (!has_epsilon)
-    return unsound(arch_key("attention.layer_norm_rms_epsilon"), "absent, and no layer_norm_epsilon instead");
+  if (!has_epsilon) return unsound(arch_key("attention.layer_norm_rms_epsilon"), "absent, and no layer_norm_epsilon instead");
 
   if (!contains(kRecurrent, architecture_)) {
     if (Status status = check_attention(embedding_length, block_count); !status.ok()) return status;
@@ -633,8 +587,7 @@ Status GgufFile::check_attention(uint64_t embedding_length, uint64_t block_count
   for (size_t layer = 0; layer < heads.size(); ++layer) {
     if (kv_heads[layer] != 0 && (kv_heads[layer] > heads[layer] || heads[layer] % kv_heads[layer] != 0)) {
       return unsound(arch_key("attention.head_count_kv"), std::to_string(kv_heads[layer]) + " does not divide the " +
-                                                              std::to_string(heads[layer]) + " heads of layer " +
-                                                              std::to_string(layer));
+                                                              std::to_string(heads[layer]) + " heads of layer " + std::to_string(layer));
     }
   }
 
@@ -652,8 +605,7 @@ Status GgufFile::check_attention(uint64_t embedding_length, uint64_t block_count
     }
   }
   if (contains(kFullRotary, architecture_) && lengths[0] != lengths[1]) {
-    return unsound(arch_key("attention.value_length"),
-                   "differs from key_length, which this architecture cannot compute");
+    return unsound(arch_key("attention.value_length"), "differs from key_length, which this architecture cannot compute");
   }
   return check_rotary(lengths[0]);
 }
@@ -667,12 +619,10 @@ Status GgufFile::check_rotary(uint64_t key_length) const {
     dims = *value;
   }
   if (dims % 2 != 0 || dims > key_length) {
-    return unsound(dims_key, std::to_string(dims) + " rotary dimensions are odd or more than the head's " +
-                                 std::to_string(key_length));
+    return unsound(dims_key, std::to_string(dims) + " rotary dimensions are odd or more than the head's " + std::to_string(key_length));
   }
   if (contains(kFullRotary, architecture_) && dims != key_length) {
-    return unsound(dims_key, std::to_string(dims) + " rotary dimensions, but this architecture rotates all " +
-                                 std::to_string(key_length));
+    return unsound(dims_key, std::to_string(dims) + " rotary dimensions, but this architecture rotates all " + std::to_string(key_length));
   }
 
   const std::string type_key = arch_key("rope.scaling.type");
@@ -717,11 +667,9 @@ Status GgufFile::check_experts(uint64_t block_count) const {
     used = *std::max_element(values->begin(), values->end());
   }
   const uint64_t groups = integer(arch_key("expert_group_count")).value_or(0);
-  if (experts > kMaxExperts)
-    return unsound(arch_key("expert_count"), "more than " + std::to_string(kMaxExperts) + " experts");
+  if (experts > kMaxExperts) return unsound(arch_key("expert_count"), "more than " + std::to_string(kMaxExperts) + " experts");
   if (used > experts || (experts > 0 && used == 0)) return unsound(used_key, "must lie between 1 and expert_count");
-  if (groups > 0 && groups >= experts)
-    return unsound(arch_key("expert_group_count"), "must be smaller than expert_count");
+  if (groups > 0 && groups >= experts) return unsound(arch_key("expert_group_count"), "must be smaller than expert_count");
   if (groups > 1) {
     const uint64_t groups_used = integer(arch_key("expert_group_used_count")).value_or(0);
     if (experts % groups != 0) return unsound(arch_key("expert_group_count"), "does not divide expert_count");
@@ -735,19 +683,16 @@ Status GgufFile::check_weights(uint64_t embedding_length) const {
   const GgufTensor* input = tensor("token_embd.weight");
   if (input == nullptr) return unsound("token_embd.weight", "the tensor is absent");
   if (input->dims.size() != 2 || input->dims[0] != static_cast<int64_t>(embedding_length)) {
-    return unsound("token_embd.weight",
-                   "rows must have embedding_length = " + std::to_string(embedding_length) + " elements");
+    return unsound("token_embd.weight", "rows must have embedding_length = " + std::to_string(embedding_length) + " elements");
   }
   const GgufTensor* output = tensor("output.weight");
-  if (output != nullptr && output->dims != input->dims)
-    return unsound("output.weight", "the shape differs from token_embd.weight");
+  if (output != nullptr && output->dims != input->dims) return unsound("output.weight", "the shape differs from token_embd.weight");
 
   for (const GgufTensor& weight : tensors_) {
     const std::string_view name = weight.name;
     const bool added = name.ends_with("norm.weight") || name.ends_with(".bias");
     // element-wise operators exist for f32 only; matrix products for no integer type, no f64 and no activation format
-    if (added && weight.ggml_type != kGgmlF32)
-      return unsound(name, "must be f32, found type " + std::to_string(weight.ggml_type));
+    if (added && weight.ggml_type != kGgmlF32) return unsound(name, "must be f32, found type " + std::to_string(weight.ggml_type));
     const bool integral = weight.ggml_type >= kGgmlI8 && weight.ggml_type <= kGgmlI64;
     const bool matrix = weight.dims.size() == 2 && name.ends_with(".weight");
     if (matrix && (integral || weight.ggml_type == kGgmlF64 || weight.ggml_type == kGgmlQ8K)) {
@@ -765,8 +710,7 @@ Status GgufFile::check_tokenizer() const {
   const uint64_t vocab = tokens->size();
   const int64_t rows = tensor("token_embd.weight")->dims[1];
   if (vocab > kInt32Max || static_cast<int64_t>(vocab) != rows) {
-    return unsound("tokenizer.ggml.tokens",
-                   std::to_string(vocab) + " tokens, but token_embd.weight has " + std::to_string(rows) + " rows");
+    return unsound("tokenizer.ggml.tokens", std::to_string(vocab) + " tokens, but token_embd.weight has " + std::to_string(rows) + " rows");
   }
   std::unordered_set<std::string_view> seen;
   seen.reserve(tokens->size());
@@ -793,12 +737,10 @@ Status GgufFile::check_tokenizer() const {
   constexpr std::string_view kTokenType = "tokenizer.ggml.token_type";
   if (const Entry* types = find(kTokenType); types != nullptr) {
     constexpr uint64_t kByteToken = 6;
-    if (!types->array || types->type != kI32 || types->count != vocab)
-      return unsound(kTokenType, "must be one i32 for each token");
+    if (!types->array || types->type != kI32 || types->count != vocab) return unsound(kTokenType, "must be one i32 for each token");
     for (uint64_t id = 0; id < vocab; ++id) {
       const std::optional<uint64_t> type = element_as_unsigned(*types, id);
-      if (!type || *type > kByteToken)
-        return unsound(kTokenType, "token " + std::to_string(id) + " has an unknown type");
+      if (!type || *type > kByteToken) return unsound(kTokenType, "token " + std::to_string(id) + " has an unknown type");
       if (*type == kByteToken && (*model == "bert" || !ends_with_byte_escape((*tokens)[static_cast<size_t>(id)]))) {
         return unsound(kTokenType, "token " + std::to_string(id) + " is marked as a byte but is not spelled <0x..>");
       }
@@ -840,8 +782,7 @@ Status GgufFile::check_special_tokens(std::string_view model, uint64_t vocab) co
       {"bert", 101, std::nullopt, true, false},
       {"t5", std::nullopt, 1, false, true},
   }};
-  const auto known =
-      std::find_if(kDefaults.begin(), kDefaults.end(), [&](const Defaults& d) { return d.model == model; });
+  const auto known = std::find_if(kDefaults.begin(), kDefaults.end(), [&](const Defaults& d) { return d.model == model; });
   const Defaults defaults = known == kDefaults.end() ? Defaults{} : *known;
   const auto missing = [&](std::string_view name, std::optional<uint64_t> fallback, bool added) {
     const std::string prefix = "tokenizer.ggml.";

@@ -1,5 +1,6 @@
 // The part of llama.cpp's C API that latentwire calls, declared by ourselves: opaque handles, four structs passed by value, and one list of
-// functions that `Runtime` resolves with dlsym. scripts/check-llama-headers.mjs holds every line against the real headers of the pinned release.
+// functions that `Runtime` resolves with dlsym. scripts/check-llama-headers.mjs holds every line against the real headers of the pinned
+// release.
 #pragma once
 
 #include <cstddef>
@@ -145,84 +146,84 @@ struct ggml_type_traits {
 };
 
 // X(name, result, (arguments))
-#define LATENTWIRE_LLAMA_FUNCTIONS(X)                                                                                       \
-  X(llama_version, const char*, (void))                                                                                     \
-  X(ggml_version, const char*, (void))                                                                                      \
-  X(llama_model_default_params, llama_model_params, (void))                                                                 \
-  X(llama_context_default_params, llama_context_params, (void))                                                             \
-  X(llama_sampler_chain_default_params, llama_sampler_chain_params, (void))                                                 \
-  X(llama_backend_init, void, (void))                                                                                       \
-  X(llama_log_set, void, (ggml_log_callback, void*))                                                                        \
-  X(ggml_set_abort_callback, ggml_abort_callback_t, (ggml_abort_callback_t))                                                \
-  X(ggml_backend_load_all_from_path, void, (const char*))                                                                   \
-  X(ggml_backend_dev_count, size_t, (void))                                                                                 \
-  X(ggml_backend_dev_get, ggml_backend_dev_t, (size_t))                                                                     \
-  X(ggml_backend_dev_name, const char*, (ggml_backend_dev_t))                                                               \
-  X(ggml_backend_dev_description, const char*, (ggml_backend_dev_t))                                                        \
-  X(ggml_get_type_traits, const ggml_type_traits*, (ggml_type))                                                             \
-  X(ggml_row_size, size_t, (ggml_type, int64_t))                                                                            \
-  X(llama_model_load_from_file, llama_model*, (const char*, llama_model_params))                                            \
-  X(llama_model_free, void, (llama_model*))                                                                                 \
-  X(llama_model_get_vocab, const llama_vocab*, (const llama_model*))                                                        \
-  X(llama_model_rope_type, llama_rope_type, (const llama_model*))                                                           \
-  X(llama_model_n_ctx_train, int32_t, (const llama_model*))                                                                 \
-  X(llama_model_n_embd, int32_t, (const llama_model*))                                                                      \
-  X(llama_model_n_embd_inp, int32_t, (const llama_model*))                                                                  \
-  X(llama_model_n_embd_out, int32_t, (const llama_model*))                                                                  \
-  X(llama_model_n_layer, int32_t, (const llama_model*))                                                                     \
-  X(llama_model_n_head, int32_t, (const llama_model*))                                                                      \
-  X(llama_model_n_head_kv, int32_t, (const llama_model*))                                                                   \
-  X(llama_model_n_swa, int32_t, (const llama_model*))                                                                       \
-  X(llama_model_meta_val_str, int32_t, (const llama_model*, const char*, char*, size_t))                                    \
-  X(llama_model_desc, int32_t, (const llama_model*, char*, size_t))                                                         \
-  X(llama_model_size, uint64_t, (const llama_model*))                                                                       \
-  X(llama_model_chat_template, const char*, (const llama_model*, const char*))                                              \
-  X(llama_model_n_params, uint64_t, (const llama_model*))                                                                   \
-  X(llama_model_has_encoder, bool, (const llama_model*))                                                                    \
-  X(llama_model_has_decoder, bool, (const llama_model*))                                                                    \
-  X(llama_model_is_recurrent, bool, (const llama_model*))                                                                   \
-  X(llama_model_is_hybrid, bool, (const llama_model*))                                                                      \
-  X(llama_model_is_diffusion, bool, (const llama_model*))                                                                   \
-  X(llama_init_from_model, llama_context*, (llama_model*, llama_context_params))                                            \
-  X(llama_free, void, (llama_context*))                                                                                     \
-  X(llama_n_ctx, uint32_t, (const llama_context*))                                                                          \
-  X(llama_n_ubatch, uint32_t, (const llama_context*))                                                                       \
-  X(llama_n_seq_max, uint32_t, (const llama_context*))                                                                      \
-  X(llama_get_memory, llama_memory_t, (const llama_context*))                                                               \
-  X(llama_set_embeddings, void, (llama_context*, bool))                                                                     \
-  X(llama_set_abort_callback, void, (llama_context*, ggml_abort_callback, void*))                                           \
-  X(llama_synchronize, void, (llama_context*))                                                                              \
-  X(llama_decode, int32_t, (llama_context*, llama_batch))                                                                   \
-  X(llama_get_logits_ith, float*, (llama_context*, int32_t))                                                                \
-  X(llama_get_embeddings_ith, float*, (llama_context*, int32_t))                                                            \
-  X(llama_memory_seq_rm, bool, (llama_memory_t, llama_seq_id, llama_pos, llama_pos))                                        \
-  X(llama_memory_seq_cp, void, (llama_memory_t, llama_seq_id, llama_seq_id, llama_pos, llama_pos))                          \
-  X(llama_memory_seq_add, void, (llama_memory_t, llama_seq_id, llama_pos, llama_pos, llama_pos))                            \
-  X(llama_memory_can_shift, bool, (llama_memory_t))                                                                         \
-  X(llama_state_seq_get_size, size_t, (llama_context*, llama_seq_id))                                                       \
-  X(llama_state_seq_get_data, size_t, (llama_context*, uint8_t*, size_t, llama_seq_id))                                     \
-  X(llama_state_seq_set_data, size_t, (llama_context*, const uint8_t*, size_t, llama_seq_id))                               \
-  X(llama_vocab_n_tokens, int32_t, (const llama_vocab*))                                                                    \
-  X(llama_vocab_is_eog, bool, (const llama_vocab*, llama_token))                                                            \
-  X(llama_vocab_is_control, bool, (const llama_vocab*, llama_token))                                                        \
-  X(llama_vocab_bos, llama_token, (const llama_vocab*))                                                                     \
-  X(llama_vocab_eos, llama_token, (const llama_vocab*))                                                                     \
-  X(llama_vocab_eot, llama_token, (const llama_vocab*))                                                                     \
-  X(llama_vocab_get_add_bos, bool, (const llama_vocab*))                                                                    \
-  X(llama_tokenize, int32_t, (const llama_vocab*, const char*, int32_t, llama_token*, int32_t, bool, bool))                 \
-  X(llama_token_to_piece, int32_t, (const llama_vocab*, llama_token, char*, int32_t, int32_t, bool))                        \
-  X(llama_detokenize, int32_t, (const llama_vocab*, const llama_token*, int32_t, char*, int32_t, bool, bool))               \
-  X(llama_sampler_chain_init, llama_sampler*, (llama_sampler_chain_params))                                                 \
-  X(llama_sampler_chain_add, void, (llama_sampler*, llama_sampler*))                                                        \
-  X(llama_sampler_init_dist, llama_sampler*, (uint32_t))                                                                    \
-  X(llama_sampler_init_greedy, llama_sampler*, (void))                                                                      \
-  X(llama_sampler_init_top_k, llama_sampler*, (int32_t))                                                                    \
-  X(llama_sampler_init_top_p, llama_sampler*, (float, size_t))                                                              \
-  X(llama_sampler_init_min_p, llama_sampler*, (float, size_t))                                                              \
-  X(llama_sampler_init_temp, llama_sampler*, (float))                                                                       \
-  X(llama_sampler_init_penalties, llama_sampler*, (int32_t, int32_t, float, float, float))                                  \
-  X(llama_sampler_apply, void, (llama_sampler*, llama_token_data_array*))                                                   \
-  X(llama_sampler_accept, void, (llama_sampler*, llama_token))                                                              \
+#define LATENTWIRE_LLAMA_FUNCTIONS(X)                                                                         \
+  X(llama_version, const char*, (void))                                                                       \
+  X(ggml_version, const char*, (void))                                                                        \
+  X(llama_model_default_params, llama_model_params, (void))                                                   \
+  X(llama_context_default_params, llama_context_params, (void))                                               \
+  X(llama_sampler_chain_default_params, llama_sampler_chain_params, (void))                                   \
+  X(llama_backend_init, void, (void))                                                                         \
+  X(llama_log_set, void, (ggml_log_callback, void*))                                                          \
+  X(ggml_set_abort_callback, ggml_abort_callback_t, (ggml_abort_callback_t))                                  \
+  X(ggml_backend_load_all_from_path, void, (const char*))                                                     \
+  X(ggml_backend_dev_count, size_t, (void))                                                                   \
+  X(ggml_backend_dev_get, ggml_backend_dev_t, (size_t))                                                       \
+  X(ggml_backend_dev_name, const char*, (ggml_backend_dev_t))                                                 \
+  X(ggml_backend_dev_description, const char*, (ggml_backend_dev_t))                                          \
+  X(ggml_get_type_traits, const ggml_type_traits*, (ggml_type))                                               \
+  X(ggml_row_size, size_t, (ggml_type, int64_t))                                                              \
+  X(llama_model_load_from_file, llama_model*, (const char*, llama_model_params))                              \
+  X(llama_model_free, void, (llama_model*))                                                                   \
+  X(llama_model_get_vocab, const llama_vocab*, (const llama_model*))                                          \
+  X(llama_model_rope_type, llama_rope_type, (const llama_model*))                                             \
+  X(llama_model_n_ctx_train, int32_t, (const llama_model*))                                                   \
+  X(llama_model_n_embd, int32_t, (const llama_model*))                                                        \
+  X(llama_model_n_embd_inp, int32_t, (const llama_model*))                                                    \
+  X(llama_model_n_embd_out, int32_t, (const llama_model*))                                                    \
+  X(llama_model_n_layer, int32_t, (const llama_model*))                                                       \
+  X(llama_model_n_head, int32_t, (const llama_model*))                                                        \
+  X(llama_model_n_head_kv, int32_t, (const llama_model*))                                                     \
+  X(llama_model_n_swa, int32_t, (const llama_model*))                                                         \
+  X(llama_model_meta_val_str, int32_t, (const llama_model*, const char*, char*, size_t))                      \
+  X(llama_model_desc, int32_t, (const llama_model*, char*, size_t))                                           \
+  X(llama_model_size, uint64_t, (const llama_model*))                                                         \
+  X(llama_model_chat_template, const char*, (const llama_model*, const char*))                                \
+  X(llama_model_n_params, uint64_t, (const llama_model*))                                                     \
+  X(llama_model_has_encoder, bool, (const llama_model*))                                                      \
+  X(llama_model_has_decoder, bool, (const llama_model*))                                                      \
+  X(llama_model_is_recurrent, bool, (const llama_model*))                                                     \
+  X(llama_model_is_hybrid, bool, (const llama_model*))                                                        \
+  X(llama_model_is_diffusion, bool, (const llama_model*))                                                     \
+  X(llama_init_from_model, llama_context*, (llama_model*, llama_context_params))                              \
+  X(llama_free, void, (llama_context*))                                                                       \
+  X(llama_n_ctx, uint32_t, (const llama_context*))                                                            \
+  X(llama_n_ubatch, uint32_t, (const llama_context*))                                                         \
+  X(llama_n_seq_max, uint32_t, (const llama_context*))                                                        \
+  X(llama_get_memory, llama_memory_t, (const llama_context*))                                                 \
+  X(llama_set_embeddings, void, (llama_context*, bool))                                                       \
+  X(llama_set_abort_callback, void, (llama_context*, ggml_abort_callback, void*))                             \
+  X(llama_synchronize, void, (llama_context*))                                                                \
+  X(llama_decode, int32_t, (llama_context*, llama_batch))                                                     \
+  X(llama_get_logits_ith, float*, (llama_context*, int32_t))                                                  \
+  X(llama_get_embeddings_ith, float*, (llama_context*, int32_t))                                              \
+  X(llama_memory_seq_rm, bool, (llama_memory_t, llama_seq_id, llama_pos, llama_pos))                          \
+  X(llama_memory_seq_cp, void, (llama_memory_t, llama_seq_id, llama_seq_id, llama_pos, llama_pos))            \
+  X(llama_memory_seq_add, void, (llama_memory_t, llama_seq_id, llama_pos, llama_pos, llama_pos))              \
+  X(llama_memory_can_shift, bool, (llama_memory_t))                                                           \
+  X(llama_state_seq_get_size, size_t, (llama_context*, llama_seq_id))                                         \
+  X(llama_state_seq_get_data, size_t, (llama_context*, uint8_t*, size_t, llama_seq_id))                       \
+  X(llama_state_seq_set_data, size_t, (llama_context*, const uint8_t*, size_t, llama_seq_id))                 \
+  X(llama_vocab_n_tokens, int32_t, (const llama_vocab*))                                                      \
+  X(llama_vocab_is_eog, bool, (const llama_vocab*, llama_token))                                              \
+  X(llama_vocab_is_control, bool, (const llama_vocab*, llama_token))                                          \
+  X(llama_vocab_bos, llama_token, (const llama_vocab*))                                                       \
+  X(llama_vocab_eos, llama_token, (const llama_vocab*))                                                       \
+  X(llama_vocab_eot, llama_token, (const llama_vocab*))                                                       \
+  X(llama_vocab_get_add_bos, bool, (const llama_vocab*))                                                      \
+  X(llama_tokenize, int32_t, (const llama_vocab*, const char*, int32_t, llama_token*, int32_t, bool, bool))   \
+  X(llama_token_to_piece, int32_t, (const llama_vocab*, llama_token, char*, int32_t, int32_t, bool))          \
+  X(llama_detokenize, int32_t, (const llama_vocab*, const llama_token*, int32_t, char*, int32_t, bool, bool)) \
+  X(llama_sampler_chain_init, llama_sampler*, (llama_sampler_chain_params))                                   \
+  X(llama_sampler_chain_add, void, (llama_sampler*, llama_sampler*))                                          \
+  X(llama_sampler_init_dist, llama_sampler*, (uint32_t))                                                      \
+  X(llama_sampler_init_greedy, llama_sampler*, (void))                                                        \
+  X(llama_sampler_init_top_k, llama_sampler*, (int32_t))                                                      \
+  X(llama_sampler_init_top_p, llama_sampler*, (float, size_t))                                                \
+  X(llama_sampler_init_min_p, llama_sampler*, (float, size_t))                                                \
+  X(llama_sampler_init_temp, llama_sampler*, (float))                                                         \
+  X(llama_sampler_init_penalties, llama_sampler*, (int32_t, int32_t, float, float, float))                    \
+  X(llama_sampler_apply, void, (llama_sampler*, llama_token_data_array*))                                     \
+  X(llama_sampler_accept, void, (llama_sampler*, llama_token))                                                \
   X(llama_sampler_free, void, (llama_sampler*))
 
 // Resolved entry points; filled by Runtime and constant afterwards.

@@ -55,7 +55,8 @@ struct ProbeContext {
 
   std::vector<float> logits(Batch& batch, int32_t vocabulary) {
     api.llama_memory_seq_rm(api.llama_get_memory(context), 0, -1, -1);
-    if (api.llama_decode(context, batch.view()) != 0) fail(Code::engine_self_test, "the self-test could not decode: " + Runtime::take_log());
+    if (api.llama_decode(context, batch.view()) != 0)
+      fail(Code::engine_self_test, "the self-test could not decode: " + Runtime::take_log());
     const float* row = api.llama_get_logits_ith(context, batch.rows() - 1);
     if (row == nullptr) fail(Code::engine_self_test, "the self-test got no logits");
     return {row, row + vocabulary};
@@ -152,8 +153,8 @@ void Model::refuse_unsupported() const {
   if (info_.vocabulary_size <= 0 || input_ == nullptr) refuse("no vocabulary or no token embeddings");
 }
 
-// Rows are what agents hand over, so they must enter the model exactly where tokens do. Families differ in what they multiply a token's row by
-// (1, sqrt(d), a value in the file); the right scale is the one under which rows and ids give the same logits, bit for bit.
+// Rows are what agents hand over, so they must enter the model exactly where tokens do. Families differ in what they multiply a token's row
+// by (1, sqrt(d), a value in the file); the right scale is the one under which rows and ids give the same logits, bit for bit.
 void Model::calibrate() {
   const int32_t d = info_.embedding_length;
   std::vector<int32_t> tokens;
@@ -178,12 +179,14 @@ void Model::calibrate() {
       rows.add_row(row.data(), i, 0, i == 3);
     }
     if (probe.logits(rows, info_.vocabulary_size) == want) {
-      const double mean = mean_row_norm(info_.vocabulary_size, d, [&](int64_t first, int64_t count, float* out) { read_rows(*input_, first, count, out); });
+      const double mean =
+          mean_row_norm(info_.vocabulary_size, d, [&](int64_t first, int64_t count, float* out) { read_rows(*input_, first, count, out); });
       info_.alpha = static_cast<float>(mean * static_cast<double>(scale));
       return;
     }
   }
-  fail(Code::engine_self_test, info_.architecture + ": input rows never gave the logits of their token ids, so latents would be read wrongly");
+  fail(Code::engine_self_test,
+       info_.architecture + ": input rows never gave the logits of their token ids, so latents would be read wrongly");
 }
 
 std::optional<std::string> Model::metadata(const std::string& key) const { return file_->string(key); }
@@ -193,10 +196,12 @@ std::vector<int32_t> Model::tokenize(const std::string& text, bool add_special, 
   std::vector<int32_t> tokens(text.size() + 8);
   int32_t count = 0;
   try {
-    count = api_.llama_tokenize(vocabulary_, text.data(), length, tokens.data(), static_cast<int32_t>(tokens.size()), add_special, parse_special);
+    count = api_.llama_tokenize(vocabulary_, text.data(), length, tokens.data(), static_cast<int32_t>(tokens.size()), add_special,
+                                parse_special);
     if (count < 0 && count != INT32_MIN) {
       tokens.resize(static_cast<size_t>(-count));
-      count = api_.llama_tokenize(vocabulary_, text.data(), length, tokens.data(), static_cast<int32_t>(tokens.size()), add_special, parse_special);
+      count = api_.llama_tokenize(vocabulary_, text.data(), length, tokens.data(), static_cast<int32_t>(tokens.size()), add_special,
+                                  parse_special);
     }
   } catch (const std::exception& error) {
     // a vocabulary without byte tokens throws on characters it does not know
@@ -257,7 +262,8 @@ std::shared_ptr<Tensor> Model::matrix(bool output) const {
   const GgufTensor* tensor = output ? output_ : input_;
   if (tensor == nullptr) return nullptr;
   std::shared_ptr<Tensor> matrix;
-  if (Status status = Tensor::create(Dtype::f32, {info_.vocabulary_size, info_.embedding_length}, &matrix); !status.ok()) throw Failure(std::move(status));
+  if (Status status = Tensor::create(Dtype::f32, {info_.vocabulary_size, info_.embedding_length}, &matrix); !status.ok())
+    throw Failure(std::move(status));
   read_rows(*tensor, 0, info_.vocabulary_size, matrix->f32());
   return matrix;
 }
@@ -265,9 +271,12 @@ std::shared_ptr<Tensor> Model::matrix(bool output) const {
 std::shared_ptr<Tensor> Model::solve_alignment(double lambda, const std::atomic<bool>& cancel) const {
   const int64_t d = info_.embedding_length;
   const RowReader input = [&](int64_t first, int64_t count, float* out) { read_rows(*input_, first, count, out); };
-  const RowReader output = [&](int64_t first, int64_t count, float* out) { read_rows(output_ == nullptr ? *input_ : *output_, first, count, out); };
+  const RowReader output = [&](int64_t first, int64_t count, float* out) {
+    read_rows(output_ == nullptr ? *input_ : *output_, first, count, out);
+  };
   std::vector<float> w;
-  if (Status status = latentwire::solve_alignment(info_.vocabulary_size, d, output, input, lambda, cancel, &w); !status.ok()) throw Failure(std::move(status));
+  if (Status status = latentwire::solve_alignment(info_.vocabulary_size, d, output, input, lambda, cancel, &w); !status.ok())
+    throw Failure(std::move(status));
   std::shared_ptr<Tensor> tensor;
   if (Status status = Tensor::create(Dtype::f32, {d, d}, &tensor); !status.ok()) throw Failure(std::move(status));
   std::memcpy(tensor->f32(), w.data(), w.size() * sizeof(float));

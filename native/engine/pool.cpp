@@ -22,7 +22,10 @@ auto Pool::guarded(const char* what, Call&& call) {
 }
 
 Pool::Pool(std::shared_ptr<Model> model, const Options& options)
-    : model_(std::move(model)), options_(options), api_(model_->api()), batch_(model_->info().embedding_length, model_->positions_per_row()) {
+    : model_(std::move(model)),
+      options_(options),
+      api_(model_->api()),
+      batch_(model_->info().embedding_length, model_->positions_per_row()) {
   open_context();
   row_.resize(static_cast<size_t>(model_->info().embedding_length));
   scratch_ = options_.max_sequences;
@@ -68,8 +71,8 @@ void Pool::open_context() {
   can_shift_ = model_->rope_can_shift() && api_.llama_memory_can_shift(memory_);
 }
 
-// Two tokens through the scratch sequence: the growth of the state is the exact size of a position, and the bytes are the layout that imports are
-// held against. A cache of another layout (sliding window, latent attention) still works, but its state is not copied.
+// Two tokens through the scratch sequence: the growth of the state is the exact size of a position, and the bytes are the layout that
+// imports are held against. A cache of another layout (sliding window, latent attention) still works, but its state is not copied.
 void Pool::prove_layout() {
   size_t sizes[2] = {0, 0};
   for (int32_t i = 0; i < 2; i++) {
@@ -204,7 +207,8 @@ bool Pool::must_stop(const Request& request) const {
 }
 
 bool Pool::abort_now() const {
-  return closed_.load(std::memory_order_relaxed) || std::any_of(decoding_.begin(), decoding_.end(), [&](const Request* r) { return must_stop(*r); });
+  return closed_.load(std::memory_order_relaxed) ||
+         std::any_of(decoding_.begin(), decoding_.end(), [&](const Request* r) { return must_stop(*r); });
 }
 
 void Pool::retire_cancelled() {
@@ -242,8 +246,8 @@ bool Pool::advance(Request& request) {
   return false;
 }
 
-// Single rows (steps) always go; what is left of the micro-batch is shared among the prefills, the highest priority first. A lower priority keeps
-// an eighth, so nobody starves.
+// Single rows (steps) always go; what is left of the micro-batch is shared among the prefills, the highest priority first. A lower priority
+// keeps an eighth, so nobody starves.
 void Pool::plan() {
   plain_.rows.clear();
   with_hidden_.rows.clear();
@@ -266,7 +270,8 @@ void Pool::plan() {
     int32_t share = classes_left > 0 ? budget - budget / 8 : budget;
     size_t members_left = requests.size();
     for (Request* request : requests) {
-      const int32_t rows = std::min(request->feed.left(), (share + static_cast<int32_t>(members_left) - 1) / static_cast<int32_t>(members_left));
+      const int32_t rows =
+          std::min(request->feed.left(), (share + static_cast<int32_t>(members_left) - 1) / static_cast<int32_t>(members_left));
       members_left--;
       plan_request(*request, rows);
       share -= rows;
@@ -288,8 +293,9 @@ void Pool::plan_request(Request& request, int32_t count) {
 bool Pool::decode(Group& group) {
   batch_.clear();
   decoding_.clear();
-  const bool as_rows = std::any_of(group.rows.begin(), group.rows.end(),
-                                   [](const Placed& p) { return p.request->feed.entries.tokens[static_cast<size_t>(p.entry)] == row_entry; });
+  const bool as_rows = std::any_of(group.rows.begin(), group.rows.end(), [](const Placed& p) {
+    return p.request->feed.entries.tokens[static_cast<size_t>(p.entry)] == row_entry;
+  });
   const auto d = static_cast<ptrdiff_t>(model_->info().embedding_length);
   for (size_t i = 0; i < group.rows.size(); i++) {
     Placed& placed = group.rows[i];
@@ -339,8 +345,9 @@ bool Pool::decode(Group& group) {
   constexpr int32_t aborted = 2;
   // aborted: those that asked for it retire at the next tick, their batch-mates are decoded again
   if (result == aborted) return false;
-  const Status status = result == no_room ? Status::fail(Code::context_overflow, "the cache has no room for this batch")
-                                          : Status::fail(Code::engine_failed, "llama_decode returned " + std::to_string(result) + ": " + Runtime::take_log());
+  const Status status =
+      result == no_room ? Status::fail(Code::context_overflow, "the cache has no room for this batch")
+                        : Status::fail(Code::engine_failed, "llama_decode returned " + std::to_string(result) + ": " + Runtime::take_log());
   std::vector<Request*> failed;
   for (const Placed& placed : group.rows) {
     if (std::find(failed.begin(), failed.end(), placed.request) == failed.end()) failed.push_back(placed.request);
@@ -460,11 +467,12 @@ void Pool::poison(const std::string& reason) {
 void Pool::require_room(const SequenceState& sequence, int64_t entries) const {
   const int64_t position = sequence.next();
   if (position + entries > context_length_) {
-    fail(Code::context_overflow, "needs positions up to " + std::to_string(position + entries) + ", the context has " + std::to_string(context_length_));
+    fail(Code::context_overflow,
+         "needs positions up to " + std::to_string(position + entries) + ", the context has " + std::to_string(context_length_));
   }
   if (ledger_.used() + entries > context_length_) {
-    fail(Code::context_overflow, "needs " + std::to_string(entries) + " cells, the pool has " + std::to_string(context_length_ - ledger_.used()) +
-                                     " of " + std::to_string(context_length_) + " free");
+    fail(Code::context_overflow, "needs " + std::to_string(entries) + " cells, the pool has " +
+                                     std::to_string(context_length_ - ledger_.used()) + " of " + std::to_string(context_length_) + " free");
   }
 }
 
@@ -546,13 +554,15 @@ std::vector<uint8_t> Pool::export_state(const SequenceState& s) {
   });
 }
 
-// A private copy of the source's cells under the scratch id. Cells are shared after seq_cp, and shifting shared cells would move every holder.
+// A private copy of the source's cells under the scratch id. Cells are shared after seq_cp, and shifting shared cells would move every
+// holder.
 void Pool::copy_to_scratch(const SequenceState& source) {
   if (ledger_.used() + source.log.size() > context_length_) {
     fail(Code::context_overflow, "copying " + std::to_string(source.log.size()) + " cells needs more than the pool has free");
   }
   const std::vector<uint8_t> state = export_state(source);
-  const size_t read = guarded("llama_state_seq_set_data", [&] { return api_.llama_state_seq_set_data(context_, state.data(), state.size(), scratch_); });
+  const size_t read =
+      guarded("llama_state_seq_set_data", [&] { return api_.llama_state_seq_set_data(context_, state.data(), state.size(), scratch_); });
   if (read != state.size()) {
     clear_scratch();
     fail(Code::context_overflow, "the cache has no room for a private copy");
@@ -574,11 +584,12 @@ void Pool::make_private(SequenceState& s) {
   }
 }
 
-// Concatenation without recompute: the source's keys are rotated on to follow the target. The source never attended to the target, so this is
-// block-diagonal attention, an approximation of having read both.
+// Concatenation without recompute: the source's keys are rotated on to follow the target. The source never attended to the target, so this
+// is block-diagonal attention, an approximation of having read both.
 void Pool::append_shifted(SequenceState& target, SequenceState& source) {
-  if (!can_shift_) fail(Code::position_scheme, "cached keys of this model cannot be moved (" + model_->info().rope + " RoPE, scaling " +
-                                                    model_->info().rope_scaling + "); append by recompute");
+  if (!can_shift_)
+    fail(Code::position_scheme, "cached keys of this model cannot be moved (" + model_->info().rope + " RoPE, scaling " +
+                                    model_->info().rope_scaling + "); append by recompute");
   if (!target.contiguous || !source.contiguous) fail(Code::position_scheme, "a sequence with gaps in its positions cannot be joined");
   if (source.log.size() == 0) return;
   require_room(target, source.log.size());
@@ -601,8 +612,8 @@ void Pool::append_shifted(SequenceState& target, SequenceState& source) {
   target.publish();
 }
 
-// Removes entries [from, to). Re-anchored, the rest moves down and its keys are rotated back; else the positions keep their gap and the sequence
-// says so.
+// Removes entries [from, to). Re-anchored, the rest moves down and its keys are rotated back; else the positions keep their gap and the
+// sequence says so.
 void Pool::drop(SequenceState& s, int32_t from, int32_t to, bool reanchor) {
   const int32_t size = s.log.size();
   if (from >= to) return;
@@ -637,19 +648,22 @@ void Pool::drop(SequenceState& s, int32_t from, int32_t to, bool reanchor) {
   s.publish();
 }
 
-// Validated whole before llama.cpp sees a byte, read into the scratch sequence, and committed by sharing its cells: on any failure the old content
-// of `s` is as it was.
+// Validated whole before llama.cpp sees a byte, read into the scratch sequence, and committed by sharing its cells: on any failure the old
+// content of `s` is as it was.
 void Pool::import_state(SequenceState& s, const std::vector<uint8_t>& state, Entries log) {
   if (!geometry_) fail(Code::model_unsupported, "the state of this cache layout cannot be copied: " + layout_refusal_);
   StateSummary summary;
   if (Status status = inspect_state(state.data(), state.size(), *geometry_, &summary); !status.ok()) throw Failure(std::move(status));
   if (static_cast<int64_t>(summary.positions.size()) != log.size()) {
-    fail(Code::state_format, "the state holds " + std::to_string(summary.positions.size()) + " cells, its log " + std::to_string(log.size()));
+    fail(Code::state_format,
+         "the state holds " + std::to_string(summary.positions.size()) + " cells, its log " + std::to_string(log.size()));
   }
   std::vector<int32_t> positions = summary.positions;
   std::sort(positions.begin(), positions.end());
-  if (ledger_.used() + log.size() > context_length_) fail(Code::context_overflow, "the pool has no room for " + std::to_string(log.size()) + " more cells");
-  const size_t read = guarded("llama_state_seq_set_data", [&] { return api_.llama_state_seq_set_data(context_, state.data(), state.size(), scratch_); });
+  if (ledger_.used() + log.size() > context_length_)
+    fail(Code::context_overflow, "the pool has no room for " + std::to_string(log.size()) + " more cells");
+  const size_t read =
+      guarded("llama_state_seq_set_data", [&] { return api_.llama_state_seq_set_data(context_, state.data(), state.size(), scratch_); });
   if (read != state.size()) {
     clear_scratch();
     fail(Code::state_format, "llama.cpp read " + std::to_string(read) + " of " + std::to_string(state.size()) + " bytes");

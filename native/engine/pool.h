@@ -1,6 +1,6 @@
-// One llama.cpp context and the one thread that drives it. Requests of all sequences are cut into rows; each tick the scheduler puts the rows
-// that are ready (prefill chunks, token steps, latent steps) into at most two decode calls of one micro-batch each: one that needs logits only,
-// and one whose hidden states are wanted, because llama.cpp would otherwise make every prefill row an output.
+// One llama.cpp context and the one thread that drives it. Requests of all sequences are cut into rows; each tick the scheduler puts the
+// rows that are ready (prefill chunks, token steps, latent steps) into at most two decode calls of one micro-batch each: one that needs
+// logits only, and one whose hidden states are wanted, because llama.cpp would otherwise make every prefill row an output.
 #pragma once
 
 #include <condition_variable>

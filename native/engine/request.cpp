@@ -69,7 +69,8 @@ bool GenerateRequest::advance(Pool& pool) {
     return true;
   }
   pool.require_room(s, 1);
-  if (std::any_of(s.logits.begin(), s.logits.end(), [](float x) { return std::isnan(x); })) fail(Code::non_finite, "the logits are not numbers");
+  if (std::any_of(s.logits.begin(), s.logits.end(), [](float x) { return std::isnan(x); }))
+    fail(Code::non_finite, "the logits are not numbers");
   if (!sampler_) sampler_ = std::make_unique<Sampler>(pool.model(), sampling, s.log.tokens);
   const int32_t token = sampler_->sample(s.logits);
   tokens++;

@@ -1,5 +1,6 @@
-// The operations on sequences as small state machines. The scheduler calls `advance` when a request's feed is used up: it either sets the next
-// feed (entries to decode) or says that it is done. Everything here runs on the scheduler thread, except the fields set before `submit`.
+// The operations on sequences as small state machines. The scheduler calls `advance` when a request's feed is used up: it either sets the
+// next feed (entries to decode) or says that it is done. Everything here runs on the scheduler thread, except the fields set before
+// `submit`.
 #pragma once
 
 #include <functional>

@@ -34,7 +34,8 @@ void keep_log(int level, const char* text, void*) {
   if (log_tail.size() > limit) log_tail.erase(0, log_tail.size() - limit);
 }
 
-// A failed assertion would end the process. Thrown on the calling thread it unwinds to our try/catch instead, and the caller poisons its pool.
+// A failed assertion would end the process. Thrown on the calling thread it unwinds to our try/catch instead, and the caller poisons its
+// pool.
 void throw_on_abort(const char* message) { fail(Code::engine_failed, message == nullptr ? "llama.cpp aborted" : message); }
 
 // Calls `defaults` into memory filled with `fill` and returns that memory. The result is bigger than any real struct, so that the callee's
@@ -72,7 +73,8 @@ const Runtime& Runtime::load(const std::string& directory) {
   if (error) fail(Code::engine_not_found, "no llama.cpp folder at " + directory + ": " + error.message());
   if (loaded) {
     if (loaded->directory_ != canonical) {
-      fail(Code::engine_collision, "llama.cpp is already loaded from " + loaded->directory_ + "; one process holds one engine, not also " + canonical);
+      fail(Code::engine_collision,
+           "llama.cpp is already loaded from " + loaded->directory_ + "; one process holds one engine, not also " + canonical);
     }
     return *loaded;
   }
@@ -135,8 +137,8 @@ void Runtime::check_versions() const {
   const std::string llama = api_.llama_version();
   const std::string ggml = api_.ggml_version();
   if (!llama.starts_with(llama_release) || ggml != ggml_release) {
-    fail(Code::engine_version, "need llama.cpp " + std::string(llama_release) + " with ggml " + ggml_release + ", found " + llama + " with ggml " + ggml +
-                                   " in " + directory_);
+    fail(Code::engine_version, "need llama.cpp " + std::string(llama_release) + " with ggml " + ggml_release + ", found " + llama +
+                                   " with ggml " + ggml + " in " + directory_);
   }
 }
 
@@ -150,7 +152,9 @@ void Runtime::check_neighbours() const {
   };
   const std::string llama = folder_of(reinterpret_cast<void*>(api_.llama_version));
   const std::string ggml = folder_of(reinterpret_cast<void*>(api_.ggml_version));
-  if (llama != ggml) fail(Code::engine_collision, "libllama from " + llama + " was bound to ggml from " + ggml + ": another llama.cpp is loaded in this process");
+  if (llama != ggml)
+    fail(Code::engine_collision,
+         "libllama from " + llama + " was bound to ggml from " + ggml + ": another llama.cpp is loaded in this process");
 }
 
 void Runtime::check_structs() const {
@@ -162,8 +166,9 @@ void Runtime::check_structs() const {
   }
   const abi::llama_model_params m = api_.llama_model_default_params();
   const abi::llama_context_params c = api_.llama_context_default_params();
-  const bool sane = m.devices == nullptr && m.progress_callback == nullptr && !m.vocab_only && c.n_ctx > 0 && c.n_batch > 0 && c.n_seq_max == 1 &&
-                    c.n_threads > 0 && c.type_k == abi::GGML_TYPE_F16 && c.type_v == abi::GGML_TYPE_F16 && !c.embeddings && c.ctx_other == nullptr;
+  const bool sane = m.devices == nullptr && m.progress_callback == nullptr && !m.vocab_only && c.n_ctx > 0 && c.n_batch > 0 &&
+                    c.n_seq_max == 1 && c.n_threads > 0 && c.type_k == abi::GGML_TYPE_F16 && c.type_v == abi::GGML_TYPE_F16 &&
+                    !c.embeddings && c.ctx_other == nullptr;
   if (!sane) fail(Code::engine_abi, "default parameters of llama.cpp do not look like those of " + std::string(llama_release));
 }
 

@@ -5,14 +5,14 @@
 namespace latentwire {
 
 Sampler::Sampler(const Model& model, const SamplingOptions& options, const std::vector<int32_t>& history) : api_(model.api()) {
-  const bool penalised =
-      options.penalty_window > 0 && (options.repeat_penalty != 1.0F || options.frequency_penalty != 0.0F || options.presence_penalty != 0.0F);
+  const bool penalised = options.penalty_window > 0 &&
+                         (options.repeat_penalty != 1.0F || options.frequency_penalty != 0.0F || options.presence_penalty != 0.0F);
   if (options.temperature <= 0.0F && !penalised) return;
   chain_ = api_.llama_sampler_chain_init(api_.llama_sampler_chain_default_params());
   const auto add = [&](abi::llama_sampler* sampler) { api_.llama_sampler_chain_add(chain_, sampler); };
   if (penalised) {
-    add(api_.llama_sampler_init_penalties(model.info().vocabulary_size, options.penalty_window, options.repeat_penalty, options.frequency_penalty,
-                                          options.presence_penalty));
+    add(api_.llama_sampler_init_penalties(model.info().vocabulary_size, options.penalty_window, options.repeat_penalty,
+                                          options.frequency_penalty, options.presence_penalty));
   }
   if (options.temperature <= 0.0F) {
     add(api_.llama_sampler_init_greedy());

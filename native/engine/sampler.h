@@ -1,5 +1,5 @@
-// Chooses the next token from logits: llama.cpp's own sampler chain, so that temperature, top-k, top-p, min-p and penalties mean what its users
-// expect. Temperature 0 without penalties is a plain argmax (the lowest id wins a tie).
+// Chooses the next token from logits: llama.cpp's own sampler chain, so that temperature, top-k, top-p, min-p and penalties mean what its
+// users expect. Temperature 0 without penalties is a plain argmax (the lowest id wins a tie).
 #pragma once
 
 #include <cstdint>

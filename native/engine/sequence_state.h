@@ -1,5 +1,5 @@
-// What a pool knows of one sequence: the log of what was fed (token ids and latent rows, with positions), the cells it holds, and the outputs of
-// its last position. Owned by the scheduler thread; the atomics are mirrors that any thread may read.
+// What a pool knows of one sequence: the log of what was fed (token ids and latent rows, with positions), the cells it holds, and the
+// outputs of its last position. Owned by the scheduler thread; the atomics are mirrors that any thread may read.
 #pragma once
 
 #include <atomic>

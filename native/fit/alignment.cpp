@@ -26,9 +26,7 @@ int64_t block_rows(int64_t rows, int64_t d) {
   return std::clamp<int64_t>((1 << 18) / std::max<int64_t>(d, 1), 1, std::max<int64_t>(rows, 1));
 }
 
-Status cancelled() {
-  return Status::fail(Code::cancelled, "the alignment was cancelled");
-}
+Status cancelled() { return Status::fail(Code::cancelled, "the alignment was cancelled"); }
 
 }  // namespace
 
@@ -36,8 +34,7 @@ Status solve_alignment(int64_t vocab, int64_t d, const RowReader& output, const 
                        const std::atomic<bool>& cancel, std::vector<float>* w) {
   if (vocab < 1 || d < 1 || d > kMaxDimension)
     return Status::fail(Code::invalid_argument, "an alignment needs at least one row and one dimension");
-  if (!(lambda > 0.0) || !std::isfinite(lambda))
-    return Status::fail(Code::invalid_argument, "lambda must be a positive number");
+  if (!(lambda > 0.0) || !std::isfinite(lambda)) return Status::fail(Code::invalid_argument, "lambda must be a positive number");
   try {
     Matrix gram = Matrix::Zero(d, d);   // Wo' Wo + lambda I, lower triangle until the end of the pass
     Matrix cross = Matrix::Zero(d, d);  // Wo' Wi
@@ -61,9 +58,7 @@ Status solve_alignment(int64_t vocab, int64_t d, const RowReader& output, const 
     if (cancel.load(std::memory_order_relaxed)) return cancelled();
 
     Matrix solution;
-    const auto residual = [&] {
-      return (gram * solution - cross).norm() / std::max(cross.norm(), std::numeric_limits<double>::min());
-    };
+    const auto residual = [&] { return (gram * solution - cross).norm() / std::max(cross.norm(), std::numeric_limits<double>::min()); };
     const Eigen::LLT<Matrix> cholesky(gram);
     const bool definite = cholesky.info() == Eigen::Success;
     if (definite) solution = cholesky.solve(cross);
@@ -73,14 +68,12 @@ Status solve_alignment(int64_t vocab, int64_t d, const RowReader& output, const 
     }
     const RowBlock rounded = solution.cast<float>();
     if (const double found = residual(); !(found <= kMaxResidual) || !rounded.allFinite()) {
-      return Status::fail(Code::non_finite,
-                          "the alignment could not be solved: relative residual " + std::to_string(found));
+      return Status::fail(Code::non_finite, "the alignment could not be solved: relative residual " + std::to_string(found));
     }
     w->assign(rounded.data(), rounded.data() + rounded.size());
     return {};
   } catch (const std::bad_alloc&) {
-    return Status::fail(Code::out_of_memory,
-                        "no memory for the Gram matrices of an alignment of dimension " + std::to_string(d));
+    return Status::fail(Code::out_of_memory, "no memory for the Gram matrices of an alignment of dimension " + std::to_string(d));
   }
 }
 

@@ -37,8 +37,7 @@ constexpr std::array<TypeLayout, 9> kTypes = {{
 }};
 
 const TypeLayout* layout_of(int32_t type) {
-  const auto found =
-      std::find_if(kTypes.begin(), kTypes.end(), [&](const TypeLayout& layout) { return layout.type == type; });
+  const auto found = std::find_if(kTypes.begin(), kTypes.end(), [&](const TypeLayout& layout) { return layout.type == type; });
   return found == kTypes.end() ? nullptr : found;
 }
 
@@ -69,9 +68,8 @@ bool all_finite(const uint8_t* at, uint64_t bytes, const TypeLayout& layout) {
       return all_finite<uint16_t>(at, blocks, sizeof(uint16_t), layout.numbers, 0x7f80);
     case Number::f16:
       // two calls: with a constant stride the one that matters vectorises
-      return layout.block_bytes == sizeof(uint16_t)
-                 ? all_finite<uint16_t>(at, blocks, sizeof(uint16_t), layout.numbers, 0x7c00)
-                 : all_finite<uint16_t>(at, blocks, layout.block_bytes, layout.numbers, 0x7c00);
+      return layout.block_bytes == sizeof(uint16_t) ? all_finite<uint16_t>(at, blocks, sizeof(uint16_t), layout.numbers, 0x7c00)
+                                                    : all_finite<uint16_t>(at, blocks, layout.block_bytes, layout.numbers, 0x7c00);
   }
   return false;
 }
@@ -106,9 +104,7 @@ Status malformed(const Reader& reader, const std::string& what) {
   return Status::fail(Code::state_format, "damaged state: at byte " + std::to_string(reader.at()) + ": " + what);
 }
 
-Status mismatch(const std::string& what) {
-  return Status::fail(Code::state_mismatch, "the state is of another cache layout: " + what);
-}
+Status mismatch(const std::string& what) { return Status::fail(Code::state_mismatch, "the state is of another cache layout: " + what); }
 
 // The head of one layer's keys or values.
 struct RowsHead {
@@ -160,22 +156,18 @@ bool fits_layout(Reader reader, uint64_t cells, uint64_t layer_count, StateGeome
 
 Status read_positions(Reader* reader, uint32_t cells, const StateGeometry& local, std::vector<int32_t>* positions) {
   const size_t record = kCellBytes + (local.extended_positions ? kExtendedBytes : 0);
-  if (!reader->fits(cells, record))
-    return malformed(*reader, std::to_string(cells) + " cells announced, more than the state can hold");
+  if (!reader->fits(cells, record)) return malformed(*reader, std::to_string(cells) + " cells announced, more than the state can hold");
   std::vector<bool> seen(static_cast<size_t>(local.max_cells));
   positions->reserve(cells);
   for (uint32_t cell = 0; cell < cells; ++cell) {
     const uint8_t* at = reader->take(record);
     const int32_t position = load<int32_t>(at);
     const uint32_t owners = load<uint32_t>(at + 4);
-    if (owners != 1)
-      return malformed(*reader, "cell " + std::to_string(cell) + " has " + std::to_string(owners) + " owners");
+    if (owners != 1) return malformed(*reader, "cell " + std::to_string(cell) + " has " + std::to_string(owners) + " owners");
     if (position < 0 || position >= local.max_cells) {
-      return malformed(*reader, "cell " + std::to_string(cell) + " has position " + std::to_string(position) +
-                                    ", outside the context");
+      return malformed(*reader, "cell " + std::to_string(cell) + " has position " + std::to_string(position) + ", outside the context");
     }
-    if (seen[static_cast<size_t>(position)])
-      return malformed(*reader, "position " + std::to_string(position) + " occurs twice");
+    if (seen[static_cast<size_t>(position)]) return malformed(*reader, "position " + std::to_string(position) + " occurs twice");
     seen[static_cast<size_t>(position)] = true;
     positions->push_back(position);
   }
@@ -189,17 +181,14 @@ Status check_rows(Reader* reader, uint32_t cells, size_t layer, bool values, con
   const std::string which = std::string(values ? "values" : "keys") + " of layer " + std::to_string(layer);
   RowsHead head;
   const size_t start = reader->at();
-  if (!read_rows_head(reader, values && local.transposed_values, &head))
-    return malformed(*reader, which + " are cut off");
+  if (!read_rows_head(reader, values && local.transposed_values, &head)) return malformed(*reader, which + " are cut off");
   if (head.type != type || head.row_bytes != row_bytes) {
-    return mismatch("at byte " + std::to_string(start) + ": " + which + " have type " + std::to_string(head.type) +
-                    " and rows of " + std::to_string(head.row_bytes) + " bytes, here type " + std::to_string(type) +
-                    " and " + std::to_string(row_bytes));
+    return mismatch("at byte " + std::to_string(start) + ": " + which + " have type " + std::to_string(head.type) + " and rows of " +
+                    std::to_string(head.row_bytes) + " bytes, here type " + std::to_string(type) + " and " + std::to_string(row_bytes));
   }
   if (!reader->fits(cells, row_bytes)) return malformed(*reader, which + " are cut off");
   const TypeLayout* layout = layout_of(type);
-  if (layout == nullptr)
-    return mismatch(which + " have type " + std::to_string(type) + ", whose numbers cannot be checked");
+  if (layout == nullptr) return mismatch(which + " have type " + std::to_string(type) + ", whose numbers cannot be checked");
   const uint64_t bytes = cells * row_bytes;
   if (!all_finite(reader->take(bytes), bytes, *layout))
     return Status::fail(Code::non_finite, "the state holds NaN or an infinity in the " + which);
@@ -233,8 +222,7 @@ Status inspect_state(const uint8_t* blob, size_t size, const StateGeometry& loca
   uint32_t cells = 0;
   if (Status status = read_prefix(&reader, &cells); !status.ok()) return status;
   if (cells > static_cast<uint64_t>(std::max<int64_t>(local.max_cells, 0))) {
-    return malformed(reader,
-                     std::to_string(cells) + " cells, more than the context of " + std::to_string(local.max_cells));
+    return malformed(reader, std::to_string(cells) + " cells, more than the context of " + std::to_string(local.max_cells));
   }
   StateSummary summary;
   if (cells > 0) {
@@ -242,10 +230,8 @@ Status inspect_state(const uint8_t* blob, size_t size, const StateGeometry& loca
     uint32_t transposed = 0, layers = 0;
     if (!reader.read(&transposed) || !reader.read(&layers)) return malformed(reader, "the layer table is cut off");
     if (transposed > 1) return malformed(reader, "neither plain nor transposed values");
-    if ((transposed == 1) != local.transposed_values)
-      return mismatch("its values are laid out for the other flash-attention setting");
-    if (layers != local.layers.size())
-      return mismatch(std::to_string(layers) + " layers, here " + std::to_string(local.layers.size()));
+    if ((transposed == 1) != local.transposed_values) return mismatch("its values are laid out for the other flash-attention setting");
+    if (layers != local.layers.size()) return mismatch(std::to_string(layers) + " layers, here " + std::to_string(local.layers.size()));
     for (const bool values : {false, true}) {
       for (size_t layer = 0; layer < local.layers.size(); ++layer) {
         if (Status status = check_rows(&reader, cells, layer, values, local); !status.ok()) return status;

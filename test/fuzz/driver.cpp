@@ -19,8 +19,7 @@ namespace {
 using Bytes = std::vector<uint8_t>;
 
 // Numbers at which length and count checks go wrong.
-constexpr uint64_t kEdges[] = {
-    0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0xffffffff, 0x7fffffffffffffff, 0xffffffffffffffff};
+constexpr uint64_t kEdges[] = {0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0xffffffff, 0x7fffffffffffffff, 0xffffffffffffffff};
 
 void mutate(Bytes* bytes, std::mt19937* engine) {
   const auto below = [&](size_t limit) { return limit == 0 ? 0 : (*engine)() % limit; };
@@ -48,8 +47,7 @@ void mutate(Bytes* bytes, std::mt19937* engine) {
       break;
     default: {
       const size_t length = below(std::min<size_t>(bytes->size() - at, 64));
-      const Bytes part(bytes->begin() + static_cast<ptrdiff_t>(at),
-                       bytes->begin() + static_cast<ptrdiff_t>(at + length));
+      const Bytes part(bytes->begin() + static_cast<ptrdiff_t>(at), bytes->begin() + static_cast<ptrdiff_t>(at + length));
       bytes->insert(bytes->begin() + static_cast<ptrdiff_t>(below(bytes->size())), part.begin(), part.end());
     }
   }

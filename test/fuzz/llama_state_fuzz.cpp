@@ -20,8 +20,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   StateSummary summary;
   if (inspect_state(bytes + 1, size - 1, geometry, &summary).ok()) {
     std::sort(summary.positions.begin(), summary.positions.end());
-    const bool unique =
-        std::adjacent_find(summary.positions.begin(), summary.positions.end()) == summary.positions.end();
+    const bool unique = std::adjacent_find(summary.positions.begin(), summary.positions.end()) == summary.positions.end();
     if (!unique || summary.positions.size() > 16) std::abort();
     if (!summary.positions.empty() && (summary.positions.front() < 0 || summary.positions.back() >= 16)) std::abort();
   }

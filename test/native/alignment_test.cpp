@@ -28,22 +28,18 @@ std::vector<float> random_matrix(int64_t rows, int64_t d, uint32_t seed) {
 }
 
 RowReader reader_of(const std::vector<float>& matrix, int64_t d) {
-  return [&matrix, d](int64_t first, int64_t count, float* out) {
-    std::copy_n(matrix.begin() + first * d, count * d, out);
-  };
+  return [&matrix, d](int64_t first, int64_t count, float* out) { std::copy_n(matrix.begin() + first * d, count * d, out); };
 }
 
 Matrix as_f64(const std::vector<float>& values, int64_t d) {
   const auto rows = static_cast<int64_t>(values.size()) / d;
-  return Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(values.data(), rows, d)
-      .cast<double>();
+  return Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(values.data(), rows, d).cast<double>();
 }
 
-std::vector<float> solve(const std::vector<float>& output, const std::vector<float>& input, int64_t d,
-                         double lambda = kAlignmentLambda) {
+std::vector<float> solve(const std::vector<float>& output, const std::vector<float>& input, int64_t d, double lambda = kAlignmentLambda) {
   std::vector<float> w;
-  const Status status = solve_alignment(static_cast<int64_t>(output.size()) / d, d, reader_of(output, d),
-                                        reader_of(input, d), lambda, kNoCancel, &w);
+  const Status status =
+      solve_alignment(static_cast<int64_t>(output.size()) / d, d, reader_of(output, d), reader_of(input, d), lambda, kNoCancel, &w);
   REQUIRE_MESSAGE(status.ok(), status.message);
   return w;
 }
@@ -73,8 +69,7 @@ TEST_CASE("tied matrices give the identity within the shrinkage of lambda") {
   const std::vector<float> tied = random_matrix(300, d, 3);
   const Matrix w = as_f64(solve(tied, tied, d), d);
   const double smallest = as_f64(tied, d).jacobiSvd().singularValues().minCoeff();
-  CHECK((w - Matrix::Identity(d, d)).cwiseAbs().maxCoeff() <=
-        kAlignmentLambda / (smallest * smallest + kAlignmentLambda) + 1e-4);
+  CHECK((w - Matrix::Identity(d, d)).cwiseAbs().maxCoeff() <= kAlignmentLambda / (smallest * smallest + kAlignmentLambda) + 1e-4);
 }
 
 TEST_CASE("a vocabulary smaller than the dimension gives the projector on its rows") {
@@ -86,8 +81,7 @@ TEST_CASE("a vocabulary smaller than the dimension gives the projector on its ro
 }
 
 TEST_CASE("shapes of one, odd sizes and sizes around a block") {
-  for (const auto& [vocab, d] :
-       {std::pair<int64_t, int64_t>{1, 1}, {2, 1}, {1, 3}, {7, 5}, {33, 17}, {37451, 7}, {262145, 1}}) {
+  for (const auto& [vocab, d] : {std::pair<int64_t, int64_t>{1, 1}, {2, 1}, {1, 3}, {7, 5}, {33, 17}, {37451, 7}, {262145, 1}}) {
     CAPTURE(vocab);
     CAPTURE(d);
     const std::vector<float> output = random_matrix(vocab, d, 5), input = random_matrix(vocab, d, 6);
@@ -121,8 +115,7 @@ TEST_CASE("what cannot be solved is an error and leaves the result alone") {
 TEST_CASE("the mean row norm agrees with float64, over all rows") {
   for (const auto& [rows, d] : {std::pair<int64_t, int64_t>{4096, 256}, {1, 1}, {37451, 7}}) {
     const std::vector<float> matrix = random_matrix(rows, d, 9);
-    CHECK(mean_row_norm(rows, d, reader_of(matrix, d)) ==
-          doctest::Approx(as_f64(matrix, d).rowwise().norm().mean()).epsilon(1e-9));
+    CHECK(mean_row_norm(rows, d, reader_of(matrix, d)) == doctest::Approx(as_f64(matrix, d).rowwise().norm().mean()).epsilon(1e-9));
   }
   CHECK(mean_row_norm(0, 4, [](int64_t, int64_t, float*) {}) == 0.0);
 }
@@ -167,8 +160,8 @@ TEST_CASE("degenerate hidden states") {
   CHECK(latent_step(h.data(), nullptr, 5, 2.0f, e.data()));
   CHECK(e == std::vector<float>(5, 0.0f));
   CHECK(latent_step(h.data(), nullptr, 0, 2.0f, e.data()));
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
-                          -std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
     h[3] = bad;
     CHECK_FALSE(latent_step(h.data(), nullptr, 5, 2.0f, e.data()));
   }

@@ -27,9 +27,7 @@ Bytes raw(T value) {
   std::memcpy(bytes.data(), &value, sizeof value);
   return bytes;
 }
-void append(Bytes* bytes, const Bytes& more) {
-  bytes->insert(bytes->end(), more.begin(), more.end());
-}
+void append(Bytes* bytes, const Bytes& more) { bytes->insert(bytes->end(), more.begin(), more.end()); }
 Bytes text(const std::string& value) {
   Bytes bytes = raw<uint64_t>(value.size());
   bytes.insert(bytes.end(), value.begin(), value.end());
@@ -41,15 +39,9 @@ Bytes value(Type type, T number) {
   append(&bytes, raw(number));
   return bytes;
 }
-Bytes u32(uint32_t number) {
-  return value(kU32, number);
-}
-Bytes f32(float number) {
-  return value(kF32, number);
-}
-Bytes boolean(bool yes) {
-  return value(kBool, static_cast<uint8_t>(yes));
-}
+Bytes u32(uint32_t number) { return value(kU32, number); }
+Bytes f32(float number) { return value(kF32, number); }
+Bytes boolean(bool yes) { return value(kBool, static_cast<uint8_t>(yes)); }
 Bytes string(const std::string& content) {
   Bytes bytes = raw<uint32_t>(kString);
   append(&bytes, text(content));
@@ -162,10 +154,9 @@ Code after_setting(const std::string& key, const Bytes& encoded) {
 }
 
 std::filesystem::path write_temporary(const Bytes& bytes) {
-  const std::filesystem::path path = std::filesystem::temp_directory_path() /
-                                     ("latentwire-gguf-test-" + std::to_string(std::random_device{}()) + ".gguf");
-  std::ofstream(path, std::ios::binary)
-      .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  const std::filesystem::path path =
+      std::filesystem::temp_directory_path() / ("latentwire-gguf-test-" + std::to_string(std::random_device{}()) + ".gguf");
+  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
   return path;
 }
 
@@ -237,8 +228,7 @@ TEST_CASE("twenty thousand damaged files do not crash") {
     Bytes bytes = sound;
     for (uint32_t changes = 1 + engine() % 4; changes > 0; --changes) {
       const size_t at = engine() % bytes.size();
-      bytes[at] =
-          engine() % 2 == 0 ? static_cast<uint8_t>(engine()) : static_cast<uint8_t>(bytes[at] ^ (1u << engine() % 8));
+      bytes[at] = engine() % 2 == 0 ? static_cast<uint8_t>(engine()) : static_cast<uint8_t>(bytes[at] ^ (1u << engine() % 8));
     }
     if (engine() % 4 == 0) bytes.resize(engine() % bytes.size());
     const Status status = parse(bytes);
@@ -277,9 +267,7 @@ TEST_CASE("damage of the container") {
 }
 
 TEST_CASE("damage of the tensor table") {
-  const auto tensor = [](const std::function<void(Tensor&)>& change) {
-    return after([&](File& file) { change(file.tensors[2]); });
-  };
+  const auto tensor = [](const std::function<void(Tensor&)>& change) { return after([&](File& file) { change(file.tensors[2]); }); };
   CHECK(tensor([](Tensor& t) { t.name = ""; }) == Code::model_format);
   CHECK(tensor([](Tensor& t) { t.name = std::string(64, 'x'); }) == Code::model_format);
   CHECK(tensor([](Tensor& t) { t.name = std::string(63, 'x'); }) == Code::ok);
@@ -291,14 +279,12 @@ TEST_CASE("damage of the tensor table") {
   CHECK(tensor([](Tensor& t) { t.dims = {1ull << 33, 1ull << 33}; }) == Code::model_format);
   CHECK(tensor([](Tensor& t) { t.dims = {~0ull}; }) == Code::model_format);
   CHECK(tensor([](Tensor& t) { t.dims = {1ull << 40}; }) == Code::model_format);
-  for (const uint32_t type : {4u, 5u, 31u, 38u, 43u, 0xffffffffu})
-    CHECK(tensor([&](Tensor& t) { t.type = type; }) == Code::model_format);
+  for (const uint32_t type : {4u, 5u, 31u, 38u, 43u, 0xffffffffu}) CHECK(tensor([&](Tensor& t) { t.type = type; }) == Code::model_format);
   CHECK(tensor([](Tensor& t) { t.type = 8; }) == Code::model_format);  // 8 elements are no block of q8_0
   for (const int64_t offset : {int64_t{0}, int64_t{4}, int64_t{320}, std::numeric_limits<int64_t>::max()}) {
     CHECK(tensor([&](Tensor& t) { t.offset = offset; }) == Code::model_format);
   }
-  for (const uint32_t alignment : {0u, 3u, 48u, 1u << 30})
-    CHECK(after_setting("general.alignment", u32(alignment)) == Code::model_format);
+  for (const uint32_t alignment : {0u, 3u, 48u, 1u << 30}) CHECK(after_setting("general.alignment", u32(alignment)) == Code::model_format);
   CHECK(after_setting("general.alignment", value<uint64_t>(kU64, 32)) == Code::model_format);
   CHECK(after([](File& file) {
           file.alignment = 64;
@@ -323,16 +309,14 @@ TEST_CASE("hyper-parameters that would end the process or divide by zero") {
     CHECK(after_setting(key, encoded) == Code::model_format);
   };
   for (const std::string key :
-       {"general.architecture", "llama.block_count", "llama.context_length", "llama.embedding_length",
-        "llama.attention.head_count", "llama.attention.layer_norm_rms_epsilon", "tokenizer.ggml.model",
-        "tokenizer.ggml.tokens", "tokenizer.ggml.merges"}) {
+       {"general.architecture", "llama.block_count", "llama.context_length", "llama.embedding_length", "llama.attention.head_count",
+        "llama.attention.layer_norm_rms_epsilon", "tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.merges"}) {
     CAPTURE(key);
     CHECK(after([&](File& file) { file.drop(key); }) == Code::model_format);
     refused(key, boolean(true));
   }
-  for (const std::string key :
-       {"llama.block_count", "llama.context_length", "llama.embedding_length", "llama.attention.head_count",
-        "llama.attention.head_count_kv", "llama.attention.key_length", "llama.attention.value_length"}) {
+  for (const std::string key : {"llama.block_count", "llama.context_length", "llama.embedding_length", "llama.attention.head_count",
+                                "llama.attention.head_count_kv", "llama.attention.key_length", "llama.attention.value_length"}) {
     refused(key, u32(0));
     refused(key, u32(0xffffffff));
     refused(key, value<int32_t>(kI32, -1));
@@ -420,8 +404,7 @@ TEST_CASE("tokenizers that would end the process") {
   refused("tokenizer.ggml.scores", array<float>(kF32, {1, 2, 3}));
   refused("tokenizer.ggml.scores", array<float>(kF32, {1, 2, 3, 4, 5, std::numeric_limits<float>::quiet_NaN()}));
   for (const std::string merge : {"", " ", "ab", "a ", "  "}) refused("tokenizer.ggml.merges", strings({"a b", merge}));
-  for (const std::string name : {"bos", "eos", "eot", "eom"})
-    refused("tokenizer.ggml." + name + "_token_id", u32(kVocab));
+  for (const std::string name : {"bos", "eos", "eot", "eom"}) refused("tokenizer.ggml." + name + "_token_id", u32(kVocab));
   refused("tokenizer.ggml.eos_token_id", value<int32_t>(kI32, -1));
   // the default of this tokenizer is token 11, which six tokens do not have
   refused("tokenizer.ggml.add_bos_token", boolean(true));

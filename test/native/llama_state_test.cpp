@@ -94,17 +94,15 @@ TEST_CASE("sound states of every layout") {
   StateGeometry mixed = geometry_of(kQ8, 68, 3);
   mixed.layers[1].value_type = kQ4;
   mixed.layers[1].value_row_bytes = 36;
-  for (const StateGeometry& geometry : {geometry_of(kF32, 64), geometry_of(kF16, 32), geometry_of(kBf16, 32),
-                                        geometry_of(kQ8, 68), transposed, extended, mixed}) {
+  for (const StateGeometry& geometry :
+       {geometry_of(kF32, 64), geometry_of(kF16, 32), geometry_of(kBf16, 32), geometry_of(kQ8, 68), transposed, extended, mixed}) {
     const Blob blob = state_of(geometry, {4, 0, 15, 2});
     StateSummary summary;
     REQUIRE(inspect(blob.bytes, geometry, &summary) == Code::ok);
     CHECK(summary.positions == std::vector<int32_t>{4, 0, 15, 2});
 
     StateGeometry learned;
-    REQUIRE(
-        learn_geometry(blob.bytes.data(), blob.bytes.size(), 4, static_cast<int64_t>(geometry.layers.size()), &learned)
-            .ok());
+    REQUIRE(learn_geometry(blob.bytes.data(), blob.bytes.size(), 4, static_cast<int64_t>(geometry.layers.size()), &learned).ok());
     CHECK(learned.layers == geometry.layers);
     CHECK(learned.transposed_values == geometry.transposed_values);
     CHECK(learned.extended_positions == geometry.extended_positions);
@@ -131,10 +129,8 @@ TEST_CASE("a state cut at any byte, and most of all around each part, is refused
 TEST_CASE("cells that llama.cpp would take and that would poison the sequence") {
   const StateGeometry geometry = geometry_of(kF16, 32);
   const std::vector<uint8_t> sound = state_of(geometry, {0, 1, 2}).bytes;
-  for (const int32_t position : {-1, -7, 16, 0x7fffffff, 1})
-    CHECK(inspect(with(sound, kCells, position), geometry) == Code::state_format);
-  for (const uint32_t owners : {0u, 2u, 0xffffffffu})
-    CHECK(inspect(with(sound, kCells + 4, owners), geometry) == Code::state_format);
+  for (const int32_t position : {-1, -7, 16, 0x7fffffff, 1}) CHECK(inspect(with(sound, kCells, position), geometry) == Code::state_format);
+  for (const uint32_t owners : {0u, 2u, 0xffffffffu}) CHECK(inspect(with(sound, kCells + 4, owners), geometry) == Code::state_format);
   // the source's sequence id means nothing here
   CHECK(inspect(with(with(sound, 4, -9), kCells + 8, 12345), geometry) == Code::ok);
 }
@@ -177,9 +173,8 @@ TEST_CASE("a number that is not finite is found wherever it is") {
     std::vector<uint8_t> infinity;
     size_t stride;
   };
-  for (const Case& c :
-       {Case{kF32, 64, {0, 0, 0x80, 0x7f}, 4}, Case{kF16, 32, {0, 0x7c}, 2}, Case{kF16, 32, {1, 0xfe}, 2},
-        Case{kBf16, 32, {0x80, 0xff}, 2}, Case{kQ8, 68, {0, 0x7c}, 34}, Case{kQ4, 36, {0, 0xfc}, 18}}) {
+  for (const Case& c : {Case{kF32, 64, {0, 0, 0x80, 0x7f}, 4}, Case{kF16, 32, {0, 0x7c}, 2}, Case{kF16, 32, {1, 0xfe}, 2},
+                        Case{kBf16, 32, {0x80, 0xff}, 2}, Case{kQ8, 68, {0, 0x7c}, 34}, Case{kQ4, 36, {0, 0xfc}, 18}}) {
     const StateGeometry geometry = geometry_of(c.type, c.row_bytes);
     const Blob blob = state_of(geometry, {0, 1, 2});
     const size_t rows = static_cast<size_t>(c.row_bytes) * 3;
@@ -200,8 +195,7 @@ TEST_CASE("ten thousand states with flipped bits neither crash nor pass with oth
   std::mt19937 engine(1);
   for (int i = 0; i < 10000; ++i) {
     std::vector<uint8_t> bytes = blob.bytes;
-    for (uint32_t flips = 1 + engine() % 8; flips > 0; --flips)
-      bytes[engine() % bytes.size()] ^= static_cast<uint8_t>(1u << engine() % 8);
+    for (uint32_t flips = 1 + engine() % 8; flips > 0; --flips) bytes[engine() % bytes.size()] ^= static_cast<uint8_t>(1u << engine() % 8);
     StateSummary summary;
     if (inspect(bytes, geometry, &summary) == Code::ok) CHECK(summary.positions.size() == 3);
   }
