@@ -1,0 +1,68 @@
+#!/usr/bin/env node
+// The command line: one file a command. Data goes to stdout, progress and messages to stderr.
+// Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { LatentError } from "../errors.js";
+import { demo } from "./demo.js";
+import { doctor } from "./doctor.js";
+import { inspect } from "./inspect.js";
+import { run } from "./run.js";
+import { Output, type GlobalOptions } from "./output.js";
+
+const interrupted = new AbortController();
+process.once("SIGINT", () => {
+  interrupted.abort(new DOMException("interrupted", "AbortError"));
+});
+
+type Action<Options> = (output: Output, options: Options, signal: AbortSignal) => Promise<void>;
+
+function command<Options extends object>(program: Command, name: string, description: string, action: Action<Options & { argument?: string }>): Command {
+  return program
+    .command(name)
+    .description(description)
+    .option("--json", "print one JSON value on stdout", false)
+    .option("--quiet", "no progress on stderr", false)
+    .option("--no-color", "no colours (NO_COLOR works too)")
+    .action(async (...args: unknown[]) => {
+      const self = args.at(-1) as Command;
+      const options = self.opts<Options & GlobalOptions>();
+      const argument = self.args[0];
+      await action(new Output(options), argument === undefined ? options : { ...options, argument }, interrupted.signal);
+    });
+}
+
+function medium(value: string): "kv" | "latent" | "text" {
+  if (value !== "kv" && value !== "latent" && value !== "text") throw new InvalidArgumentError("It is kv, latent or text.");
+  return value;
+}
+
+function build(): Command {
+  const program = new Command("latentwire")
+    .description("LLM agents that hand over KV caches and latent vectors instead of text.")
+    .exitOverride()
+    .showHelpAfterError("(latentwire --help shows the commands)");
+  command(program, "demo", "two agents solve a task by kv, latent and text; what crossed and what it cost", demo).option(
+    "--model <file>",
+    "a GGUF file (default: the bundled tiny model)",
+  );
+  command(program, "run", "run a pipe of agents", run)
+    .argument("<question>", "what the agents are asked")
+    .requiredOption("--model <file>", "a GGUF file")
+    .requiredOption("--team <file>", 'JSON: { "agents": [{ "name", "system"?, "user"?, "think"?, "generate"? }] }')
+    .option("--medium <medium>", "kv, latent or text", medium, "kv");
+  command(program, "doctor", "check that this machine can run latentwire", doctor);
+  command(program, "inspect", "facts of a model file", inspect).argument("<model>", "a GGUF file");
+  return program;
+}
+
+try {
+  await build().parseAsync();
+} catch (error) {
+  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
+  else if (interrupted.signal.aborted) process.exitCode = 130;
+  else {
+    const text = LatentError.isInstance(error) ? `${error.code}: ${error.message}\n  ${error.hint}` : error instanceof Error ? error.message : String(error);
+    process.stderr.write(`latentwire: ${text}\n`);
+    process.exitCode = LatentError.isInstance(error) && error.code === "ERR_LATENT_INVALID_ARGUMENT" ? 2 : 1;
+  }
+}
