@@ -15,7 +15,7 @@ const nativeHints = {
   ERR_LATENT_ENGINE_COLLISION: "Another llama.cpp is loaded in this process; run one of the two in a child process.",
   ERR_LATENT_ENGINE_SELF_TEST:
     "This model or this llama.cpp build gives wrong results here, so it is not used; try another build or model file.",
-  ERR_LATENT_ENGINE_FAILED: "llama.cpp failed in a way that was not foreseen; the message has its reason. Please report it.",
+  ERR_LATENT_ENGINE_FAILED: "An unforeseen failure inside the engine; the message has its reason. Please report it.",
   ERR_LATENT_MODEL_NOT_FOUND: "Check the path of the model file and the right to read it.",
   ERR_LATENT_MODEL_FORMAT: "The file is damaged or not GGUF; download or convert it again.",
   ERR_LATENT_MODEL_UNSUPPORTED: "Use a model of a supported architecture; the message says what this one lacks.",
