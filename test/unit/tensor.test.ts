@@ -1,6 +1,7 @@
 // Tensors as users see them: what goes in comes out, and every bad value is an error that names it.
 import { describe, expect, it } from "vitest";
 import { native } from "../../lib/native.js";
+import type { NativeTensor } from "../../lib/native.js";
 import { Tensor } from "../../lib/tensor.js";
 import type { Dtype, TensorData } from "../../lib/tensor.js";
 
@@ -30,7 +31,7 @@ describe("Tensor", () => {
     expect(target).toEqual(data);
     const bytes = new DataView(new ArrayBuffer(data.byteLength + 3), 3, data.byteLength); // unaligned
     tensor.copyTo(bytes);
-    using again = Tensor.fromTyped(dtype, [6], bytes as never);
+    using again = Tensor.fromTyped(dtype, [6], bytes);
     expect(again.toTyped()).toEqual(data);
   });
 
@@ -91,9 +92,8 @@ describe("Tensor", () => {
     ["f32", [2 ** 40], new Float32Array(1), "ERR_LATENT_OUT_OF_MEMORY", /1 TiB/],
     ["i8", [2 ** 32, 2 ** 32], new Int8Array(0), "ERR_LATENT_OUT_OF_MEMORY", /1 TiB/],
   ])("refuses dtype %s, shape %s, data %s", (dtype, shape, data, code, message) => {
-    expect(() => untyped(dtype, shape, data)).toThrow(
-      expect.objectContaining({ name: "LatentError", code, message: expect.stringMatching(message) }),
-    );
+    expect(() => untyped(dtype, shape, data)).toThrow(message);
+    expect(() => untyped(dtype, shape, data)).toThrow(expect.objectContaining({ name: "LatentError", code }));
   });
 
   it("refuses a detached source", () => {
@@ -118,7 +118,7 @@ describe("Tensor", () => {
     tensor.dispose();
     expect(tensor.disposed).toBe(true);
     expect(tensor.shape).toEqual([2]);
-    const disposed = expect.objectContaining({ name: "LatentError", code: "ERR_LATENT_DISPOSED" });
+    const disposed: unknown = expect.objectContaining({ name: "LatentError", code: "ERR_LATENT_DISPOSED" });
     expect(() => tensor.toTyped()).toThrow(disposed);
     expect(() => tensor.toFloat32()).toThrow(disposed);
     expect(() => {
@@ -160,14 +160,15 @@ describe("convert", () => {
 
 describe("the native class", () => {
   it("is not fooled by a prototype", () => {
-    const { Tensor: NativeTensor } = native();
-    const shape = Object.getOwnPropertyDescriptor(NativeTensor.prototype, "shape");
-    for (const impostor of [Object.create(NativeTensor.prototype) as unknown, {}, undefined, native().diagnostics]) {
+    const prototype = native().Tensor.prototype as NativeTensor;
+    const shape = Object.getOwnPropertyDescriptor(prototype, "shape");
+    const dispose: unknown = Reflect.get(prototype, "dispose");
+    for (const impostor of [Object.create(prototype) as unknown, {}, undefined, native().diagnostics]) {
       expect(() => {
         shape?.get?.call(impostor);
       }).toThrow();
       expect(() => {
-        NativeTensor.prototype.dispose.call(impostor);
+        Reflect.apply(dispose as () => void, impostor, []);
       }).toThrow();
     }
   });

@@ -16,6 +16,15 @@ function start(mode: "run" | "exit" | "process-exit" | "throw"): Worker {
   return new Worker(script, { workerData: { addon: path.resolve(addon), mode } });
 }
 
+interface Resizable extends ArrayBuffer {
+  resize(size: number): void;
+}
+
+/** Newer than the language level that the package is compiled for. */
+function resizableBuffer(size: number): Resizable {
+  return Reflect.construct(ArrayBuffer, [size, { maxByteLength: 2 * size }]) as Resizable;
+}
+
 async function sleep(ms: number): Promise<void> {
   await new Promise((resolve) => {
     setTimeout(resolve, ms);
@@ -126,10 +135,10 @@ describe("buffers under a running job", () => {
       const tensor = Tensor.fromTyped("f32", [data.length], data);
       work.push(tensor.convert("f16"));
       structuredClone(data.buffer, { transfer: [data.buffer] });
-      const resizable = new ArrayBuffer(1 << 18, { maxByteLength: 1 << 19 } as never);
+      const resizable = resizableBuffer(1 << 18);
       const view = new Float32Array(resizable).fill(i);
       work.push(Tensor.fromTyped("f32", [view.length], view).convert("bf16"));
-      Reflect.apply(Reflect.get(resizable, "resize") as (size: number) => void, resizable, [0]);
+      resizable.resize(0);
       tensor.dispose();
     }
     const results = await Promise.all(work);
