@@ -39,8 +39,9 @@ export default tseslint.config(
   { files: ["test/**/*.ts"], rules: { "@typescript-eslint/no-floating-promises": "error", "@typescript-eslint/require-await": "off" } },
   { files: ["lib/**/*.ts"], rules: { "no-console": "error" } },
   {
-    files: ["**/*.js", "**/*.mjs"],
+    files: ["**/*.js", "**/*.mjs", "**/*.cjs"],
     languageOptions: { globals: nodeGlobals },
     rules: { "no-unused-vars": ["error", { argsIgnorePattern: "^_" }], eqeqeq: "error" },
   },
+  { files: ["**/*.cjs"], languageOptions: { globals: { require: "readonly", module: "writable" } } },
 );
