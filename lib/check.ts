@@ -48,3 +48,8 @@ export function checkKeys(name: string, value: unknown, known: readonly string[]
       throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `${name} has no option '${key}'; it has ${known.join(", ")}`);
   }
 }
+
+/** The default of an option that was left out. Not `??`: null was passed, so it is checked like any other value. */
+export function fallback<T>(value: T | undefined, standard: T): T {
+  return value === undefined ? standard : value;
+}

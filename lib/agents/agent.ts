@@ -1,5 +1,5 @@
 // An agent: a name, a prompt, a way to think and a way to speak, on one model. It holds no cells itself; a run gives it a sequence.
-import { checkKeys, checkString, invalid } from "../check.js";
+import { checkKeys, checkString, invalid, fallback } from "../check.js";
 import { checkGenerateOptions, type GenerateOptions } from "../models/generation.js";
 import type { ChatMessage } from "../models/chat.js";
 import type { Model } from "../models/model.js";
@@ -47,8 +47,8 @@ export class Agent {
     const user = options.user;
     if (user !== undefined && typeof user !== "string" && typeof user !== "function") throw invalid("user", "a string or a function", user);
     this.#user = typeof user === "function" ? user : (question) => user ?? question;
-    this.think = checkThought(options.think ?? { policy: "tokens" });
-    this.generate = options.generate ?? {};
+    this.think = checkThought(fallback(options.think, { policy: "tokens" }));
+    this.generate = fallback(options.generate, {});
     checkGenerateOptions(this.generate);
   }
 

@@ -1,5 +1,5 @@
 // Agents in a row: each continues from what the one before it holds, and the last one answers.
-import { checkKeys, checkOneOf, checkString, invalid } from "../check.js";
+import { checkKeys, checkOneOf, checkString, invalid, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
 import type { Model } from "../models/model.js";
 import type { Pool } from "../models/pool.js";
@@ -75,18 +75,18 @@ interface Plan {
 function makePlan(agents: readonly Agent[], question: string, options: PipeOptions): Plan {
   checkKeys("options", options, ["medium", "keep", "notes", "compat", "pool", "signal"]);
   checkString("question", question);
-  const given = options.medium ?? "kv";
+  const given = fallback(options.medium, "kv");
   const hops = agents.length - 1;
-  const list = typeof given === "string" ? Array.from({ length: hops }, () => given) : [...given];
+  const list = typeof given === "string" ? Array.from({ length: hops }, () => given) : Array.isArray(given) ? [...given] : [];
   if (list.length !== hops) throw invalid("medium", `one medium, or one for each of the ${hops} hops`, given);
   const chosen = list.map((one) => checkOneOf("medium", one, media));
   const plan = {
     agents,
     question,
     media: chosen,
-    keep: checkOneOf("keep", options.keep ?? "all", ["all", "own", "thoughts"]),
-    notes: checkOneOf("notes", options.notes ?? "inline", ["inline", "message"]),
-    compat: checkOneOf("compat", options.compat ?? "none", ["none", "latentmas"]),
+    keep: checkOneOf("keep", fallback(options.keep, "all"), ["all", "own", "thoughts"]),
+    notes: checkOneOf("notes", fallback(options.notes, "inline"), ["inline", "message"]),
+    compat: checkOneOf("compat", fallback(options.compat, "none"), ["none", "latentmas"]),
     pool: options.pool,
   };
   chosen.forEach((medium, i) => {

@@ -1,5 +1,5 @@
 // Experts that do not see each other, and one agent that joins what they hold and answers.
-import { checkKeys, checkOneOf, checkString, invalid } from "../check.js";
+import { checkKeys, checkOneOf, checkString, invalid, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
 import type { Pool } from "../models/pool.js";
 import type { Sequence } from "../models/sequence.js";
@@ -73,7 +73,8 @@ function checked({ experts, join }: Members, question: string, options: TeamOpti
   checkString("question", question);
   const { model } = join;
   if (options.pool !== undefined && options.pool.model !== model) throw new LatentError("ERR_LATENT_SPACE_MISMATCH", "the pool is of another model");
-  const notes = checkOneOf("notes", options.notes ?? "inline", ["inline", "message"]);
+  const notes = checkOneOf("notes", fallback(options.notes, "inline"), ["inline", "message"]);
+  const mode = options.mode === undefined ? undefined : checkOneOf("mode", options.mode, ["text", "concat", "recompute"]);
   const prompt = (agent: Agent): number => model.tokenize(model.renderChat(agent.messages(question, [], notes))).length + 1;
   const spoken = options.mode === "text" ? (agent: Agent) => (agent.think.policy === "hidden" ? (agent.generate.maxTokens ?? 256) : 0) : () => 0;
   const thoughts = experts.reduce((total, expert) => total + prompt(expert) + thoughtLimit(expert.think) + spoken(expert), 0);
@@ -83,7 +84,6 @@ function checked({ experts, join }: Members, question: string, options: TeamOpti
   if (need > have) {
     throw new LatentError("ERR_LATENT_CONTEXT_OVERFLOW", `the team needs up to ${need} positions, the context has ${have}`, { details: { need, have } });
   }
-  const mode = options.mode === undefined ? undefined : checkOneOf("mode", options.mode, ["text", "concat", "recompute"]);
   return { question, mode, notes, pool: options.pool, need };
 }
 

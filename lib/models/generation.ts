@@ -1,5 +1,5 @@
 // A running generation: tokens as an async iterable with back-pressure, and the whole as a promise.
-import { checkInteger, checkKeys, checkNumber, invalid } from "../check.js";
+import { checkInteger, checkKeys, checkNumber, invalid, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativeGenerateResult, NativeSequence, NativeTokenEvent } from "../native-engine.js";
@@ -73,23 +73,23 @@ const maxInt32 = 2 ** 31 - 1;
 /** @internal */
 export function checkGenerateOptions(options: GenerateOptions) {
   checkKeys("options", options, optionNames);
-  const stop = options.stop ?? [];
+  const stop: unknown = fallback(options.stop, []);
   if (!Array.isArray(stop) || !stop.every((one: unknown) => typeof one === "string" && one !== "")) {
     throw invalid("stop", "an array of strings that are not empty", stop);
   }
   return {
-    maxTokens: checkInteger("maxTokens", options.maxTokens ?? 256, 0, maxInt32),
-    temperature: checkNumber("temperature", options.temperature ?? 0, 0, 100),
-    topK: checkInteger("topK", options.topK ?? 40, 0, maxInt32),
-    topP: checkNumber("topP", options.topP ?? 0.95, 0, 1),
-    minP: checkNumber("minP", options.minP ?? 0.05, 0, 1),
-    repeatPenalty: checkNumber("repeatPenalty", options.repeatPenalty ?? 1, 1e-3, 100),
-    frequencyPenalty: checkNumber("frequencyPenalty", options.frequencyPenalty ?? 0, -100, 100),
-    presencePenalty: checkNumber("presencePenalty", options.presencePenalty ?? 0, -100, 100),
-    penaltyWindow: checkInteger("penaltyWindow", options.penaltyWindow ?? 64, 0, 1 << 20),
-    seed: checkInteger("seed", options.seed ?? 0, 0, 2 ** 32 - 1),
+    maxTokens: checkInteger("maxTokens", fallback(options.maxTokens, 256), 0, maxInt32),
+    temperature: checkNumber("temperature", fallback(options.temperature, 0), 0, 100),
+    topK: checkInteger("topK", fallback(options.topK, 40), 0, maxInt32),
+    topP: checkNumber("topP", fallback(options.topP, 0.95), 0, 1),
+    minP: checkNumber("minP", fallback(options.minP, 0.05), 0, 1),
+    repeatPenalty: checkNumber("repeatPenalty", fallback(options.repeatPenalty, 1), 1e-3, 100),
+    frequencyPenalty: checkNumber("frequencyPenalty", fallback(options.frequencyPenalty, 0), -100, 100),
+    presencePenalty: checkNumber("presencePenalty", fallback(options.presencePenalty, 0), -100, 100),
+    penaltyWindow: checkInteger("penaltyWindow", fallback(options.penaltyWindow, 64), 0, 1 << 20),
+    seed: checkInteger("seed", fallback(options.seed, 0), 0, 2 ** 32 - 1),
     stop: stop as readonly string[],
-    priority: checkInteger("priority", options.priority ?? 0, -1000, 1000),
+    priority: checkInteger("priority", fallback(options.priority, 0), -1000, 1000),
     window,
   };
 }
@@ -139,6 +139,13 @@ export function startGeneration(handle: NativeSequence, options: GenerateOptions
   );
   void ended.then(() => notify?.());
 
+  // The engine may have run ahead of the reader, or stopped between choosing the last token and feeding it: hold what the reader saw.
+  async function keepConsumed(): Promise<void> {
+    const missing = start + consumed - handle.length;
+    if (missing < 0) await run(handle.truncate(start + consumed));
+    else if (missing > 0) await run(handle.prefill({ tokens: Int32Array.from(tokens.slice(consumed - missing, consumed)), hidden: "none", priority: 0 }));
+  }
+
   let whole: Promise<GenerationResult> | undefined;
   return {
     get result() {
@@ -180,8 +187,7 @@ export function startGeneration(handle: NativeSequence, options: GenerateOptions
         if (!complete) {
           job.cancel();
           await ended;
-          // the engine may have run ahead of the reader: keep what the reader saw
-          if (!handle.disposed && handle.length > start + consumed) await run(handle.truncate(start + consumed));
+          if (!handle.disposed) await keepConsumed();
         }
       }
     },

@@ -1,6 +1,6 @@
 // A loaded model: what it is, its tokenizer and chat template, its matrices, and the pools and agents made from it.
 import { availableParallelism } from "node:os";
-import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf, checkString, invalid } from "../check.js";
+import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf, checkString, invalid, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import { native } from "../native.js";
@@ -70,8 +70,8 @@ const leaks = new FinalizationRegistry<string>((path) => {
 export async function loadModel(path: string, options: LoadModelOptions = {}): Promise<Model> {
   checkString("path", path);
   checkKeys("options", options, ["gpuLayers", "mmap", "signal", "onProgress"]);
-  const gpuLayers = checkInteger("gpuLayers", options.gpuLayers ?? 0, 0, 1_000_000);
-  const mmap = checkBoolean("mmap", options.mmap ?? true);
+  const gpuLayers = checkInteger("gpuLayers", fallback(options.gpuLayers, 0), 0, 1_000_000);
+  const mmap = checkBoolean("mmap", fallback(options.mmap, true));
   options.signal?.throwIfAborted();
   await loadRuntime();
   const report = (stage: LoadProgress["stage"]) => {
@@ -134,13 +134,13 @@ export class Model {
   tokenize(text: string, options: { readonly special?: boolean; readonly parseSpecial?: boolean } = {}): Int32Array {
     checkKeys("options", options, ["special", "parseSpecial"]);
     checkString("text", text);
-    return this.#call(() => this.#handle.tokenize(text, checkBoolean("special", options.special ?? false), checkBoolean("parseSpecial", options.parseSpecial ?? true)));
+    return this.#call(() => this.#handle.tokenize(text, checkBoolean("special", fallback(options.special, false)), checkBoolean("parseSpecial", fallback(options.parseSpecial, true))));
   }
 
   /** Text of tokens; special tokens are left out unless `special` is true. */
   detokenize(tokens: Int32Array | readonly number[], options: { readonly special?: boolean } = {}): string {
     checkKeys("options", options, ["special"]);
-    return this.#call(() => this.#handle.detokenize(this.checkTokens(tokens), checkBoolean("special", options.special ?? false)));
+    return this.#call(() => this.#handle.detokenize(this.checkTokens(tokens), checkBoolean("special", fallback(options.special, false))));
   }
 
   isEndOfGeneration(token: number): boolean {
@@ -158,7 +158,7 @@ export class Model {
    */
   renderChat(messages: readonly ChatMessage[], options: { readonly addGenerationPrompt?: boolean } = {}): string {
     checkKeys("options", options, ["addGenerationPrompt"]);
-    return this.#render(checkMessages(messages), checkBoolean("addGenerationPrompt", options.addGenerationPrompt ?? true));
+    return this.#render(checkMessages(messages), checkBoolean("addGenerationPrompt", fallback(options.addGenerationPrompt, true)));
   }
 
   /** Input rows of tokens, f32 `[n, d]`, as the first layer reads them (scale applied). */
@@ -179,7 +179,7 @@ export class Model {
    */
   async alignment(options: { readonly lambda?: number; readonly signal?: AbortSignal } = {}): Promise<Tensor | null> {
     checkKeys("options", options, ["lambda", "signal"]);
-    const lambda = checkNumber("lambda", options.lambda ?? 1e-5, Number.MIN_VALUE, Number.MAX_VALUE);
+    const lambda = checkNumber("lambda", fallback(options.lambda, 1e-5), Number.MIN_VALUE, Number.MAX_VALUE);
     if (this.info.tiedOutput) return null;
     const d = this.info.embeddingLength;
     const name = `alignment/${this.info.fingerprint}-${lambda}`;
@@ -202,11 +202,11 @@ export class Model {
     checkKeys("options", options, ["contextLength", "maxSequences", "batch", "threads", "kvType", "signal"]);
     const cores = Math.max(1, Math.min(availableParallelism() - 1, 8));
     const settings = {
-      contextLength: checkInteger("contextLength", options.contextLength ?? Math.min(this.info.contextLength, 8192), 1, 1 << 24),
-      maxSequences: checkInteger("maxSequences", options.maxSequences ?? 16, 1, 255),
-      batch: checkInteger("batch", options.batch ?? 512, 1, 1 << 16),
-      threads: checkInteger("threads", options.threads ?? (this.info.parameters < smallModel ? 1 : cores), 1, 512),
-      kvType: checkOneOf("kvType", options.kvType ?? "f16", kvTypes),
+      contextLength: checkInteger("contextLength", fallback(options.contextLength, Math.min(this.info.contextLength, 8192)), 1, 1 << 24),
+      maxSequences: checkInteger("maxSequences", fallback(options.maxSequences, 16), 1, 255),
+      batch: checkInteger("batch", fallback(options.batch, 512), 1, 1 << 16),
+      threads: checkInteger("threads", fallback(options.threads, this.info.parameters < smallModel ? 1 : cores), 1, 512),
+      kvType: checkOneOf("kvType", fallback(options.kvType, "f16"), kvTypes),
     };
     options.signal?.throwIfAborted();
     return new Pool(this, await run(this.#call(() => this.#handle.createPool(settings)), options.signal), settings.kvType);

@@ -1,6 +1,6 @@
 // One sequence of a pool: what an agent holds. Its cells are fed by tokens or by input rows, continued by generating or thinking, shared by forking,
 // and cut, joined, saved and restored.
-import { checkInteger, checkKeys, checkNumber, checkBoolean, checkOneOf, invalid } from "../check.js";
+import { checkInteger, checkKeys, checkNumber, checkBoolean, checkOneOf, invalid, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
@@ -101,8 +101,8 @@ export class Sequence {
   async prefill(input: PrefillInput, options: PrefillOptions = {}): Promise<Latent | null> {
     checkKeys("options", options, ["hidden", "priority", "signal"]);
     const settings = {
-      hidden: checkOneOf("hidden", options.hidden ?? "none", ["none", "last", "all"]),
-      priority: checkInteger("priority", options.priority ?? 0, -1000, 1000),
+      hidden: checkOneOf("hidden", fallback(options.hidden, "none"), ["none", "last", "all"]),
+      priority: checkInteger("priority", fallback(options.priority, 0), -1000, 1000),
     };
     const rows = input instanceof Latent ? this.#rowsOf(input) : input instanceof Tensor ? input : undefined;
     const job =
@@ -148,11 +148,11 @@ export class Sequence {
     checkKeys("options", options, ["steps", "align", "alpha", "priority", "signal", "onStep"]);
     const { model } = this.pool;
     const steps = checkInteger("steps", options.steps, 0, (1 << 30) - 1);
-    const alpha = checkNumber("alpha", options.alpha ?? model.info.alpha, 0, 3e38);
-    const priority = checkInteger("priority", options.priority ?? 0, -1000, 1000);
+    const alpha = checkNumber("alpha", fallback(options.alpha, model.info.alpha), 0, 3e38);
+    const priority = checkInteger("priority", fallback(options.priority, 0), -1000, 1000);
     const { onStep, signal } = options;
     if (onStep !== undefined && typeof onStep !== "function") throw invalid("onStep", "a function", onStep);
-    const alignment = checkBoolean("align", options.align ?? false) ? await model.alignment(signal === undefined ? {} : { signal }) : null;
+    const alignment = checkBoolean("align", fallback(options.align, false)) ? await model.alignment(signal === undefined ? {} : { signal }) : null;
     const job = LatentError.translate(() =>
       this.#handle.think({ steps, alpha, priority, alignment: alignment === null ? null : alignment.toNative() }, (step) => onStep?.(step)),
     );
@@ -211,7 +211,7 @@ export class Sequence {
     checkKeys("options", options, ["positions", "signal"]);
     const to = checkInteger("to", range.to, 0, this.length);
     const from = checkInteger("from", range.from, 0, to);
-    const positions = checkOneOf("positions", options.positions ?? "reanchor", ["reanchor", "keep"]);
+    const positions = checkOneOf("positions", fallback(options.positions, "reanchor"), ["reanchor", "keep"]);
     await run(LatentError.translate(() => this.#handle.drop(from, to, positions === "reanchor")), options.signal);
   }
 

@@ -1,5 +1,5 @@
 // How an agent thinks before it hands over: a plain record, so that a new policy is a preset and not a class.
-import { checkBoolean, checkInteger, checkKeys, checkOneOf } from "../check.js";
+import { checkBoolean, checkInteger, checkKeys, checkOneOf, fallback } from "../check.js";
 import { checkGenerateOptions, type GenerateOptions } from "../models/generation.js";
 
 /** Latent steps: the last hidden state is fed back as the next input row (LatentMAS). `align`: through the ridge alignment; default false. */
@@ -22,7 +22,7 @@ export function checkThought(value: ThoughtPolicy): ThoughtPolicy {
   if (value.policy === "hidden") {
     checkKeys("think", value, ["policy", "steps", "align"]);
     checkInteger("think.steps", value.steps, 0, 1 << 20);
-    checkBoolean("think.align", value.align ?? false);
+    checkBoolean("think.align", fallback(value.align, false));
     return value;
   }
   checkGenerateOptions(samplingOf(value));

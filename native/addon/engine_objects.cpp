@@ -1,6 +1,7 @@
 #include "addon/engine_objects.h"
 
 #include <cstring>
+#include <system_error>
 #include <thread>
 
 #include "addon/args.h"
@@ -13,20 +14,21 @@ namespace latentwire::addon {
 napi_value start_on_thread(Napi::Env env, napi_value listener, std::function<Job::ToValue(Job&)> work) {
   auto job = std::make_shared<Job>();
   napi_value started = env.GetInstanceData<AddonData>()->jobs->start(env, job, listener);
-  std::thread([job, work = std::move(work)] {
+  const auto body = [job, work = std::move(work)] {
     Job::ToValue value;
     Status status;
     try {
       value = work(*job);
-    } catch (const Failure& failure) {
-      status = failure.status;
-    } catch (const std::bad_alloc&) {
-      status = Status::fail(Code::out_of_memory, "out of memory");
-    } catch (const std::exception& error) {
-      status = Status::fail(Code::engine_failed, error.what());
+    } catch (...) {
+      status = current_failure();
     }
     job->finish(std::move(status), std::move(value));
-  }).detach();
+  };
+  try {
+    std::thread(body).detach();
+  } catch (const std::system_error& error) {
+    job->finish(Status::fail(Code::out_of_memory, std::string("no thread for the operation: ") + error.what()));
+  }
   return started;
 }
 

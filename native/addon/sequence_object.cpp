@@ -48,9 +48,13 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
   explicit SequenceObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SequenceObject>(info) {
     if (info.Length() != 1 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "a Sequence comes from createSequence");
     parts_ = *info[0].As<Napi::External<Parts>>().Data();
+    info.This().As<Napi::Object>().TypeTag(&tag);
   }
 
  private:
+  // a prototype can be set on anything; the tag cannot
+  static constexpr napi_type_tag tag = {0x5d1f7a6be0c94b02, 0x9a3e41c7d8f26e15};
+
   SequenceState& state() const { return *parts_.state; }
   int32_t dimension() const { return parts_.pool->model().info().embedding_length; }
 
@@ -69,7 +73,7 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
 
   const Parts& other(const Napi::CallbackInfo& call) const {
     const Napi::Value value = call[0];
-    if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(call.Env().GetInstanceData<AddonData>()->sequence_class.Value())) {
+    if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&tag)) {
       throw_invalid(call.Env(), "the other sequence must be a Sequence");
     }
     const Parts& parts = Unwrap(value.As<Napi::Object>())->parts_;

@@ -1,0 +1,110 @@
+// The command line as a user meets it: what is on stdout, what is on stderr, and how it exits.
+import { spawn } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import path from "node:path";
+import { describe, expect, it } from "vitest";
+import { bundledModel } from "../../lib/index.js";
+import { folder } from "./helpers.js";
+
+const main = path.resolve("dist/cli/main.js");
+
+interface Ended {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function latentwire(args: readonly string[], options: { readonly interruptAt?: string; readonly env?: NodeJS.ProcessEnv } = {}): Promise<Ended> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [main, ...args], { env: { ...process.env, ...options.env }, stdio: ["ignore", "pipe", "pipe"] });
+    let stdout = "";
+    let stderr = "";
+    child.stdout.on("data", (data: Buffer) => (stdout += data.toString()));
+    child.stderr.on("data", (data: Buffer) => {
+      stderr += data.toString();
+      if (options.interruptAt !== undefined && stderr.includes(options.interruptAt)) child.kill("SIGINT");
+    });
+    child.on("error", reject);
+    child.on("close", (code) => {
+      resolve({ code, stdout, stderr });
+    });
+  });
+}
+
+const team = (agents: unknown): string => {
+  const file = path.join(folder, "team.json");
+  writeFileSync(file, JSON.stringify({ agents }));
+  return file;
+};
+
+describe("demo", () => {
+  it("prints one JSON object with three arms and the proof that kv is lossless", async () => {
+    const { code, stdout } = await latentwire(["demo", "--json"]);
+    expect(code).toBe(0);
+    const value = JSON.parse(stdout) as { arms: Record<string, unknown>[]; lossless: { maxAbsLogitDiff: number; sameTokens: boolean }; model: unknown };
+    expect(value.arms.map((arm) => arm["medium"])).toEqual(["kv", "latent", "text"]);
+    for (const arm of value.arms) {
+      for (const key of ["prefillTokens", "latentSteps", "decodedTokens", "bytes", "ms"]) expect(arm[key]).toBeTypeOf("number");
+      expect(arm["answer"]).toBeTypeOf("string");
+    }
+    expect(value.lossless.sameTokens).toBe(true);
+    expect(value.lossless.maxAbsLogitDiff).toBeLessThan(0.05);
+  });
+
+  it("shows a table to people and keeps progress off stdout", async () => {
+    const { code, stdout, stderr } = await latentwire(["demo"]);
+    expect(code).toBe(0);
+    expect(stdout).toContain("decoded tokens");
+    expect(stdout).not.toContain("running the");
+    expect(stderr).toContain("running the kv arm");
+    expect((await latentwire(["demo", "--quiet"])).stderr).toBe("");
+  });
+});
+
+describe("run", () => {
+  const agents = [{ name: "reader", user: "mia has the red key.", think: { policy: "hidden", steps: 4 } }, { name: "solver", generate: { maxTokens: 4 } }];
+
+  it("runs a team over each medium", async () => {
+    for (const medium of ["kv", "latent", "text"]) {
+      const { code, stdout } = await latentwire(["run", "--json", "--model", bundledModel(), "--team", team(agents), "--medium", medium, "who has the red key?"]);
+      expect(code).toBe(0);
+      expect(JSON.parse(stdout)).toMatchObject({ hops: [{ from: "reader", to: "solver", medium, latentSteps: 4 }] });
+    }
+  });
+
+  it("exits with 2 on wrong usage and 1 on failure, and says why", async () => {
+    const model = bundledModel();
+    expect(await latentwire(["fly"])).toMatchObject({ code: 2, stdout: "" });
+    expect(await latentwire(["run", "x"])).toMatchObject({ code: 2, stdout: "" });
+    const wrongMedium = await latentwire(["run", "--model", model, "--team", team(agents), "--medium", "smoke", "x"]);
+    expect(wrongMedium.code).toBe(2);
+    expect(wrongMedium.stderr).toContain("kv, latent or text");
+    const misspelt = await latentwire(["run", "--model", model, "--team", team([{ name: "a", sistem: "x" }]), "x"]);
+    expect(misspelt.code).toBe(2);
+    expect(misspelt.stderr).toContain("sistem");
+    const absent = await latentwire(["inspect", path.join(folder, "absent.gguf"), "--json"]);
+    expect(absent).toMatchObject({ code: 1, stdout: "" });
+    expect(absent.stderr).toContain("ERR_LATENT_MODEL_NOT_FOUND");
+  });
+
+  it("exits with 130 when interrupted, with nothing on stdout", async () => {
+    const slow = [{ name: "a", think: { policy: "hidden", steps: 450 } }, { name: "b" }];
+    const ended = await latentwire(["run", "--model", bundledModel(), "--team", team(slow), "x"], { interruptAt: "a: starts" });
+    expect(ended).toMatchObject({ code: 130, stdout: "" });
+  });
+});
+
+it("inspect tells the facts of a model", async () => {
+  const { code, stdout } = await latentwire(["inspect", bundledModel("wren"), "--json"]);
+  expect(code).toBe(0);
+  expect(JSON.parse(stdout)).toMatchObject({ architecture: "llama", embeddingLength: 128, tiedOutput: false, canShift: true });
+});
+
+it("doctor passes here, and fails with the way out when the engine is missing", async () => {
+  expect((await latentwire(["doctor", "--json"])).code).toBe(0);
+  const broken = await latentwire(["doctor", "--json"], { env: { LATENTWIRE_LLAMA_DIR: path.join(folder, "nothing") } });
+  expect(broken.code).toBe(1);
+  const checks = JSON.parse(broken.stdout) as { name: string; status: string; fix: string }[];
+  expect(checks.find((check) => check.name === "engine")).toMatchObject({ status: "fail" });
+  expect(checks.find((check) => check.name === "engine")?.fix).not.toBe("");
+});

@@ -1,0 +1,386 @@
+// The conformance list for latent hand-over between agents of one model: which state is fed back, what a sequence grows by, that a chain equals one
+// pass, that batch-mates and seeds change nothing, and that what is saved, forked or cut behaves as it must. Items 1 to 5 are arithmetic and are
+// tested in test/native/alignment_test.cpp.
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { bundledModel, Latent, loadModel, pipe, team, Tensor, type Model, type Pool } from "../../lib/index.js";
+import { argmax, codeOf, cosine, filled, floats, greedy, klDivergence, maxAbsDifference, norm, row, tinyModel } from "./helpers.js";
+
+const factsA = "<|user|> mia has the red key. tom lives in oslo.<|end|><|assistant|>";
+const factsB = "<|user|> zoe has the blue coin. ben lives in lima. ann has the old map.<|end|><|assistant|>";
+const question = "<|user|> where does tom live?<|end|><|assistant|>";
+
+let model: Model;
+let pool: Pool;
+
+beforeAll(async () => {
+  model = await loadModel(bundledModel());
+  pool = await model.createPool({ maxSequences: 32, contextLength: 4096 });
+});
+afterAll(async () => {
+  await pool.dispose();
+  await model.dispose();
+});
+
+it("2. a tied model has no alignment matrix: the aligned path is the identity path, bit for bit", async () => {
+  expect(await model.alignment()).toBeNull();
+  const [a, b] = [await filled(pool, factsA), await filled(pool, factsA)];
+  const plain = await floats((await a.think({ steps: 4 })).tensor());
+  const aligned = await floats((await b.think({ steps: 4, align: true })).tensor());
+  expect(aligned).toEqual(plain);
+  await a.dispose();
+  await b.dispose();
+});
+
+it("1. an untied model's alignment satisfies the normal equations, is cached, and changes the thought", async () => {
+  await using untied = await tinyModel({ architecture: "llama", tied: false, width: 64, vocabSize: 300 });
+  const w = await untied.alignment();
+  const again = await untied.alignment();
+  if (w === null || again === null) throw new Error("an untied model must have an alignment");
+  expect(again.toFloat32()).toEqual(w.toFloat32());
+  const [input, output] = [await untied.matrix("input"), await untied.matrix("output")];
+  if (output === null || input === null) throw new Error("an untied model has two matrices");
+  const [wi, wo, map] = [input.toFloat32(), output.toFloat32(), w.toFloat32()];
+  const [vocabulary = 0, d = 0] = input.shape;
+  const product = (a: Float32Array, b: Float32Array): Float64Array => {
+    const out = new Float64Array(d * d);
+    for (let v = 0; v < vocabulary; v++) {
+      for (let i = 0; i < d; i++) {
+        for (let j = 0; j < d; j++) out[i * d + j] = (out[i * d + j] ?? 0) + (a[v * d + i] ?? 0) * (b[v * d + j] ?? 0);
+      }
+    }
+    return out;
+  };
+  const gram = product(wo, wo);
+  const cross = product(wo, wi);
+  let residual = 0;
+  let size = 0;
+  for (let i = 0; i < d; i++) {
+    for (let j = 0; j < d; j++) {
+      let sum = 1e-5 * (map[i * d + j] ?? 0);
+      for (let k = 0; k < d; k++) sum += (gram[i * d + k] ?? 0) * (map[k * d + j] ?? 0);
+      residual += (sum - (cross[i * d + j] ?? 0)) ** 2;
+      size += (cross[i * d + j] ?? 0) ** 2;
+    }
+  }
+  expect(Math.sqrt(residual / size)).toBeLessThan(1e-5);
+  await using own = await untied.createPool();
+  const [a, b] = [await filled(own, factsA), await filled(own, factsA)];
+  const plain = await floats((await a.think({ steps: 2 })).tensor());
+  const aligned = await floats((await b.think({ steps: 2, align: true })).tensor());
+  expect(maxAbsDifference(plain, aligned)).toBeGreaterThan(1e-3);
+});
+
+it("3, 4. a latent is the hidden state rescaled to the mean norm of the input rows", async () => {
+  const sequence = await filled(pool, factsA);
+  const h = await floats(sequence.hidden());
+  const e = await floats((await sequence.think({ steps: 1 })).tensor());
+  expect(cosine(e, h)).toBeGreaterThan(1 - 1e-6);
+  expect(Math.abs(norm(e) - model.info.alpha) / model.info.alpha).toBeLessThan(1e-5);
+  const input = await model.matrix("input");
+  const rows = await floats(input ?? Tensor.zeros([0]));
+  const d = model.info.embeddingLength;
+  let mean = 0;
+  for (let v = 0; v < model.info.vocabularySize; v++) mean += norm(row(rows, v, d)) / model.info.vocabularySize;
+  expect(Math.abs(model.info.alpha - mean) / mean).toBeLessThan(1e-5);
+  await sequence.dispose();
+});
+
+it("6. the hidden state is the one that the output matrix reads: it reproduces the logits", async () => {
+  await using untied = await tinyModel({ architecture: "llama", tied: false });
+  for (const each of [model, untied]) {
+    await using own = await each.createPool({ kvType: "f32" });
+    const sequence = await filled(own, factsA);
+    const h = await floats(sequence.hidden());
+    const logits = await floats(sequence.logits());
+    const matrix = await floats((await each.matrix("output")) ?? (await each.matrix("input")) ?? Tensor.zeros([0]));
+    const d = each.info.embeddingLength;
+    const own_logits = Float32Array.from(logits, (_, v) => row(matrix, v, d).reduce((sum, x, i) => sum + x * (h[i] ?? 0), 0));
+    expect(argmax(own_logits)).toBe(argmax(logits));
+    expect(cosine(own_logits, logits)).toBeGreaterThan(0.9999);
+    expect(maxAbsDifference(own_logits, logits)).toBeLessThan(2e-2);
+  }
+});
+
+it("7. P tokens and m latents grow the sequence by exactly P + m", async () => {
+  const before = pool.counters();
+  const sequence = pool.sequence();
+  const tokens = model.tokenize(factsA);
+  await sequence.prefill(tokens, { hidden: "last" });
+  await sequence.think({ steps: 5 });
+  expect(sequence.length).toBe(tokens.length + 5);
+  expect(sequence.nextPosition).toBe(tokens.length + 5);
+  const after = pool.counters();
+  expect(after.prefillTokens - before.prefillTokens).toBe(tokens.length);
+  expect(after.latentSteps - before.latentSteps).toBe(5);
+  expect(after.refreshedPositions).toBe(before.refreshedPositions);
+  await sequence.dispose();
+});
+
+it("8. nothing stands between one agent's latents and the next agent's prompt", async () => {
+  const sequence = pool.sequence();
+  const [first, second] = [model.tokenize(factsA), model.tokenize(question)];
+  await sequence.prefill(first, { hidden: "last" });
+  await sequence.think({ steps: 3 });
+  await sequence.prefill(question);
+  expect([...sequence.log()]).toEqual([...first, -1, -1, -1, ...second]);
+  await sequence.dispose();
+});
+
+describe("9. a chain of agents equals one pass over the concatenated rows", () => {
+  async function chainAndPass(each: Model): Promise<{ chain: Float32Array; pass: Float32Array; sameArgmax: boolean }> {
+    await using exact = await each.createPool({ kvType: "f32", contextLength: 512 });
+    const chain = exact.sequence();
+    const first = each.tokenize(factsA);
+    const second = each.tokenize(question);
+    await chain.prefill(first, { hidden: "last" });
+    const latents = await chain.think({ steps: 8 });
+    await chain.prefill(second, { hidden: "last" });
+
+    const d = each.info.embeddingLength;
+    const rows = new Float32Array((first.length + 8 + second.length) * d);
+    rows.set(await floats(each.inputRows(first)));
+    rows.set(latents.tensor().toFloat32(), first.length * d);
+    rows.set(await floats(each.inputRows(second)), (first.length + 8) * d);
+    const single = exact.sequence();
+    await single.prefill(Tensor.fromTyped("f32", [rows.length / d, d], rows), { hidden: "last" });
+    const sameArgmax = argmax(await floats(chain.logits())) === argmax(await floats(single.logits()));
+    return { chain: await floats(chain.hidden()), pass: await floats(single.hidden()), sameArgmax };
+  }
+
+  // weights and cache are f32, but llama.cpp's flash attention rounds a tile of many rows otherwise than a single row: 2e-3 on states of norm 8
+  it("with f32 weights to 5e-3 and a cosine of 0.999999", async () => {
+    await using exact = await tinyModel({ architecture: "llama", contextLength: 1024 });
+    const { chain, pass, sameArgmax } = await chainAndPass(exact);
+    expect(maxAbsDifference(chain, pass)).toBeLessThanOrEqual(5e-3);
+    expect(cosine(chain, pass)).toBeGreaterThan(0.999999);
+    expect(sameArgmax).toBe(true);
+  });
+
+  it("with f16 weights to a cosine of 0.9999", async () => {
+    const { chain, pass, sameArgmax } = await chainAndPass(model);
+    expect(cosine(chain, pass)).toBeGreaterThan(0.9999);
+    expect(sameArgmax).toBe(true);
+  });
+});
+
+it("10. sampler seeds change the words and never the latents", async () => {
+  const runs = [];
+  for (const seed of [1, 2]) {
+    const sequence = await filled(pool, factsA);
+    const latents = await floats((await sequence.think({ steps: 4 })).tensor());
+    const state = await sequence.save();
+    const words = (await sequence.generate({ maxTokens: 24, temperature: 2, topK: 0, topP: 1, minP: 0, seed }).result).tokens;
+    runs.push({ latents, state, words });
+    await sequence.dispose();
+  }
+  expect(runs[0]?.latents).toEqual(runs[1]?.latents);
+  expect(Buffer.compare(Buffer.from(runs[0]?.state ?? []), Buffer.from(runs[1]?.state ?? []))).toBe(0);
+  expect(runs[0]?.words).not.toEqual(runs[1]?.words);
+});
+
+it("11. sequences of different length thinking in one batch get the latents they get alone", async () => {
+  const texts = ["<|user|> mia", factsB];
+  const alone = [];
+  for (const text of texts) {
+    const sequence = await filled(pool, text);
+    alone.push(await floats((await sequence.think({ steps: 6 })).tensor()));
+    await sequence.dispose();
+  }
+  const sequences = await Promise.all(texts.map((text) => filled(pool, text)));
+  const together = await Promise.all(sequences.map(async (sequence) => floats((await sequence.think({ steps: 6 })).tensor())));
+  const d = model.info.embeddingLength;
+  for (const [i, latents] of together.entries()) {
+    for (let step = 0; step < 6; step++) expect(cosine(row(latents, step, d), row(alone[i] ?? latents, step, d))).toBeGreaterThan(0.9999);
+  }
+  await Promise.all(sequences.map((sequence) => sequence.dispose()));
+});
+
+it("12. with m = 0 the last agent inherits the prompts, or in latentmas mode starts from nothing, and the mode is reported", async () => {
+  const a = model.agent({ name: "a", user: "mia has the red key.", think: { policy: "hidden", steps: 0 } });
+  const b = model.agent({ name: "b", generate: { maxTokens: 4 } });
+  for (const compat of ["none", "latentmas"] as const) {
+    const inherited: number[] = [];
+    const stream = pipe(a, b).stream("who has the red key?", { compat });
+    for await (const event of stream) {
+      if (event.type === "run-start") expect(event.compat).toBe(compat);
+      if (event.type === "agent-start") inherited.push(event.inherited);
+    }
+    const prompt = model.tokenize(model.renderChat([{ role: "user", content: "mia has the red key." }])).length;
+    expect(inherited).toEqual(compat === "none" ? [0, prompt] : [0, 0]);
+  }
+});
+
+describe("13. cutting", () => {
+  it("latents alone, re-anchored, give the logits of the whole sequence with the dropped rows masked", async () => {
+    const whole = await filled(pool, factsA);
+    await whole.think({ steps: 8 });
+    const prompt = whole.length - 8;
+    const masked = await whole.fork();
+    await masked.drop({ from: 0, to: prompt }, { positions: "keep" });
+    expect(masked.contiguous).toBe(false);
+    expect(masked.nextPosition).toBe(prompt + 8);
+    await whole.drop({ from: 0, to: prompt });
+    expect([...whole.log()]).toEqual(Array.from({ length: 8 }, () => -1));
+    expect(whole.nextPosition).toBe(8);
+    await masked.prefill(question);
+    await whole.prefill(question);
+    expect(cosine(await floats(whole.logits()), await floats(masked.logits()))).toBeGreaterThan(0.999);
+    await masked.dispose();
+    await whole.dispose();
+  });
+
+  it("dropping from a fork leaves its parent as it was", async () => {
+    const parent = await filled(pool, factsB);
+    const before = await parent.save();
+    const child = await parent.fork();
+    await child.drop({ from: 2, to: 7 });
+    expect(Buffer.compare(Buffer.from(await parent.save()), Buffer.from(before))).toBe(0);
+    await child.dispose();
+    await parent.dispose();
+  });
+
+  it("is refused where keys cannot be moved", async () => {
+    await using yarn = await tinyModel({ architecture: "llama", rope: { type: "yarn", factor: 4 } });
+    await using own = await yarn.createPool();
+    const [a, b] = [await filled(own, factsA), await filled(own, factsB)];
+    expect(await codeOf(() => a.drop({ from: 0, to: 3 }))).toBe("ERR_LATENT_POSITION_SCHEME");
+    expect(await codeOf(() => a.append(b, { mode: "shift" }))).toBe("ERR_LATENT_POSITION_SCHEME");
+    expect(await a.append(b, { mode: "recompute" })).toBe(b.length);
+  });
+});
+
+it("14. experts do not see each other and give the same in any order; a chain inherits them all", async () => {
+  const expert = (name: string, user: string) => model.agent({ name, user, think: { policy: "hidden", steps: 4 } });
+  const one = expert("one", "mia has the red key.");
+  const two = expert("two", "tom lives in oslo.");
+  const join = model.agent({ name: "join", generate: { maxTokens: 6 } });
+  const results = await Promise.all([
+    team({ experts: [one, two], join }).run("where does tom live?", { mode: "recompute" }),
+    team({ experts: [two, one], join }).run("where does tom live?", { mode: "recompute" }),
+  ]);
+  for (const { hops } of results) for (const hop of hops) expect(hop.latentSteps).toBe(4);
+  expect(results[0].hops.map((hop) => hop.positions).sort()).toEqual(results[1].hops.map((hop) => hop.positions).sort());
+  const chain = await pipe(one, two, join).run("where does tom live?");
+  expect(chain.hops[1]?.positions).toBe(results[0].hops.reduce((sum, hop) => sum + hop.positions, 0));
+});
+
+it("15. greedy from restored memory equals greedy from live memory, 64 tokens", async () => {
+  const live = await filled(pool, factsA);
+  await live.think({ steps: 8 });
+  const restored = await pool.restore(await live.save());
+  expect(await greedy(restored, 64)).toEqual(await greedy(live, 64));
+  await live.dispose();
+  await restored.dispose();
+});
+
+it("16. two forks go their ways without touching each other or their parent", async () => {
+  const parent = await filled(pool, factsA);
+  const before = await parent.save();
+  const [a, b] = [await parent.fork(), await parent.fork()];
+  await Promise.all([
+    a.generate({ maxTokens: 20, temperature: 1.5, seed: 3 }).result,
+    b.generate({ maxTokens: 20, temperature: 1.5, seed: 4 }).result,
+  ]);
+  expect(Buffer.compare(Buffer.from(await parent.save()), Buffer.from(before))).toBe(0);
+  await Promise.all([a, b, parent].map((sequence) => sequence.dispose()));
+});
+
+describe("17. what does not fit is refused before anything is touched", () => {
+  it("states of another model, cache type, damaged and cut states", async () => {
+    await using wren = await loadModel(bundledModel("wren"));
+    await using other = await wren.createPool();
+    await using wide = await model.createPool({ kvType: "f32" });
+    const sequence = await filled(pool, factsA);
+    const state = await sequence.save();
+    const open = pool.counters().openSequences;
+    const cells = pool.counters().usedCells;
+    expect(await codeOf(() => other.restore(state))).toBe("ERR_LATENT_STATE_MISMATCH");
+    expect(await codeOf(() => wide.restore(state))).toBe("ERR_LATENT_STATE_MISMATCH");
+    for (let i = 0; i < 60; i++) {
+      const cut = Math.floor((state.length * i) / 60);
+      expect(await codeOf(() => pool.restore(state.slice(0, cut)))).toBe("ERR_LATENT_STATE_FORMAT");
+      const flipped = state.slice();
+      flipped[cut] = (flipped[cut] ?? 0) ^ (1 << (i % 8));
+      expect(await codeOf(() => pool.restore(flipped))).toMatch(/^ERR_LATENT_STATE_(FORMAT|DIGEST|MISMATCH)$/);
+    }
+    const extended = new Uint8Array(state.length + 1);
+    extended.set(state);
+    expect(await codeOf(() => pool.restore(extended))).toBe("ERR_LATENT_STATE_FORMAT");
+    expect(pool.counters().openSequences).toBe(open);
+    expect(pool.counters().usedCells).toBe(cells);
+    await sequence.dispose();
+  });
+
+  it("latents of another space, and too little context", async () => {
+    await using wren = await loadModel(bundledModel("wren"));
+    await using other = await wren.createPool();
+    const thinker = await filled(other, factsA);
+    const latents = await thinker.think({ steps: 2 });
+    const sequence = pool.sequence();
+    expect(await codeOf(() => sequence.prefill(latents))).toBe("ERR_LATENT_SPACE_MISMATCH");
+    expect(sequence.length).toBe(0);
+    const long = Array.from({ length: pool.info.contextLength + 1 }, () => 5);
+    expect(await codeOf(() => sequence.prefill(long))).toBe("ERR_LATENT_CONTEXT_OVERFLOW");
+    await sequence.prefill(factsA);
+    expect(await codeOf(() => sequence.think({ steps: pool.info.contextLength }))).toBe("ERR_LATENT_CONTEXT_OVERFLOW");
+    expect(sequence.length).toBe(model.tokenize(factsA).length);
+    await sequence.dispose();
+    const a = model.agent({ name: "a", think: { policy: "hidden", steps: 100_000 } });
+    expect(await codeOf(() => pipe(a, a).run("x"))).toBe("ERR_LATENT_CONTEXT_OVERFLOW");
+    const b = wren.agent({ name: "b" });
+    for (const medium of ["kv", "latent"] as const) {
+      expect(await codeOf(() => pipe(model.agent({ name: "a" }), b).run("x", { medium }))).toBe("ERR_LATENT_SPACE_MISMATCH");
+    }
+  });
+});
+
+it("19. counts are exact: a run's totals are the pool's own counters", async () => {
+  for (const medium of ["kv", "latent", "text"] as const) {
+    await using own = await model.createPool({ maxSequences: 4 });
+    const reader = model.agent({ name: "reader", user: "mia has the red key.", think: { policy: "hidden", steps: 6 }, generate: { maxTokens: 12 } });
+    const middle = model.agent({ name: "middle", think: { policy: "tokens", maxTokens: 7 } });
+    const solver = model.agent({ name: "solver", generate: { maxTokens: 5 } });
+    const { totals, hops } = await pipe(reader, middle, solver).run("who has the red key?", { medium, pool: own });
+    const counters = own.counters();
+    expect(totals.prefillTokens).toBe(counters.prefillTokens);
+    expect(totals.latentSteps).toBe(counters.latentSteps);
+    expect(totals.decodedTokens).toBe(counters.decodedTokens);
+    expect(counters.decodedRows).toBe(counters.prefillTokens + counters.latentSteps + counters.decodedTokens + counters.refreshedPositions);
+    expect(totals.bytes).toBe(hops.reduce((sum, hop) => sum + hop.bytes, 0));
+    expect(counters.usedCells).toBe(0);
+    expect(counters.openSequences).toBe(0);
+  }
+});
+
+describe("20. placebo", () => {
+  it("another item's memory changes the next-token distribution", async () => {
+    const [right, wrong] = [await filled(pool, factsA), await filled(pool, factsB)];
+    for (const sequence of [right, wrong]) {
+      await sequence.think({ steps: 8 });
+      await sequence.prefill(question);
+    }
+    expect(klDivergence(await floats(right.logits()), await floats(wrong.logits()))).toBeGreaterThan(0);
+    await right.dispose();
+    await wrong.dispose();
+  });
+
+  it("a pipe of one agent is the single-agent baseline", async () => {
+    const solver = model.agent({ name: "solver", generate: { maxTokens: 12 } });
+    const { text, hops } = await pipe(solver).run("where does tom live?");
+    const sequence = pool.sequence();
+    await sequence.prefill([{ role: "user", content: "where does tom live?" }]);
+    expect(text).toBe((await sequence.generate({ maxTokens: 12 }).result).text);
+    expect(hops).toEqual([]);
+    await sequence.dispose();
+  });
+});
+
+it("a latent turns into a small reference in JSON", async () => {
+  const sequence = await filled(pool, factsA);
+  const latents = await sequence.think({ steps: 8 });
+  expect(latents).toBeInstanceOf(Latent);
+  const text = JSON.stringify({ message: latents });
+  expect(text.length).toBeLessThan(400);
+  expect(JSON.parse(text)).toMatchObject({ message: { kind: "embeds", shape: [8, model.info.embeddingLength], bytes: 8 * model.info.embeddingLength * 4 } });
+  await sequence.dispose();
+});
