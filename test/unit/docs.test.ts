@@ -1,0 +1,95 @@
+// The documentation is held against the code: error codes, the example of the README, links, and the table of results.
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import ts from "typescript";
+import { describe, expect, it } from "vitest";
+import { latentErrorCodes } from "../../lib/errors.js";
+
+const root = fileURLToPath(new URL("../../", import.meta.url));
+const read = (file: string): string => readFileSync(path.join(root, file), "utf8");
+const below = (folder: string, end: string): string[] =>
+  readdirSync(path.join(root, folder))
+    .filter((name) => name.endsWith(end))
+    .map((name) => `${folder}/${name}`);
+
+// Compiled inside the package, so that the name `latentwire` leads to the package itself.
+function runExample(file: string): { status: number | null; stdout: string; stderr: string } {
+  const { outputText } = ts.transpileModule(read(file), {
+    compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
+  });
+  mkdirSync(path.join(root, "build"), { recursive: true });
+  const folder = mkdtempSync(path.join(root, "build", "example-"));
+  try {
+    const script = path.join(folder, "example.mjs");
+    writeFileSync(script, outputText);
+    return spawnSync(process.execPath, [script], { cwd: folder, encoding: "utf8", timeout: 50_000 });
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+describe("docs/errors.md", () => {
+  const text = read("docs/errors.md");
+  const entries = [...text.matchAll(/^## (.*)$/gm)].map((match) => match[1]);
+
+  it("has one entry for every code and no other", () => {
+    expect([...entries].sort()).toEqual([...latentErrorCodes].sort());
+  });
+
+  it("says for every code when it comes and what to do", () => {
+    for (const entry of text.split(/^## /m).slice(1)) expect(entry).toMatch(/\n\nWhen: [^]+\nWhat to do: /);
+  });
+});
+
+describe("examples", () => {
+  it("the README shows examples/readme.ts, all of it", () => {
+    expect(read("README.md")).toContain(`\`\`\`ts\n${read("examples/readme.ts")}\`\`\`\n`);
+    expect(read("examples/readme.ts").trimEnd().split("\n").length).toBeLessThanOrEqual(15);
+  });
+
+  it("the example of the README streams an answer and shows its hop", () => {
+    const { status, stdout, stderr } = runExample("examples/readme.ts");
+    expect(stderr).toMatch(/^[1-9]\d* positions crossed, 0 bytes moved$/m);
+    expect(stdout).toMatch(/^\s*[a-z]+/);
+    expect(stdout).toContain("'reader'");
+    expect(status).toBe(0);
+  });
+
+  it("the joined experts answer in both modes", () => {
+    const { status, stdout } = runExample("examples/team.ts");
+    expect(stdout).toMatch(/^concat: [a-z]+/m);
+    expect(stdout).toMatch(/^recompute: [a-z]+/m);
+    expect(status).toBe(0);
+  });
+
+  it("the restored sequence answers as the saved one", () => {
+    const { status, stdout } = runExample("examples/save-restore.ts");
+    expect(stdout).toMatch(/\[ '(.+)', '\1' \]/);
+    expect(status).toBe(0);
+  });
+});
+
+describe("links", () => {
+  it.each(["README.md", "CHANGELOG.md", ...below("docs", ".md")])("of %s lead to files", (file) => {
+    for (const [, target = ""] of read(file).matchAll(/\]\(([^)\s]+)\)/g)) {
+      if (/^[a-z]+:/.test(target)) continue;
+      const [name = "", anchor] = target.split("#");
+      const found = path.join(root, path.dirname(file), name);
+      expect(existsSync(found), `${file}: ${target}`).toBe(true);
+      expect(anchor, `${file}: ${target} has an anchor, which is not checked`).toBeUndefined();
+    }
+  });
+});
+
+describe("the results table of the README", () => {
+  it("is what scripts/readme-table.mjs makes of the results", () => {
+    const { status, stdout } = spawnSync(process.execPath, [path.join(root, "scripts", "readme-table.mjs"), "--print"], {
+      encoding: "utf8",
+    });
+    expect(status).toBe(0);
+    expect(stdout).toContain("<!-- results:begin -->");
+    expect(read("README.md")).toContain(stdout.trim());
+  });
+});
