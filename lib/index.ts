@@ -7,7 +7,14 @@ export { loadModel, Model, type LoadModelOptions, type LoadProgress, type ModelI
 export { bundledModel } from "./models/bundled.js";
 export { loadRuntime, type RuntimeInfo } from "./models/runtime.js";
 export { Pool, type KvType, type PoolCounters, type PoolInfo } from "./models/pool.js";
-export { Sequence, type PrefillInput, type PrefillOptions, type SignalOption, type ThinkOptions, type ThinkStep } from "./models/sequence.js";
+export {
+  Sequence,
+  type PrefillInput,
+  type PrefillOptions,
+  type SignalOption,
+  type ThinkOptions,
+  type ThinkStep,
+} from "./models/sequence.js";
 export type { GenerateOptions, GeneratedToken, Generation, GenerationResult } from "./models/generation.js";
 export type { ChatMessage } from "./models/chat.js";
 export type { HiddenThought, ThoughtPolicy, TokenThought } from "./policies/thought.js";

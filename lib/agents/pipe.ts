@@ -43,7 +43,8 @@ const media = ["kv", "latent", "text"] as const;
  */
 export function pipe(...agents: readonly [Agent, ...Agent[]]): Pipe {
   if (agents.length === 0) throw invalid("agents", "at least one agent", agents);
-  for (const agent of agents as readonly unknown[]) if (!(agent instanceof Agent)) throw invalid("agents", "agents made by model.agent()", agent);
+  for (const agent of agents as readonly unknown[])
+    if (!(agent instanceof Agent)) throw invalid("agents", "agents made by model.agent()", agent);
   const row = Object.freeze([...agents]);
   return {
     agents: row,
@@ -75,9 +76,10 @@ interface Plan {
 function makePlan(agents: readonly Agent[], question: string, options: PipeOptions): Plan {
   checkKeys("options", options, ["medium", "keep", "notes", "compat", "pool", "signal"]);
   checkString("question", question);
-  const given = fallback(options.medium, "kv");
+  const given: unknown = fallback(options.medium, "kv");
   const hops = agents.length - 1;
-  const list = typeof given === "string" ? Array.from({ length: hops }, () => given) : Array.isArray(given) ? [...given] : [];
+  const list: readonly unknown[] =
+    typeof given === "string" ? Array.from({ length: hops }, () => given) : Array.isArray(given) ? given : [];
   if (list.length !== hops) throw invalid("medium", `one medium, or one for each of the ${hops} hops`, given);
   const chosen = list.map((one) => checkOneOf("medium", one, media));
   const plan = {
@@ -101,9 +103,13 @@ function makePlan(agents: readonly Agent[], question: string, options: PipeOptio
   for (const [model, positions] of need) {
     const have = plan.pool?.info.contextLength ?? model.info.contextLength;
     if (positions > have) {
-      throw new LatentError("ERR_LATENT_CONTEXT_OVERFLOW", `the run needs up to ${positions} positions in one sequence, the context has ${have}`, {
-        details: { need: positions, have },
-      });
+      throw new LatentError(
+        "ERR_LATENT_CONTEXT_OVERFLOW",
+        `the run needs up to ${positions} positions in one sequence, the context has ${have}`,
+        {
+          details: { need: positions, have },
+        },
+      );
     }
   }
   return { ...plan, need };
@@ -112,9 +118,13 @@ function makePlan(agents: readonly Agent[], question: string, options: PipeOptio
 function checkHop(from: Agent | undefined, to: Agent | undefined, medium: Medium): void {
   if (from === undefined || to === undefined || medium === "text" || from.model === to.model) return;
   if (medium === "latent" && from.model.space.id === to.model.space.id) return;
-  throw new LatentError("ERR_LATENT_SPACE_MISMATCH", `${from.name} and ${to.name} are of different models, so '${medium}' cannot cross between them`, {
-    hint: medium === "kv" ? "Use one loaded model for both agents, or the text medium." : "Use the text medium between different models.",
-  });
+  throw new LatentError(
+    "ERR_LATENT_SPACE_MISMATCH",
+    `${from.name} and ${to.name} are of different models, so '${medium}' cannot cross between them`,
+    {
+      hint: medium === "kv" ? "Use one loaded model for both agents, or the text medium." : "Use the text medium between different models.",
+    },
+  );
 }
 
 // The most positions that a sequence can come to hold, with room for one token of the answer. Notes count with the tokens they may have.

@@ -37,16 +37,21 @@ export interface Team {
  */
 export function team(members: { readonly experts: readonly Agent[]; readonly join: Agent }): Team {
   checkKeys("team", members, ["experts", "join"]);
-  const { experts, join } = members;
-  if (!Array.isArray(experts) || experts.length === 0) throw invalid("experts", "an array of at least one agent", experts);
-  for (const agent of [...experts, join] as readonly unknown[]) if (!(agent instanceof Agent)) throw invalid("team", "agents made by model.agent()", agent);
+  const { join } = members;
+  const given: unknown = members.experts;
+  if (!Array.isArray(given) || given.length === 0) throw invalid("experts", "an array of at least one agent", given);
+  const experts: readonly Agent[] = members.experts;
+  for (const agent of [...experts, join] as readonly unknown[])
+    if (!(agent instanceof Agent)) throw invalid("team", "agents made by model.agent()", agent);
   for (const expert of experts) {
-    if (expert.model !== join.model) throw new LatentError("ERR_LATENT_SPACE_MISMATCH", `${expert.name} and ${join.name} are of different models`);
+    if (expert.model !== join.model)
+      throw new LatentError("ERR_LATENT_SPACE_MISMATCH", `${expert.name} and ${join.name} are of different models`);
   }
   const all = { experts: Object.freeze([...experts]), join };
   return {
     ...all,
-    run: (question, options = {}) => execute(all, checked(all, question, options), () => undefined, options.signal ?? new AbortController().signal),
+    run: (question, options = {}) =>
+      execute(all, checked(all, question, options), () => undefined, options.signal ?? new AbortController().signal),
     stream(question, options = {}) {
       const plan = checked(all, question, options);
       return startRun((emit, signal) => execute(all, plan, emit, signal), options.signal);
@@ -72,17 +77,21 @@ function checked({ experts, join }: Members, question: string, options: TeamOpti
   checkKeys("options", options, ["mode", "notes", "pool", "signal"]);
   checkString("question", question);
   const { model } = join;
-  if (options.pool !== undefined && options.pool.model !== model) throw new LatentError("ERR_LATENT_SPACE_MISMATCH", "the pool is of another model");
+  if (options.pool !== undefined && options.pool.model !== model)
+    throw new LatentError("ERR_LATENT_SPACE_MISMATCH", "the pool is of another model");
   const notes = checkOneOf("notes", fallback(options.notes, "inline"), ["inline", "message"]);
   const mode = options.mode === undefined ? undefined : checkOneOf("mode", options.mode, ["text", "concat", "recompute"]);
   const prompt = (agent: Agent): number => model.tokenize(model.renderChat(agent.messages(question, [], notes))).length + 1;
-  const spoken = options.mode === "text" ? (agent: Agent) => (agent.think.policy === "hidden" ? (agent.generate.maxTokens ?? 256) : 0) : () => 0;
+  const spoken =
+    options.mode === "text" ? (agent: Agent) => (agent.think.policy === "hidden" ? (agent.generate.maxTokens ?? 256) : 0) : () => 0;
   const thoughts = experts.reduce((total, expert) => total + prompt(expert) + thoughtLimit(expert.think) + spoken(expert), 0);
   // a shifted join holds the experts' cells twice for a moment
   const need = 2 * thoughts + prompt(join) + 1;
   const have = options.pool?.info.contextLength ?? model.info.contextLength;
   if (need > have) {
-    throw new LatentError("ERR_LATENT_CONTEXT_OVERFLOW", `the team needs up to ${need} positions, the context has ${have}`, { details: { need, have } });
+    throw new LatentError("ERR_LATENT_CONTEXT_OVERFLOW", `the team needs up to ${need} positions, the context has ${have}`, {
+      details: { need, have },
+    });
   }
   return { question, mode, notes, pool: options.pool, need };
 }
@@ -93,7 +102,11 @@ async function execute({ experts, join }: Members, plan: Plan, emit: Emit, signa
   const answer = join.generate.maxTokens ?? 256;
   const pool =
     plan.pool ??
-    (await model.createPool({ contextLength: Math.min(model.info.contextLength, plan.need + answer), maxSequences: experts.length + 1, signal }));
+    (await model.createPool({
+      contextLength: Math.min(model.info.contextLength, plan.need + answer),
+      maxSequences: experts.length + 1,
+      signal,
+    }));
   const mode = plan.mode ?? (pool.info.canShift ? "concat" : "recompute");
   const medium = mode === "text" ? "text" : "kv";
   const start = performance.now();
@@ -134,7 +147,14 @@ async function execute({ experts, join }: Members, plan: Plan, emit: Emit, signa
         if (mode === "recompute") counts.prefillTokens += positions;
         crossed = { positions, bytes: mode === "concat" ? positions * pool.info.kvBytesPerPosition : 0 };
       }
-      const hop: Hop = { from: expert.agent.name, to: join.name, medium, ...crossed, ...expert.counts, ms: performance.now() - expert.began };
+      const hop: Hop = {
+        from: expert.agent.name,
+        to: join.name,
+        medium,
+        ...crossed,
+        ...expert.counts,
+        ms: performance.now() - expert.began,
+      };
       hops.push(hop);
       emit({ type: "hop-end", hop });
     }
@@ -144,7 +164,11 @@ async function execute({ experts, join }: Members, plan: Plan, emit: Emit, signa
     const { text } = await speak(turn, join.generate, true);
 
     const all: Counts[] = [...begun.map((expert) => expert.counts), counts];
-    const totals = sum(all, hops.reduce((total, hop) => total + hop.bytes, 0), performance.now() - start);
+    const totals = sum(
+      all,
+      hops.reduce((total, hop) => total + hop.bytes, 0),
+      performance.now() - start,
+    );
     const reread = mode === "concat" ? hops.reduce((total, hop) => total + hop.positions, 0) : 0;
     const asText = { prefillTokens: totals.prefillTokens + reread, decodedTokens: totals.decodedTokens + totals.latentSteps };
     const result: RunResult = { text, hops, totals, asText };

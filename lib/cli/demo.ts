@@ -1,6 +1,6 @@
 // `latentwire demo`: a reader sees facts, a solver sees a question. The same two agents run three times, and only the medium differs; then the kv
 // hand-over is compared with one single pass over the same tokens, because "lossless" is a claim that must be shown.
-import { Agent } from "../agents/agent.js";
+import type { Agent } from "../agents/agent.js";
 import type { Medium, RunResult } from "../agents/events.js";
 import { pipe } from "../agents/pipe.js";
 import { bundledModel } from "../models/bundled.js";
@@ -51,7 +51,15 @@ export async function demo(output: Output, options: { readonly model?: string },
     bundled,
   };
   output.result({ model: about, arms, lossless }, () => {
-    const rows = arms.map((arm) => [arm.medium, arm.answer.trim(), arm.prefillTokens, arm.latentSteps, arm.decodedTokens, arm.bytes, Number(arm.ms.toFixed(1))]);
+    const rows = arms.map((arm) => [
+      arm.medium,
+      arm.answer.trim(),
+      arm.prefillTokens,
+      arm.latentSteps,
+      arm.decodedTokens,
+      arm.bytes,
+      Number(arm.ms.toFixed(1)),
+    ]);
     return [
       `facts:    ${facts}`,
       `question: ${question}`,
@@ -71,7 +79,12 @@ function armOf(medium: Medium, result: RunResult): Arm {
 }
 
 // One sequence reads both prompts in one prefill. The other is handed the reader's cells and reads the solver's prompt behind them.
-async function compareWithSinglePass(model: Model, reader: Agent, solver: Agent, signal: AbortSignal): Promise<{ maxAbsLogitDiff: number; sameTokens: boolean }> {
+async function compareWithSinglePass(
+  model: Model,
+  reader: Agent,
+  solver: Agent,
+  signal: AbortSignal,
+): Promise<{ maxAbsLogitDiff: number; sameTokens: boolean }> {
   await using pool = await model.createPool({ contextLength: Math.min(model.info.contextLength, 1024), maxSequences: 3, signal });
   const sender = pool.sequence();
   const first = sender.tokensOf(reader.messages(question, [], "inline"));

@@ -43,6 +43,11 @@ export async function doctor(output: Output, _options: object, signal: AbortSign
       return `the bundled model thinks: ${pool.counters().latentSteps} latent steps`;
     }),
   ];
-  output.result(checks, () => output.table(["check", "status", "found", "fix"], checks.map((one) => [one.name, one.status, one.found, one.fix])));
+  output.result(checks, () =>
+    output.table(
+      ["check", "status", "found", "fix"],
+      checks.map((one) => [one.name, one.status, one.found, one.fix]),
+    ),
+  );
   if (checks.some((one) => one.status === "fail")) process.exitCode = 1;
 }

@@ -15,7 +15,10 @@ export async function inspect(output: Output, options: { readonly argument?: str
   output.result(facts, () =>
     output.table(
       ["fact", "value"],
-      Object.entries(facts).map(([key, value]) => [key, key === "chatTemplate" ? (value === undefined ? "none" : `${String(value).length} characters`) : String(value)]),
+      Object.entries(facts).map(([key, value]) => [
+        key,
+        key === "chatTemplate" ? (value === undefined ? "none" : `${String(value).length} characters`) : String(value),
+      ]),
     ),
   );
 }

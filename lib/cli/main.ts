@@ -16,7 +16,12 @@ process.once("SIGINT", () => {
 
 type Action<Options> = (output: Output, options: Options, signal: AbortSignal) => Promise<void>;
 
-function command<Options extends object>(program: Command, name: string, description: string, action: Action<Options & { argument?: string }>): Command {
+function command<Options extends object>(
+  program: Command,
+  name: string,
+  description: string,
+  action: Action<Options & { argument?: string }>,
+): Command {
   return program
     .command(name)
     .description(description)
@@ -61,7 +66,11 @@ try {
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
   else if (interrupted.signal.aborted) process.exitCode = 130;
   else {
-    const text = LatentError.isInstance(error) ? `${error.code}: ${error.message}\n  ${error.hint}` : error instanceof Error ? error.message : String(error);
+    const text = LatentError.isInstance(error)
+      ? `${error.code}: ${error.message}\n  ${error.hint}`
+      : error instanceof Error
+        ? error.message
+        : String(error);
     process.stderr.write(`latentwire: ${text}\n`);
     process.exitCode = LatentError.isInstance(error) && error.code === "ERR_LATENT_INVALID_ARGUMENT" ? 2 : 1;
   }

@@ -37,7 +37,10 @@ export class Output {
     const cells = rows.map((row) => row.map(String));
     const widths = head.map((title, i) => Math.max(title.length, ...cells.map((row) => (row[i] ?? "").length)));
     const line = (row: readonly string[], right: readonly boolean[]): string =>
-      row.map((cell, i) => (right[i] === true ? cell.padStart(widths[i] ?? 0) : cell.padEnd(widths[i] ?? 0))).join("  ").trimEnd();
+      row
+        .map((cell, i) => (right[i] === true ? cell.padStart(widths[i] ?? 0) : cell.padEnd(widths[i] ?? 0)))
+        .join("  ")
+        .trimEnd();
     const numeric = head.map((_, i) => rows.every((row) => typeof row[i] === "number"));
     return [this.strong(line(head, numeric)), ...cells.map((row) => line(row, numeric))].join("\n");
   }

@@ -14,7 +14,10 @@ interface Ended {
   readonly stderr: string;
 }
 
-function latentwire(args: readonly string[], options: { readonly interruptAt?: string; readonly env?: NodeJS.ProcessEnv } = {}): Promise<Ended> {
+function latentwire(
+  args: readonly string[],
+  options: { readonly interruptAt?: string; readonly env?: NodeJS.ProcessEnv } = {},
+): Promise<Ended> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [main, ...args], { env: { ...process.env, ...options.env }, stdio: ["ignore", "pipe", "pipe"] });
     let stdout = "";
@@ -41,7 +44,11 @@ describe("demo", () => {
   it("prints one JSON object with three arms and the proof that kv is lossless", async () => {
     const { code, stdout } = await latentwire(["demo", "--json"]);
     expect(code).toBe(0);
-    const value = JSON.parse(stdout) as { arms: Record<string, unknown>[]; lossless: { maxAbsLogitDiff: number; sameTokens: boolean }; model: unknown };
+    const value = JSON.parse(stdout) as {
+      arms: Record<string, unknown>[];
+      lossless: { maxAbsLogitDiff: number; sameTokens: boolean };
+      model: unknown;
+    };
     expect(value.arms.map((arm) => arm["medium"])).toEqual(["kv", "latent", "text"]);
     for (const arm of value.arms) {
       for (const key of ["prefillTokens", "latentSteps", "decodedTokens", "bytes", "ms"]) expect(arm[key]).toBeTypeOf("number");
@@ -62,11 +69,24 @@ describe("demo", () => {
 });
 
 describe("run", () => {
-  const agents = [{ name: "reader", user: "mia has the red key.", think: { policy: "hidden", steps: 4 } }, { name: "solver", generate: { maxTokens: 4 } }];
+  const agents = [
+    { name: "reader", user: "mia has the red key.", think: { policy: "hidden", steps: 4 } },
+    { name: "solver", generate: { maxTokens: 4 } },
+  ];
 
   it("runs a team over each medium", async () => {
     for (const medium of ["kv", "latent", "text"]) {
-      const { code, stdout } = await latentwire(["run", "--json", "--model", bundledModel(), "--team", team(agents), "--medium", medium, "who has the red key?"]);
+      const { code, stdout } = await latentwire([
+        "run",
+        "--json",
+        "--model",
+        bundledModel(),
+        "--team",
+        team(agents),
+        "--medium",
+        medium,
+        "who has the red key?",
+      ]);
       expect(code).toBe(0);
       expect(JSON.parse(stdout)).toMatchObject({ hops: [{ from: "reader", to: "solver", medium, latentSteps: 4 }] });
     }

@@ -26,7 +26,7 @@ describe("families", () => {
     "llama, fewer tokens than dimensions": { architecture: "llama", width: 384, vocabSize: 300, tied: false },
     "llama, linear rope scaling": { architecture: "llama", rope: { type: "linear", factor: 2 } },
     "llama, yarn": { architecture: "llama", rope: { type: "yarn", factor: 4 } },
-    "qwen3": { architecture: "qwen3" },
+    qwen3: { architecture: "qwen3" },
     "gemma, which scales its input by sqrt(d)": { architecture: "gemma" },
     "gemma2, sliding window": { architecture: "gemma2" },
     "qwen2vl, four positions a row": { architecture: "qwen2vl" },
@@ -100,7 +100,12 @@ describe("damaged model files", () => {
     for (let i = 0; i < 50; i++) {
       expect(await load(Uint8Array.from({ length: 200 + i }, (_, k) => (k * 31 + i * 17 + k * k) & 255))).toBe("ERR_LATENT_MODEL_FORMAT");
     }
-    for (const [offset, value] of [[0, 0x12], [4, 99], [15, 0x7f], [23, 0x7f]] as const) {
+    for (const [offset, value] of [
+      [0, 0x12],
+      [4, 99],
+      [15, 0x7f],
+      [23, 0x7f],
+    ] as const) {
       const broken = Buffer.from(bytes);
       broken[offset] = value;
       expect(await load(broken)).toBe("ERR_LATENT_MODEL_FORMAT");
@@ -141,7 +146,10 @@ describe("damaged model files", () => {
 
 describe("many sequences", () => {
   it("eight agents in a batch give the tokens that each gives alone", async () => {
-    const prompts = Array.from({ length: 8 }, (_, i) => `<|user|> ${"mia has the red key. tom lives in oslo. ".repeat(i + 1)}<|end|><|assistant|>`);
+    const prompts = Array.from(
+      { length: 8 },
+      (_, i) => `<|user|> ${"mia has the red key. tom lives in oslo. ".repeat(i + 1)}<|end|><|assistant|>`,
+    );
     const alone: (readonly number[])[] = [];
     for (const prompt of prompts) {
       const sequence = await filled(pool, prompt);
@@ -319,8 +327,14 @@ it("aborted at a random point, 1000 times: no cell and no sequence is lost, and 
     const outcome = codeOf(() => work);
     const wait = next(4);
     if (wait === 0) abort.abort();
-    else if (wait === 1) setImmediate(() => { abort.abort(); });
-    else setTimeout(() => { abort.abort(); }, next(8));
+    else if (wait === 1)
+      setImmediate(() => {
+        abort.abort();
+      });
+    else
+      setTimeout(() => {
+        abort.abort();
+      }, next(8));
     const code = await outcome;
     if (code.includes("AbortError")) {
       aborted++;

@@ -2,7 +2,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { loadModel, LatentError, type Model, type Pool, type Sequence, type LatentErrorCode } from "../../lib/index.js";
+import { loadModel, LatentError, type Model, type Pool, type Sequence } from "../../lib/index.js";
 import { writeTinyModel, type TinyModelOptions } from "../fixtures/gguf.js";
 import { expect } from "vitest";
 
@@ -19,7 +19,9 @@ export async function tinyModel(options: TinyModelOptions = {}): Promise<Model> 
   return loadModel(file);
 }
 
-export async function floats(tensor: { toFloat32(): Float32Array; dispose(): void } | Promise<{ toFloat32(): Float32Array; dispose(): void }>): Promise<Float32Array> {
+export async function floats(
+  tensor: { toFloat32(): Float32Array; dispose(): void } | Promise<{ toFloat32(): Float32Array; dispose(): void }>,
+): Promise<Float32Array> {
   const made = await tensor;
   const values = made.toFloat32();
   made.dispose();
@@ -70,7 +72,7 @@ export async function filled(pool: Pool, text: string): Promise<Sequence> {
 }
 
 /** The code of the LatentError that `work` ends with. */
-export async function codeOf(work: () => unknown): Promise<LatentErrorCode | string> {
+export async function codeOf(work: () => unknown): Promise<string> {
   try {
     await work();
   } catch (error) {

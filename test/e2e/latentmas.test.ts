@@ -337,7 +337,12 @@ describe("17. what does not fit is refused before anything is touched", () => {
 it("19. counts are exact: a run's totals are the pool's own counters", async () => {
   for (const medium of ["kv", "latent", "text"] as const) {
     await using own = await model.createPool({ maxSequences: 4 });
-    const reader = model.agent({ name: "reader", user: "mia has the red key.", think: { policy: "hidden", steps: 6 }, generate: { maxTokens: 12 } });
+    const reader = model.agent({
+      name: "reader",
+      user: "mia has the red key.",
+      think: { policy: "hidden", steps: 6 },
+      generate: { maxTokens: 12 },
+    });
     const middle = model.agent({ name: "middle", think: { policy: "tokens", maxTokens: 7 } });
     const solver = model.agent({ name: "solver", generate: { maxTokens: 5 } });
     const { totals, hops } = await pipe(reader, middle, solver).run("who has the red key?", { medium, pool: own });
@@ -381,6 +386,8 @@ it("a latent turns into a small reference in JSON", async () => {
   expect(latents).toBeInstanceOf(Latent);
   const text = JSON.stringify({ message: latents });
   expect(text.length).toBeLessThan(400);
-  expect(JSON.parse(text)).toMatchObject({ message: { kind: "embeds", shape: [8, model.info.embeddingLength], bytes: 8 * model.info.embeddingLength * 4 } });
+  expect(JSON.parse(text)).toMatchObject({
+    message: { kind: "embeds", shape: [8, model.info.embeddingLength], bytes: 8 * model.info.embeddingLength * 4 },
+  });
   await sequence.dispose();
 });

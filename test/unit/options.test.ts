@@ -47,7 +47,8 @@ for (const key of ["contextLength", "maxSequences", "batch", "threads"]) {
   add(`createPool ${key}`, (value) => loose(model, "createPool")({ [key]: value }), [...badNumbers, 0]);
 }
 add("createPool kvType", (value) => loose(model, "createPool")({ kvType: value }), ["f64", 1, null, ""]);
-for (const key of ["maxTokens", "topK", "penaltyWindow", "seed"]) add(`generate ${key}`, (value) => loose(sequence, "generate")({ [key]: value }), badNumbers);
+for (const key of ["maxTokens", "topK", "penaltyWindow", "seed"])
+  add(`generate ${key}`, (value) => loose(sequence, "generate")({ [key]: value }), badNumbers);
 for (const key of ["temperature", "topP", "minP", "repeatPenalty"]) {
   add(`generate ${key}`, (value) => loose(sequence, "generate")({ [key]: value }), [Number.NaN, -1, "1", null, 1e300]);
 }
@@ -60,7 +61,17 @@ add("think steps", (value) => loose(sequence, "think")({ steps: value }), [...ba
 add("think alpha", (value) => loose(sequence, "think")({ steps: 1, alpha: value }), [Number.NaN, -1, "1", null]);
 add("think align", (value) => loose(sequence, "think")({ steps: 1, align: value }), [1, "yes", null]);
 add("think onStep", (value) => loose(sequence, "think")({ steps: 1, onStep: value }), [1, "f", {}]);
-add("prefill input", (value) => loose(sequence, "prefill")(value), [1, null, {}, [1.5], [-1], [1e9], ["x"], [{ role: "robot", content: "x" }], [{ role: "user" }]]);
+add("prefill input", (value) => loose(sequence, "prefill")(value), [
+  1,
+  null,
+  {},
+  [1.5],
+  [-1],
+  [1e9],
+  ["x"],
+  [{ role: "robot", content: "x" }],
+  [{ role: "user" }],
+]);
 add("prefill hidden", (value) => loose(sequence, "prefill")([5], { hidden: value }), ["first", 1, null]);
 add("truncate", (value) => loose(sequence, "truncate")(value), [...badNumbers, 10_000]);
 add("drop", (value) => loose(sequence, "drop")({ from: value, to: value }), [...badNumbers, 10_000]);
@@ -90,12 +101,15 @@ add("pipe agents", (value) => (pipe as unknown as Loose)(value), [1, null, {}, u
 const solo = (): ReturnType<typeof pipe> => pipe(new Agent(model, { name: "a" }), new Agent(model, { name: "b" }));
 add("pipe question", (value) => loose(solo(), "run")(value), [1, null, {}]);
 add("pipe medium", (value) => loose(solo(), "run")("x", { medium: value }), ["smoke", ["kv", "kv"], []]);
-for (const key of ["keep", "notes", "compat"]) add(`pipe ${key}`, (value) => loose(solo(), "run")("x", { [key]: value }), ["other", 1, null]);
+for (const key of ["keep", "notes", "compat"])
+  add(`pipe ${key}`, (value) => loose(solo(), "run")("x", { [key]: value }), ["other", 1, null]);
 add("team experts", (value) => (team as unknown as Loose)({ experts: value, join: new Agent(model, { name: "a" }) }), [[], 1, null, [1]]);
-add("team mode", (value) => loose(team({ experts: [new Agent(model, { name: "a" })], join: new Agent(model, { name: "b" }) }), "run")("x", { mode: value }), [
-  "glue",
-  1,
-]);
+add(
+  "team mode",
+  (value) =>
+    loose(team({ experts: [new Agent(model, { name: "a" })], join: new Agent(model, { name: "b" }) }), "run")("x", { mode: value }),
+  ["glue", 1],
+);
 
 describe("bad values are refused with a code and a message that names them", () => {
   for (const [name, { call, bad }] of Object.entries(cases)) {
@@ -123,7 +137,14 @@ describe("bad values are refused with a code and a message that names them", () 
 });
 
 describe("random options", () => {
-  const anything = fc.oneof(fc.integer({ min: -3, max: 40 }), fc.double(), fc.string({ maxLength: 4 }), fc.boolean(), fc.constant(null), fc.constant(undefined));
+  const anything = fc.oneof(
+    fc.integer({ min: -3, max: 40 }),
+    fc.double(),
+    fc.string({ maxLength: 4 }),
+    fc.boolean(),
+    fc.constant(null),
+    fc.constant(undefined),
+  );
   const settle = async (work: () => unknown): Promise<void> => {
     try {
       const value = await work();
@@ -134,10 +155,20 @@ describe("random options", () => {
   };
 
   it("generate, think and prefill end with a result or a code", async () => {
-    const record = (keys: readonly string[]) =>
-      fc.record(Object.fromEntries(keys.map((key) => [key, anything])), { requiredKeys: [] });
+    const record = (keys: readonly string[]) => fc.record(Object.fromEntries(keys.map((key) => [key, anything])), { requiredKeys: [] });
     const property = fc.asyncProperty(
-      record(["maxTokens", "temperature", "topK", "topP", "minP", "seed", "repeatPenalty", "penaltyWindow", "priority", "frequencyPenalty"]),
+      record([
+        "maxTokens",
+        "temperature",
+        "topK",
+        "topP",
+        "minP",
+        "seed",
+        "repeatPenalty",
+        "penaltyWindow",
+        "priority",
+        "frequencyPenalty",
+      ]),
       record(["steps", "alpha", "align", "priority"]),
       fc.array(anything, { maxLength: 4 }),
       async (generate, think, tokens) => {
