@@ -18,7 +18,7 @@ export {
 export type { GenerateOptions, GeneratedToken, Generation, GenerationResult } from "./models/generation.js";
 export type { ChatMessage } from "./models/chat.js";
 export type { HiddenThought, ThoughtPolicy, TokenThought } from "./policies/thought.js";
-export { Agent, type AgentOptions } from "./agents/agent.js";
+export { Agent, type AgentOptions, type Note } from "./agents/agent.js";
 export { pipe, type Pipe, type PipeOptions } from "./agents/pipe.js";
 export { team, type JoinMode, type Team, type TeamOptions } from "./agents/team.js";
 export type { Hop, Medium, RunEvent, RunResult, RunStream, RunTotals } from "./agents/events.js";

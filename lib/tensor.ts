@@ -108,6 +108,7 @@ export class Tensor {
     this.#native.dispose();
   }
 
+  /** Same as {@link dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

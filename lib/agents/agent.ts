@@ -5,6 +5,7 @@ import type { ChatMessage } from "../models/chat.js";
 import type { Model } from "../models/model.js";
 import { checkThought, type ThoughtPolicy } from "../policies/thought.js";
 
+/** What makes an agent; see {@link Model.agent}. */
 export interface AgentOptions {
   /** Shown in events and hops; not empty. */
   readonly name: string;

@@ -1,5 +1,6 @@
 // What a run reports while it goes on and when it ends. Prefilled tokens, latent steps, decoded tokens and bytes are separate counts everywhere.
 
+/** How a thought travels: the cells themselves, vectors, or words. */
 export type Medium = "kv" | "latent" | "text";
 
 /** One hand-over: what the sender spent on the thought that crossed, and what crossed. */
@@ -19,6 +20,7 @@ export interface Hop {
   readonly ms: number;
 }
 
+/** Counts over all agents of a run. `ms` includes making the pool if the run made it. */
 export interface RunTotals {
   readonly prefillTokens: number;
   readonly latentSteps: number;
@@ -27,6 +29,7 @@ export interface RunTotals {
   readonly ms: number;
 }
 
+/** What a run ends with. */
 export interface RunResult {
   /** What the last agent said. */
   readonly text: string;
@@ -40,6 +43,7 @@ export interface RunResult {
   readonly asText: { readonly prefillTokens: number; readonly decodedTokens: number };
 }
 
+/** What a run reports while it goes on. */
 export type RunEvent =
   | {
       readonly type: "run-start";

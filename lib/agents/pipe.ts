@@ -10,6 +10,7 @@ import type { Hop, Medium, RunResult, RunStream } from "./events.js";
 import { noCounts, readPrompt, receiveLatents, speak, sum, think, type Counts, type Turn } from "./stage.js";
 import { startRun, type Emit } from "./stream.js";
 
+/** Options of a run of a {@link Pipe}. */
 export interface PipeOptions {
   /** How thoughts travel: one medium for all hops, or one for each. Default `kv`. */
   readonly medium?: Medium | readonly Medium[];
@@ -27,6 +28,7 @@ export interface PipeOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Agents in a row; see {@link pipe}. */
 export interface Pipe {
   readonly agents: readonly Agent[];
   /** Runs to the end. @throws LatentError; `signal.reason` when aborted */

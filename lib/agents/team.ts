@@ -15,6 +15,7 @@ import { startRun, type Emit } from "./stream.js";
  */
 export type JoinMode = "text" | "concat" | "recompute";
 
+/** Options of a run of a {@link Team}. */
 export interface TeamOptions {
   /** Default `concat` if the model's keys can be moved, else `recompute`. */
   readonly mode?: JoinMode;
@@ -24,10 +25,13 @@ export interface TeamOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Experts and their joiner; see {@link team}. */
 export interface Team {
   readonly experts: readonly Agent[];
   readonly join: Agent;
+  /** Runs to the end. @throws LatentError; `signal.reason` when aborted */
   run(question: string, options?: TeamOptions): Promise<RunResult>;
+  /** Starts a run and returns its events and its answer. Leaving the loop over the events cancels it. */
   stream(question: string, options?: TeamOptions): RunStream;
 }
 

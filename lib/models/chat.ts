@@ -3,6 +3,7 @@ import { Template } from "@huggingface/jinja";
 import { LatentError } from "../errors.js";
 import { checkKeys, checkOneOf, checkString, invalid } from "../check.js";
 
+/** One message of a chat, for the model's own template. */
 export interface ChatMessage {
   readonly role: "system" | "user" | "assistant";
   readonly content: string;

@@ -4,6 +4,7 @@ import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativeGenerateResult, NativeSequence, NativeTokenEvent } from "../native-engine.js";
 
+/** Options of {@link Sequence.generate}. */
 export interface GenerateOptions {
   /** Default 256. */
   readonly maxTokens?: number;
@@ -32,12 +33,14 @@ export interface GenerateOptions {
   readonly signal?: AbortSignal;
 }
 
+/** One sampled token and the text that it completed. */
 export interface GeneratedToken {
   readonly token: number;
   /** Text that became certain with this token; may be empty (half a character, or a possible beginning of a stop string). */
   readonly text: string;
 }
 
+/** The whole of a generation. */
 export interface GenerationResult {
   readonly text: string;
   /** Every sampled token, the end token included. */

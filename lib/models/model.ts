@@ -23,6 +23,7 @@ export interface ModelInfo extends NativeModelInfo {
   readonly template: "model" | "plain";
 }
 
+/** How far loading has come. */
 export interface LoadProgress {
   readonly stage: "fingerprint" | "load";
   /** 0..1 within the stage */
@@ -31,15 +32,18 @@ export interface LoadProgress {
   readonly etaMs: number | undefined;
 }
 
+/** Options of {@link loadModel}. */
 export interface LoadModelOptions {
   /** Layers to put on a GPU, if a GPU build of llama.cpp is installed. Default 0. */
   readonly gpuLayers?: number;
   /** Map the file instead of reading it. Default true. */
   readonly mmap?: boolean;
   readonly signal?: AbortSignal;
+  /** Called about every percent; the stages follow each other. */
   readonly onProgress?: (progress: LoadProgress) => void;
 }
 
+/** Options of {@link Model.createPool}. */
 export interface PoolOptions {
   /** Positions that all sequences of the pool share. Default: the model's context length, at most 8192. llama.cpp rounds up to a multiple of 256. */
   readonly contextLength?: number;
@@ -143,6 +147,7 @@ export class Model {
     return this.#call(() => this.#handle.detokenize(this.checkTokens(tokens), checkBoolean("special", fallback(options.special, false))));
   }
 
+  /** True for tokens that end a turn. @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` if it is not in the vocabulary */
   isEndOfGeneration(token: number): boolean {
     return this.#call(() => this.#handle.isEndOfGeneration(checkInteger("token", token, 0, this.info.vocabularySize - 1)));
   }
@@ -223,6 +228,7 @@ export class Model {
     if (!this.#handle.disposed) await run(this.#handle.dispose());
   }
 
+  /** Same as {@link dispose}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }

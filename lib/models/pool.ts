@@ -7,6 +7,7 @@ import { readSavedState } from "../kv/saved-state.js";
 import type { Model } from "./model.js";
 import { Sequence } from "./sequence.js";
 
+/** Number format of cached keys and values; `q8_0` and `q4_0` need a head dimension that is a multiple of 32. */
 export type KvType = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
 
 /** Exact counts since the pool was made. `refreshedPositions`: last positions decoded again because their outputs were out of date. */
@@ -36,6 +37,7 @@ export class Pool {
     return this.#handle.disposed;
   }
 
+  /** The counts as of the last decode call. */
   counters(): PoolCounters {
     return this.#handle.counters();
   }
@@ -80,6 +82,7 @@ export class Pool {
     await run(this.#handle.dispose());
   }
 
+  /** Same as {@link dispose}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }

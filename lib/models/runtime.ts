@@ -10,6 +10,7 @@ import type { NativeRuntimeInfo } from "../native-engine.js";
 /** The llama.cpp release that the native layer is written against; any other is refused. */
 export const llamaRelease = "v0.5.0";
 
+/** The engine in this process: its folder, versions and compute devices. */
 export type RuntimeInfo = NativeRuntimeInfo;
 
 /** The package that carries llama.cpp for a platform, e.g. `@node-llama-cpp/linux-x64`. */

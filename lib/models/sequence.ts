@@ -15,6 +15,7 @@ import type { Pool } from "./pool.js";
 /** Tokens, text (special tokens are parsed), chat messages (rendered by the model's template), or input rows. */
 export type PrefillInput = Int32Array | readonly number[] | string | readonly ChatMessage[] | Latent | Tensor;
 
+/** Options of {@link Sequence.prefill}. */
 export interface PrefillOptions {
   /** Which hidden states to return: none (default), the last position's, or all. `last` also makes a following think() start at once. */
   readonly hidden?: "none" | "last" | "all";
@@ -23,6 +24,7 @@ export interface PrefillOptions {
   readonly signal?: AbortSignal;
 }
 
+/** One latent step, reported as it is done. */
 export interface ThinkStep {
   /** From 1. */
   readonly step: number;
@@ -32,6 +34,7 @@ export interface ThinkStep {
   readonly cosine: number;
 }
 
+/** Options of {@link Sequence.think}. */
 export interface ThinkOptions {
   /** Latent steps, 0 or more. */
   readonly steps: number;
@@ -41,9 +44,11 @@ export interface ThinkOptions {
   readonly alpha?: number;
   readonly priority?: number;
   readonly signal?: AbortSignal;
+  /** Called after every step. */
   readonly onStep?: (step: ThinkStep) => void;
 }
 
+/** An abort signal; the operation then rejects with its reason and changes nothing. */
 export interface SignalOption {
   readonly signal?: AbortSignal;
 }
@@ -237,6 +242,7 @@ export class Sequence {
     if (!this.#handle.disposed) await run(this.#handle.dispose());
   }
 
+  /** Same as {@link dispose}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }

@@ -14,6 +14,7 @@ export interface TokenThought extends Omit<GenerateOptions, "signal" | "priority
   readonly policy: "tokens";
 }
 
+/** How an agent thinks. */
 export type ThoughtPolicy = HiddenThought | TokenThought;
 
 /** @throws LatentError `ERR_LATENT_INVALID_ARGUMENT` */

@@ -4,6 +4,7 @@ import { randomUUID } from "node:crypto";
 import type { Tensor, Dtype } from "../tensor.js";
 import type { Space } from "./space.js";
 
+/** `embeds`: rows that can be fed as input. `hidden`: states after the final norm. */
 export type LatentKind = "embeds" | "hidden";
 
 /** What a {@link Latent} becomes in JSON: enough to find and check it, not its contents. */
@@ -53,6 +54,7 @@ export class Latent {
     return this.#tensor;
   }
 
+  /** The small reference; called by JSON.stringify. */
   toJSON(): LatentReference {
     return { $latent: this.id, space: this.space.id, kind: this.kind, shape: this.shape, dtype: this.dtype, bytes: this.bytes };
   }
@@ -62,6 +64,7 @@ export class Latent {
     this.#tensor.dispose();
   }
 
+  /** Same as {@link dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
