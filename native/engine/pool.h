@@ -57,7 +57,8 @@ class Pool {
   int32_t batch() const noexcept { return options_.batch; }
   int32_t threads() const noexcept { return options_.threads; }
   size_t kv_bytes_per_position() const noexcept { return kv_bytes_per_position_; }
-  bool can_shift() const noexcept { return can_shift_; }
+  // True if cells can be copied and their keys moved: what a shifted append and a re-anchored drop need.
+  bool can_shift() const noexcept { return can_shift_ && geometry_.has_value(); }
 
   // What requests do to sequences; scheduler thread only.
   void require_room(const SequenceState& sequence, int64_t entries) const;
