@@ -173,8 +173,6 @@ struct ggml_type_traits {
   X(llama_model_n_layer, int32_t, (const llama_model*))                                                       \
   X(llama_model_n_head, int32_t, (const llama_model*))                                                        \
   X(llama_model_n_head_kv, int32_t, (const llama_model*))                                                     \
-  X(llama_model_n_swa, int32_t, (const llama_model*))                                                         \
-  X(llama_model_meta_val_str, int32_t, (const llama_model*, const char*, char*, size_t))                      \
   X(llama_model_desc, int32_t, (const llama_model*, char*, size_t))                                           \
   X(llama_model_size, uint64_t, (const llama_model*))                                                         \
   X(llama_model_chat_template, const char*, (const llama_model*, const char*))                                \
@@ -188,11 +186,8 @@ struct ggml_type_traits {
   X(llama_free, void, (llama_context*))                                                                       \
   X(llama_n_ctx, uint32_t, (const llama_context*))                                                            \
   X(llama_n_ubatch, uint32_t, (const llama_context*))                                                         \
-  X(llama_n_seq_max, uint32_t, (const llama_context*))                                                        \
   X(llama_get_memory, llama_memory_t, (const llama_context*))                                                 \
   X(llama_set_embeddings, void, (llama_context*, bool))                                                       \
-  X(llama_set_abort_callback, void, (llama_context*, ggml_abort_callback, void*))                             \
-  X(llama_synchronize, void, (llama_context*))                                                                \
   X(llama_decode, int32_t, (llama_context*, llama_batch))                                                     \
   X(llama_get_logits_ith, float*, (llama_context*, int32_t))                                                  \
   X(llama_get_embeddings_ith, float*, (llama_context*, int32_t))                                              \
