@@ -200,6 +200,18 @@ describe("many sequences", () => {
     await short.dispose();
   });
 
+  it("a prefill of higher priority overtakes one that began earlier", async () => {
+    const filler = Array.from({ length: 1200 }, (_, i) => 5 + (i % 200));
+    const [low, high] = [pool.sequence(), pool.sequence()];
+    const order: string[] = [];
+    const first = low.prefill(filler, { priority: -1 }).then(() => order.push("low"));
+    const second = high.prefill(filler, { priority: 1 }).then(() => order.push("high"));
+    await Promise.all([first, second]);
+    expect(order).toEqual(["high", "low"]);
+    await low.dispose();
+    await high.dispose();
+  });
+
   it("runs out of sequences and of cells with a code, and recovers", async () => {
     await using small = await model.createPool({ contextLength: 256, maxSequences: 2 });
     const [a, b] = [small.sequence(), small.sequence()];
