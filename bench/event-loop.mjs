@@ -5,8 +5,8 @@ import { interleave, promptTokens, row } from "./harness.mjs";
 import { models } from "./models.mjs";
 
 const agents = 8;
-const atLeastMs = 700;
-const maxTokens = 128;
+const atLeastMs = 500;
+const maxTokens = 32;
 
 async function p99During(work) {
   const delay = monitorEventLoopDelay({ resolution: 1 });
@@ -39,7 +39,7 @@ export async function run(want) {
       }),
     });
     const idle = async () => ({ idle: await p99During(() => sleep(atLeastMs)) });
-    const times = await interleave([busy, idle], { warmUp: 1 });
+    const times = await interleave([busy, idle]);
     await pool.dispose();
     rows.push(
       row({

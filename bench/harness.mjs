@@ -20,9 +20,9 @@ export async function time(work) {
 
 /**
  * Runs every case once a round, each round beginning with another case, so that a slow minute of the machine hits all of them alike. A case returns
- * `{ name: number }` for what it timed itself; the result is the median of each name. Two rounds warm up and are not counted.
+ * `{ name: number }` for what it timed itself; the result is the median of each name. One round warms up and is not counted.
  */
-export async function interleave(cases, { rounds = repetitions, warmUp = 2 } = {}) {
+export async function interleave(cases, { rounds = repetitions, warmUp = 1 } = {}) {
   const samples = new Map();
   for (let round = -warmUp; round < rounds; round++) {
     for (let i = 0; i < cases.length; i++) {

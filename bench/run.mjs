@@ -11,7 +11,7 @@ import { fail, root, say } from "../scripts/common.mjs";
 import { repetitions, watchHardware } from "./harness.mjs";
 import { disposeModels } from "./models.mjs";
 
-const topics = ["napi", "steps", "event-loop", "handoff"];
+const topics = ["napi", "event-loop", "handoff", "steps"];
 
 function parse(args) {
   const options = { json: false, save: undefined, filter: "" };
@@ -54,20 +54,27 @@ function print(rows, hardware) {
 const options = parse(process.argv.slice(2));
 const describe = watchHardware();
 const rows = [];
+
+function results() {
+  return { date: new Date().toISOString().slice(0, 10), hardware: describe(), repetitions, rows };
+}
+
+function save(name) {
+  const folder = path.join(root, "bench", "results");
+  fs.mkdirSync(folder, { recursive: true });
+  fs.writeFileSync(path.join(folder, `${name}.json`), `${JSON.stringify(results(), null, 2)}\n`);
+}
+
 for (const topic of topics) {
   say(topic);
   const { run } = await import(`./${topic}.mjs`);
   rows.push(...(await run((name) => name.includes(options.filter))));
+  // after every topic, so that a run that is cut off keeps what it has
+  if (options.save !== undefined && rows.length > 0) save(options.save);
 }
 await disposeModels();
 if (rows.length === 0) fail(`no benchmark has '${options.filter}' in its name`);
 
-const results = { date: new Date().toISOString().slice(0, 10), hardware: describe(), repetitions, rows };
-const text = `${JSON.stringify(results, null, 2)}\n`;
-if (options.json) process.stdout.write(text);
-else print(rows, results.hardware);
-if (options.save !== undefined) {
-  const folder = path.join(root, "bench", "results");
-  fs.mkdirSync(folder, { recursive: true });
-  fs.writeFileSync(path.join(folder, `${options.save}.json`), text);
-}
+const { hardware } = results();
+if (options.json) process.stdout.write(`${JSON.stringify(results(), null, 2)}\n`);
+else print(rows, hardware);

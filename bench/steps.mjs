@@ -65,7 +65,10 @@ async function togetherAgainstApart({ model, label }) {
   };
   const together = async () => {
     await rewindAll();
-    return { together: await time(() => Promise.all(group.map(({ sequence }) => sequence.generate({ maxTokens: steps }).result))) };
+    const before = pool.counters();
+    const ms = await time(() => Promise.all(group.map(({ sequence }) => sequence.generate({ maxTokens: steps }).result)));
+    const after = pool.counters();
+    return { together: ms, rowsPerCall: (after.decodedRows - before.decodedRows) / (after.decodeCalls - before.decodeCalls) };
   };
   const apart = async () => {
     await rewindAll();
@@ -80,7 +83,7 @@ async function togetherAgainstApart({ model, label }) {
   const gain = times.apart / times.together;
   return row({
     name: "concurrent agents",
-    shape: `${agents} x ${steps} tokens; ${label}`,
+    shape: `${agents} x ${steps} tokens, ${times.rowsPerCall.toFixed(1)} rows a decode call; ${label}`,
     ms: times.together,
     peers: { "one at a time": times.apart },
     ratio: gain,
