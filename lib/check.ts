@@ -40,13 +40,23 @@ export function checkOneOf<const T extends string>(name: string, value: unknown,
   return found;
 }
 
-/** Refuses keys that no option has: a misspelt option must not be ignored. */
+/** A callback that may be left out. */
+export function checkCallback(name: string, value: unknown): void {
+  if (value !== undefined && typeof value !== "function") throw invalid(name, "a function", value);
+}
+
+/**
+ * Refuses keys that no option has: a misspelt option must not be ignored. A `signal` is checked here, before anything native starts: a job that
+ * nobody can await any more would end the process when it fails.
+ */
 export function checkKeys(name: string, value: unknown, known: readonly string[]): void {
   if (typeof value !== "object" || value === null || Array.isArray(value)) throw invalid(name, "an object", value);
   for (const key of Object.keys(value)) {
     if (!known.includes(key))
       throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `${name} has no option '${key}'; it has ${known.join(", ")}`);
   }
+  const signal: unknown = Reflect.get(value, "signal");
+  if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid("signal", "an AbortSignal", signal);
 }
 
 /** The default of an option that was left out. Not `??`: null was passed, so it is checked like any other value. */

@@ -12,6 +12,8 @@ export interface Hop {
   readonly positions: number;
   /** Bytes that were moved: 0 for `kv` in one pool, the rows for `latent`, UTF-8 for `text`. */
   readonly bytes: number;
+  /** Cache bytes of `positions` of a `kv` hop: what a copy of them would move. 0 for `latent` and `text`. */
+  readonly heldBytes: number;
   /** Positions that the sender prefilled: its prompt, and rows it received. */
   readonly prefillTokens: number;
   readonly latentSteps: number;

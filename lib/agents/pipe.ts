@@ -7,7 +7,7 @@ import type { Sequence } from "../models/sequence.js";
 import { thoughtLimit } from "../policies/thought.js";
 import { Agent, type Note } from "./agent.js";
 import type { Hop, Medium, RunResult, RunStream } from "./events.js";
-import { noCounts, readPrompt, receiveLatents, speak, sum, think, type Counts, type Turn } from "./stage.js";
+import { noCounts, readPrompt, receiveLatents, requirePool, speak, sum, think, type Counts, type Turn } from "./stage.js";
 import { startRun, type Emit } from "./stream.js";
 
 /** Options of a run of a {@link Pipe}. */
@@ -50,7 +50,7 @@ export function pipe(...agents: readonly [Agent, ...Agent[]]): Pipe {
   const row = Object.freeze([...agents]);
   return {
     agents: row,
-    run(question, options = {}) {
+    async run(question, options = {}) {
       const plan = makePlan(row, question, options);
       return execute(plan, () => undefined, options.signal ?? new AbortController().signal);
     },
@@ -83,6 +83,7 @@ function makePlan(agents: readonly Agent[], question: string, options: PipeOptio
   const list: readonly unknown[] =
     typeof given === "string" ? Array.from({ length: hops }, () => given) : Array.isArray(given) ? given : [];
   if (list.length !== hops) throw invalid("medium", `one medium, or one for each of the ${hops} hops`, given);
+  requirePool(options.pool);
   const chosen = list.map((one) => checkOneOf("medium", one, media));
   const plan = {
     agents,
@@ -219,16 +220,16 @@ async function handOver(
   thought: Awaited<ReturnType<typeof think>>,
   notes: Note[],
   agent: Agent,
-): Promise<{ positions: number; bytes: number }> {
+): Promise<Pick<Hop, "positions" | "bytes" | "heldBytes">> {
   if (medium === "kv") {
     const kept = plan.keep === "all" ? sequence.length : plan.keep === "own" ? sequence.length - held : thought.positions;
-    await sequence.drop({ from: 0, to: sequence.length - kept });
-    return { positions: sequence.length, bytes: 0 };
+    await sequence.keepLast(kept);
+    return { positions: kept, bytes: 0, heldBytes: kept * sequence.pool.info.kvBytesPerPosition };
   }
-  if (medium === "latent") return { positions: thought.latents?.shape[0] ?? 0, bytes: thought.latents?.bytes ?? 0 };
+  if (medium === "latent") return { positions: thought.latents?.shape[0] ?? 0, bytes: thought.latents?.bytes ?? 0, heldBytes: 0 };
   const note = { from: agent.name, text: thought.text ?? "" };
   notes.push(note);
-  return { positions: 0, bytes: Buffer.byteLength(note.text, "utf8") };
+  return { positions: 0, bytes: Buffer.byteLength(note.text, "utf8"), heldBytes: 0 };
 }
 
 // The pools of one run: the given one, or one for each model, disposed with the run.

@@ -1,6 +1,8 @@
 // One agent's turn on one sequence: read what is new, then think or speak. Shared by pipes and teams, and the one place that counts.
 import type { Latent } from "../spaces/latent.js";
 import { Latent as LatentHandle } from "../spaces/latent.js";
+import { invalid } from "../check.js";
+import { Pool } from "../models/pool.js";
 import type { Sequence } from "../models/sequence.js";
 import { samplingOf } from "../policies/thought.js";
 import type { GenerateOptions } from "../models/generation.js";
@@ -36,6 +38,10 @@ export interface Turn {
   readonly counts: Counts;
   readonly emit: Emit;
   readonly signal: AbortSignal;
+}
+
+export function requirePool(pool: unknown): void {
+  if (pool !== undefined && !(pool instanceof Pool)) throw invalid("pool", "a Pool", pool);
 }
 
 /** Feeds the latents of a sender as the first positions of the receiver. */

@@ -6,7 +6,7 @@ import type { Sequence } from "../models/sequence.js";
 import { thoughtLimit } from "../policies/thought.js";
 import { Agent, type Note } from "./agent.js";
 import type { Hop, RunResult, RunStream } from "./events.js";
-import { noCounts, readPrompt, speak, sum, think, type Counts } from "./stage.js";
+import { noCounts, readPrompt, requirePool, speak, sum, think, type Counts } from "./stage.js";
 import { startRun, type Emit } from "./stream.js";
 
 /**
@@ -54,7 +54,7 @@ export function team(members: { readonly experts: readonly Agent[]; readonly joi
   const all = { experts: Object.freeze([...experts]), join };
   return {
     ...all,
-    run: (question, options = {}) =>
+    run: async (question, options = {}) =>
       execute(all, checked(all, question, options), () => undefined, options.signal ?? new AbortController().signal),
     stream(question, options = {}) {
       const plan = checked(all, question, options);
@@ -81,6 +81,7 @@ function checked({ experts, join }: Members, question: string, options: TeamOpti
   checkKeys("options", options, ["mode", "notes", "pool", "signal"]);
   checkString("question", question);
   const { model } = join;
+  requirePool(options.pool);
   if (options.pool !== undefined && options.pool.model !== model)
     throw new LatentError("ERR_LATENT_SPACE_MISMATCH", "the pool is of another model");
   const notes = checkOneOf("notes", fallback(options.notes, "inline"), ["inline", "message"]);
@@ -144,12 +145,13 @@ async function execute({ experts, join }: Members, plan: Plan, emit: Emit, signa
     const notes: Note[] = [];
     const hops: Hop[] = [];
     for (const expert of begun) {
-      let crossed = { positions: 0, bytes: Buffer.byteLength(expert.text, "utf8") };
+      let crossed = { positions: 0, bytes: Buffer.byteLength(expert.text, "utf8"), heldBytes: 0 };
       if (mode === "text") notes.push({ from: expert.agent.name, text: expert.text });
       else {
         const positions = await sequence.append(expert.sequence, { mode: mode === "concat" ? "shift" : "recompute", signal: both });
         if (mode === "recompute") counts.prefillTokens += positions;
-        crossed = { positions, bytes: mode === "concat" ? positions * pool.info.kvBytesPerPosition : 0 };
+        const heldBytes = positions * pool.info.kvBytesPerPosition;
+        crossed = { positions, bytes: mode === "concat" ? heldBytes : 0, heldBytes };
       }
       const hop: Hop = {
         from: expert.agent.name,

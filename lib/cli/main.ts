@@ -1,8 +1,11 @@
 #!/usr/bin/env node
 // The command line: one file a command. Data goes to stdout, progress and messages to stderr.
 // Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+import { readFileSync } from "node:fs";
+import path from "node:path";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { LatentError } from "../errors.js";
+import { packageRoot } from "../native.js";
 import { demo } from "./demo.js";
 import { doctor } from "./doctor.js";
 import { inspect } from "./inspect.js";
@@ -25,12 +28,9 @@ function command<Options extends object>(
   return program
     .command(name)
     .description(description)
-    .option("--json", "print one JSON value on stdout", false)
-    .option("--quiet", "no progress on stderr", false)
-    .option("--no-color", "no colours (NO_COLOR works too)")
     .action(async (...args: unknown[]) => {
       const self = args.at(-1) as Command;
-      const options = self.opts<Options & GlobalOptions>();
+      const options = self.optsWithGlobals<Options & GlobalOptions>();
       const argument = self.args[0];
       await action(new Output(options), argument === undefined ? options : { ...options, argument }, interrupted.signal);
     });
@@ -41,9 +41,20 @@ function medium(value: string): "kv" | "latent" | "text" {
   return value;
 }
 
+function packageVersion(): string {
+  const { version } = JSON.parse(readFileSync(path.join(packageRoot, "package.json"), "utf8")) as { readonly version: string };
+  return version;
+}
+
+// The options of all commands may stand before the command or after it.
 function build(): Command {
   const program = new Command("latentwire")
     .description("LLM agents that hand over KV caches and latent vectors instead of text.")
+    .version(packageVersion())
+    .option("--json", "print one JSON value on stdout", false)
+    .option("--quiet", "no progress on stderr", false)
+    .option("--no-color", "no colours (NO_COLOR works too)")
+    .configureHelp({ showGlobalOptions: true })
     .exitOverride()
     .showHelpAfterError("(latentwire --help shows the commands)");
   command(program, "demo", "two agents solve a task by kv, latent and text; what crossed and what it cost", demo).option(

@@ -15,6 +15,9 @@ export type ChatRenderer = (messages: readonly ChatMessage[], addGenerationPromp
 const plainTemplate: ChatRenderer = (messages, addGenerationPrompt) =>
   messages.map((message) => `${message.role}: ${message.content}\n`).join("") + (addGenerationPrompt ? "assistant:" : "");
 
+/** What to do about a template that fails. */
+const hint = "Load the model with `template: 'plain'`, or prefill a prompt that is ready-made.";
+
 /**
  * @param source Jinja source, or undefined for the plain form
  * @throws {@link LatentError} `ERR_LATENT_TEMPLATE` if the source does not parse
@@ -25,7 +28,7 @@ export function chatRenderer(source: string | undefined, specials: { readonly bo
   try {
     template = new Template(source);
   } catch (cause) {
-    throw new LatentError("ERR_LATENT_TEMPLATE", "the model's chat template does not parse", { cause });
+    throw new LatentError("ERR_LATENT_TEMPLATE", "the model's chat template does not parse", { cause, hint });
   }
   return (messages, addGenerationPrompt) => {
     try {
@@ -36,7 +39,7 @@ export function chatRenderer(source: string | undefined, specials: { readonly bo
         eos_token: specials.eos,
       });
     } catch (cause) {
-      throw new LatentError("ERR_LATENT_TEMPLATE", `the model's chat template refused the messages: ${String(cause)}`, { cause });
+      throw new LatentError("ERR_LATENT_TEMPLATE", `the model's chat template refused the messages: ${String(cause)}`, { cause, hint });
     }
   };
 }

@@ -1,6 +1,6 @@
 // A loaded model: what it is, its tokenizer and chat template, its matrices, and the pools and agents made from it.
 import { availableParallelism } from "node:os";
-import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf, checkString, invalid, fallback } from "../check.js";
+import { checkBoolean, checkCallback, checkInteger, checkKeys, checkNumber, checkOneOf, checkString, invalid, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import { native } from "../native.js";
@@ -19,7 +19,7 @@ import { loadRuntime } from "./runtime.js";
 export interface ModelInfo extends NativeModelInfo {
   /** SHA-256 of the file, hex. */
   readonly fingerprint: string;
-  /** `model`: the file has a chat template. `plain`: it has none and `role: content` lines are used. */
+  /** Which chat template is in use: `model`, the one in the file, or `plain`, `role: content` lines. */
   readonly template: "model" | "plain";
 }
 
@@ -38,6 +38,8 @@ export interface LoadModelOptions {
   readonly gpuLayers?: number;
   /** Map the file instead of reading it. Default true. */
   readonly mmap?: boolean;
+  /** `model`: the chat template in the file. `plain`: one line `role: content` a message. Default: the file's, and plain if it has none. */
+  readonly template?: "model" | "plain";
   readonly signal?: AbortSignal;
   /** Called about every percent; the stages follow each other. */
   readonly onProgress?: (progress: LoadProgress) => void;
@@ -49,7 +51,7 @@ export interface PoolOptions {
   readonly contextLength?: number;
   /** Default 16, at most 255. */
   readonly maxSequences?: number;
-  /** Rows per decode call, the micro-batch: an abort takes effect within one. Default 512. */
+  /** Rows per decode call, the micro-batch: an abort takes effect within one. More than `maxSequences`; default 512. */
   readonly batch?: number;
   /** Default: cores - 1, at most 8; 1 for models below 50 M parameters, where more threads only wait for each other. */
   readonly threads?: number;
@@ -69,13 +71,15 @@ const leaks = new FinalizationRegistry<string>((path) => {
  * Loads a GGUF model. The file is checked whole before llama.cpp sees it, and a self-test proves that input rows enter it exactly where tokens do.
  * @param path of one GGUF file (split files are refused)
  * @throws {@link LatentError} `ERR_LATENT_ENGINE_*`, `ERR_LATENT_MODEL_NOT_FOUND`, `ERR_LATENT_MODEL_FORMAT`, `ERR_LATENT_MODEL_UNSUPPORTED`,
- * `ERR_LATENT_MODEL_DIGEST` (a bundled file was altered), `ERR_LATENT_TEMPLATE`, `ERR_LATENT_INVALID_ARGUMENT`; `signal.reason` when aborted
+ * `ERR_LATENT_MODEL_DIGEST` (a bundled file was altered), `ERR_LATENT_TEMPLATE` (broken, or asked for and absent), `ERR_LATENT_INVALID_ARGUMENT`; `signal.reason` when aborted
  */
 export async function loadModel(path: string, options: LoadModelOptions = {}): Promise<Model> {
   checkString("path", path);
-  checkKeys("options", options, ["gpuLayers", "mmap", "signal", "onProgress"]);
+  checkKeys("options", options, ["gpuLayers", "mmap", "template", "signal", "onProgress"]);
   const gpuLayers = checkInteger("gpuLayers", fallback(options.gpuLayers, 0), 0, 1_000_000);
   const mmap = checkBoolean("mmap", fallback(options.mmap, true));
+  const template = options.template === undefined ? undefined : checkOneOf("template", options.template, ["model", "plain"]);
+  checkCallback("onProgress", options.onProgress);
   options.signal?.throwIfAborted();
   await loadRuntime();
   const report = (stage: LoadProgress["stage"]) => {
@@ -92,7 +96,7 @@ export async function loadModel(path: string, options: LoadModelOptions = {}): P
   }
   const handle = await run(native().loadModel(path, { gpuLayers, mmap }, report("load")), options.signal);
   try {
-    return new Model(handle, path, fingerprint);
+    return new Model(handle, path, fingerprint, template);
   } catch (error) {
     await run(handle.dispose());
     throw error;
@@ -114,15 +118,19 @@ export class Model {
     handle: NativeModel,
     readonly path: string,
     fingerprint: string,
+    template?: "model" | "plain",
   ) {
     this.#handle = handle;
     const facts = handle.info();
-    this.info = Object.freeze({ ...facts, fingerprint, template: facts.chatTemplate === undefined ? "plain" : "model" });
+    if (template === "model" && facts.chatTemplate === undefined)
+      throw new LatentError("ERR_LATENT_TEMPLATE", "the file has no chat template", { hint: "Load the model with `template: 'plain'`." });
+    const source = template === "plain" ? undefined : facts.chatTemplate;
+    this.info = Object.freeze({ ...facts, fingerprint, template: source === undefined ? "plain" : "model" });
     const common = { weights: fingerprint, dimension: facts.embeddingLength, positions: `${facts.rope}/${facts.ropeScaling}` };
     this.space = makeSpace({ ...common, layer: "embeds", normalisation: `norm ${facts.alpha}` });
     this.hiddenSpace = makeSpace({ ...common, layer: "hidden", normalisation: "final norm" });
     const spell = (token: number): string => (token >= 0 ? handle.piece(token) : "");
-    this.#render = chatRenderer(facts.chatTemplate, { bos: spell(facts.bos), eos: spell(facts.eos) });
+    this.#render = chatRenderer(source, { bos: spell(facts.bos), eos: spell(facts.eos) });
     leaks.register(this, path, this);
   }
 
@@ -145,6 +153,11 @@ export class Model {
   detokenize(tokens: Int32Array | readonly number[], options: { readonly special?: boolean } = {}): string {
     checkKeys("options", options, ["special"]);
     return this.#call(() => this.#handle.detokenize(this.checkTokens(tokens), checkBoolean("special", fallback(options.special, false))));
+  }
+
+  /** One token as the vocabulary spells it, special tokens included. @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` */
+  piece(token: number): string {
+    return this.#call(() => this.#handle.piece(checkInteger("token", token, 0, this.info.vocabularySize - 1)));
   }
 
   /** True for tokens that end a turn. @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` if it is not in the vocabulary */
@@ -206,10 +219,12 @@ export class Model {
   async createPool(options: PoolOptions = {}): Promise<Pool> {
     checkKeys("options", options, ["contextLength", "maxSequences", "batch", "threads", "kvType", "signal"]);
     const cores = Math.max(1, Math.min(availableParallelism() - 1, 8));
+    const maxSequences = checkInteger("maxSequences", fallback(options.maxSequences, 16), 1, 255);
     const settings = {
       contextLength: checkInteger("contextLength", fallback(options.contextLength, Math.min(this.info.contextLength, 8192)), 1, 1 << 24),
-      maxSequences: checkInteger("maxSequences", fallback(options.maxSequences, 16), 1, 255),
-      batch: checkInteger("batch", fallback(options.batch, 512), 1, 1 << 16),
+      maxSequences,
+      // llama.cpp asserts, which would end the process, if a batch cannot hold a row of every sequence and of the pool's own
+      batch: checkInteger("batch", fallback(options.batch, 512), maxSequences + 1, 1 << 16),
       threads: checkInteger("threads", fallback(options.threads, this.info.parameters < smallModel ? 1 : cores), 1, 512),
       kvType: checkOneOf("kvType", fallback(options.kvType, "f16"), kvTypes),
     };

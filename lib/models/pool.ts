@@ -1,5 +1,5 @@
 // One context and its scheduler: the sequences of a pool are decoded together and can hand cells to each other without moving a byte.
-import { checkInteger } from "../check.js";
+import { checkInteger, checkKeys } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativePool, NativePoolCounters, NativePoolInfo } from "../native-engine.js";
@@ -56,6 +56,7 @@ export class Pool {
    * (other model, engine or cache type), `ERR_LATENT_NON_FINITE`, `ERR_LATENT_CONTEXT_OVERFLOW`
    */
   async restore(bytes: Uint8Array, options: { readonly signal?: AbortSignal } = {}): Promise<Sequence> {
+    checkKeys("options", options, ["signal"]);
     const saved = readSavedState(bytes, this);
     const sequence = this.sequence();
     try {

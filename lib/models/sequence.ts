@@ -1,6 +1,6 @@
 // One sequence of a pool: what an agent holds. Its cells are fed by tokens or by input rows, continued by generating or thinking, shared by forking,
 // and cut, joined, saved and restored.
-import { checkInteger, checkKeys, checkNumber, checkBoolean, checkOneOf, invalid, fallback } from "../check.js";
+import { checkBoolean, checkCallback, checkInteger, checkKeys, checkNumber, checkOneOf, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
@@ -99,7 +99,8 @@ export class Sequence {
   }
 
   /**
-   * Feeds input. Text and chat messages are tokenised; the model's begin token is added only at position 0 of text that lacks it.
+   * Feeds input. Text and chat messages are tokenised. The model's begin token is added at position 0 to text that lacks it; where the sequence
+   * begins with it, one that a chat template writes again is left out, so that nothing stands between two agents.
    * @returns the hidden states asked for, f32 `[0 | 1 | n, d]` in the model's hidden space; null with `hidden: 'none'`
    * @throws {@link LatentError} `ERR_LATENT_CONTEXT_OVERFLOW`, `ERR_LATENT_SPACE_MISMATCH`, `ERR_LATENT_NON_FINITE`, `ERR_LATENT_INVALID_ARGUMENT`
    */
@@ -129,6 +130,7 @@ export class Sequence {
     const text = typeof input === "string" ? input : model.renderChat(input as readonly ChatMessage[]);
     const tokens = model.tokenize(text);
     const { addBos, bos } = model.info;
+    if (typeof input !== "string" && bos >= 0 && tokens[0] === bos && this.log()[0] === bos) return tokens.subarray(1);
     if (!addBos || bos < 0 || this.length > 0 || tokens[0] === bos || tokens.length === 0) return tokens;
     return Int32Array.of(bos, ...tokens);
   }
@@ -156,33 +158,39 @@ export class Sequence {
     const alpha = checkNumber("alpha", fallback(options.alpha, model.info.alpha), 0, 3e38);
     const priority = checkInteger("priority", fallback(options.priority, 0), -1000, 1000);
     const { onStep, signal } = options;
-    if (onStep !== undefined && typeof onStep !== "function") throw invalid("onStep", "a function", onStep);
+    checkCallback("onStep", onStep);
     const alignment = checkBoolean("align", fallback(options.align, false)) ? await model.alignment(signal === undefined ? {} : { signal }) : null;
-    const job = LatentError.translate(() =>
-      this.#handle.think({ steps, alpha, priority, alignment: alignment === null ? null : alignment.toNative() }, (step) => onStep?.(step)),
-    );
-    const rows = Tensor.fromNative(await run(job, signal));
-    alignment?.dispose();
-    return new Latent(model.space, "embeds", rows);
+    try {
+      const job = LatentError.translate(() =>
+        this.#handle.think({ steps, alpha, priority, alignment: alignment === null ? null : alignment.toNative() }, (step) => onStep?.(step)),
+      );
+      return new Latent(model.space, "embeds", Tensor.fromNative(await run(job, signal)));
+    } finally {
+      alignment?.dispose();
+    }
   }
 
   /** Hidden state of the last position, after the final norm, f32 `[d]`. @throws {@link LatentError} `ERR_LATENT_SEQUENCE_EMPTY` */
   async hidden(options: SignalOption = {}): Promise<Tensor> {
+    checkKeys("options", options, ["signal"]);
     return Tensor.fromNative(await run(LatentError.translate(() => this.#handle.hidden()), options.signal));
   }
 
   /** Logits of the last position, f32 `[vocabulary]`. @throws {@link LatentError} `ERR_LATENT_SEQUENCE_EMPTY` */
   async logits(options: SignalOption = {}): Promise<Tensor> {
+    checkKeys("options", options, ["signal"]);
     return Tensor.fromNative(await run(LatentError.translate(() => this.#handle.logits()), options.signal));
   }
 
   /** A second sequence with the same content; the cells are shared and no bytes move. @throws {@link LatentError} `ERR_LATENT_SEQUENCE_LIMIT` */
   async fork(options: SignalOption = {}): Promise<Sequence> {
+    checkKeys("options", options, ["signal"]);
     return new Sequence(this.pool, await run(LatentError.translate(() => this.#handle.fork()), options.signal));
   }
 
   /** Replaces the content by that of another sequence of the pool, sharing its cells. */
   async adopt(other: Sequence, options: SignalOption = {}): Promise<void> {
+    checkKeys("options", options, ["signal"]);
     const source = this.#native(other);
     await run(LatentError.translate(() => this.#handle.adopt(source)), options.signal);
   }
@@ -203,6 +211,7 @@ export class Sequence {
 
   /** Keeps the first `length` positions. */
   async truncate(length: number, options: SignalOption = {}): Promise<void> {
+    checkKeys("options", options, ["signal"]);
     checkInteger("length", length, 0, this.length);
     await run(LatentError.translate(() => this.#handle.truncate(length)), options.signal);
   }
@@ -221,10 +230,20 @@ export class Sequence {
   }
 
   /**
+   * Keeps the last `count` positions, re-anchored to position 0: what {@link drop} of all before them does.
+   * @throws {@link LatentError} `ERR_LATENT_POSITION_SCHEME`
+   */
+  async keepLast(count: number, options: SignalOption = {}): Promise<void> {
+    checkInteger("count", count, 0, this.length);
+    await this.drop({ from: 0, to: this.length - count }, options);
+  }
+
+  /**
    * The whole content as bytes, for {@link Pool.restore} here or in another process with the same model and cache type.
    * @throws {@link LatentError} `ERR_LATENT_MODEL_UNSUPPORTED` for caches of another layout (sliding window, latent attention)
    */
   async save(options: SignalOption = {}): Promise<Uint8Array> {
+    checkKeys("options", options, ["signal"]);
     const cells = await run(LatentError.translate(() => this.#handle.exportState()), options.signal);
     const rows = LatentError.translate(() => this.#handle.rows());
     return writeSavedState(this.pool, { log: this.log(), rows: rows === null ? new Float32Array(0) : rows.toFloat32(), cells });

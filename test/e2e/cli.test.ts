@@ -1,6 +1,6 @@
 // The command line as a user meets it: what is on stdout, what is on stderr, and how it exits.
 import { spawn } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, it } from "vitest";
 import { bundledModel } from "../../lib/index.js";
@@ -112,6 +112,14 @@ describe("run", () => {
     const ended = await latentwire(["run", "--model", bundledModel(), "--team", team(slow), "x"], { interruptAt: "a: starts" });
     expect(ended).toMatchObject({ code: 130, stdout: "" });
   });
+});
+
+it("knows its version, and takes the common options before a command as well", async () => {
+  const { version } = JSON.parse(readFileSync("package.json", "utf8")) as { version: string };
+  expect(await latentwire(["--version"])).toMatchObject({ code: 0, stdout: `${version}\n` });
+  const { code, stdout } = await latentwire(["--json", "--quiet", "inspect", bundledModel("wren")]);
+  expect(code).toBe(0);
+  expect(JSON.parse(stdout)).toMatchObject({ architecture: "llama" });
 });
 
 it("inspect tells the facts of a model", async () => {

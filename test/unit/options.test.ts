@@ -42,10 +42,15 @@ const add = (name: string, call: (value: unknown) => unknown, bad: readonly unkn
 
 add("loadModel path", (value) => (loadModel as Loose)(value), [1, null, {}, []]);
 for (const key of ["gpuLayers"]) add(`loadModel ${key}`, (value) => (loadModel as Loose)(bundledModel(), { [key]: value }), badNumbers);
+add("loadModel template", (value) => (loadModel as Loose)(bundledModel(), { template: value }), ["jinja", 1, null]);
+add("loadModel onProgress", (value) => (loadModel as Loose)(bundledModel(), { onProgress: value }), [1, "f", null, {}]);
 add("loadModel mmap", (value) => (loadModel as Loose)(bundledModel(), { mmap: value }), [1, "true", null]);
 for (const key of ["contextLength", "maxSequences", "batch", "threads"]) {
   add(`createPool ${key}`, (value) => loose(model, "createPool")({ [key]: value }), [...badNumbers, 0]);
 }
+// a batch that cannot hold a row of every sequence is an assertion in llama.cpp
+add("createPool batch for its sequences", (value) => loose(model, "createPool")({ batch: value, maxSequences: 16 }), [1, 2, 15, 16]);
+add("createPool batch for the default sequences", (value) => loose(model, "createPool")({ batch: value }), [1, 16]);
 add("createPool kvType", (value) => loose(model, "createPool")({ kvType: value }), ["f64", 1, null, ""]);
 for (const key of ["maxTokens", "topK", "penaltyWindow", "seed"])
   add(`generate ${key}`, (value) => loose(sequence, "generate")({ [key]: value }), badNumbers);
@@ -73,6 +78,7 @@ add("prefill input", (value) => loose(sequence, "prefill")(value), [
   [{ role: "user" }],
 ]);
 add("prefill hidden", (value) => loose(sequence, "prefill")([5], { hidden: value }), ["first", 1, null]);
+add("keepLast", (value) => loose(sequence, "keepLast")(value), [...badNumbers, 10_000]);
 add("truncate", (value) => loose(sequence, "truncate")(value), [...badNumbers, 10_000]);
 add("drop", (value) => loose(sequence, "drop")({ from: value, to: value }), [...badNumbers, 10_000]);
 add("append mode", (value) => loose(sequence, "append")(sequence, { mode: value }), ["glue", 1, null]);
@@ -82,6 +88,8 @@ add("adopt other", (value) => loose(sequence, "adopt")(value), [1, null, {}, und
 add("restore", (value) => loose(pool, "restore")(value), [1, null, "bytes", []]);
 add("tokenize", (value) => loose(model, "tokenize")(value), [1, null, {}]);
 add("detokenize", (value) => loose(model, "detokenize")(value), [1, null, "x", [1e9], [-1], [0.5]]);
+add("piece", (value) => loose(model, "piece")(value), [...badNumbers, 1e6]);
+add("isEndOfGeneration", (value) => loose(model, "isEndOfGeneration")(value), [...badNumbers, 1e6]);
 add("inputRows", (value) => loose(model, "inputRows")(value), [1, null, [1e9]]);
 add("matrix", (value) => loose(model, "matrix")(value), ["both", 1, null]);
 add("alignment lambda", (value) => loose(model, "alignment")({ lambda: value }), [0, -1, Number.NaN, "1"]);
@@ -101,6 +109,7 @@ add("pipe agents", (value) => (pipe as unknown as Loose)(value), [1, null, {}, u
 const solo = (): ReturnType<typeof pipe> => pipe(new Agent(model, { name: "a" }), new Agent(model, { name: "b" }));
 add("pipe question", (value) => loose(solo(), "run")(value), [1, null, {}]);
 add("pipe medium", (value) => loose(solo(), "run")("x", { medium: value }), ["smoke", ["kv", "kv"], []]);
+add("pipe pool", (value) => loose(solo(), "run")("x", { pool: value }), [1, null, {}]);
 for (const key of ["keep", "notes", "compat"])
   add(`pipe ${key}`, (value) => loose(solo(), "run")("x", { [key]: value }), ["other", 1, null]);
 add("team experts", (value) => (team as unknown as Loose)({ experts: value, join: new Agent(model, { name: "a" }) }), [[], 1, null, [1]]);
@@ -110,6 +119,31 @@ add(
     loose(team({ experts: [new Agent(model, { name: "a" })], join: new Agent(model, { name: "b" }) }), "run")("x", { mode: value }),
   ["glue", 1],
 );
+
+// A signal that is none must be refused before a job starts: nobody would await the job, and its failure would end the process.
+const withOptions: Record<string, (options: unknown) => unknown> = {
+  loadModel: (options) => (loadModel as Loose)(bundledModel(), options),
+  alignment: (options) => loose(model, "alignment")(options),
+  createPool: (options) => loose(model, "createPool")(options),
+  restore: (options) => loose(pool, "restore")(new Uint8Array(12), options),
+  prefill: (options) => loose(sequence, "prefill")([5], options),
+  generate: (options) => loose(sequence, "generate")(options),
+  hidden: (options) => loose(sequence, "hidden")(options),
+  logits: (options) => loose(sequence, "logits")(options),
+  fork: (options) => loose(sequence, "fork")(options),
+  adopt: (options) => loose(sequence, "adopt")(sequence, options),
+  truncate: (options) => loose(sequence, "truncate")(1, options),
+  keepLast: (options) => loose(sequence, "keepLast")(1, options),
+  save: (options) => loose(sequence, "save")(options),
+  "pipe run": (options) => loose(solo(), "run")("x", options),
+};
+for (const [name, call] of Object.entries(withOptions)) {
+  add(`${name} options`, call, [1, null, "x", []]);
+  add(`${name} signal`, (signal) => call({ signal }), [1, null, "x", {}, new AbortController()]);
+}
+add("think signal", (signal) => loose(sequence, "think")({ steps: 1, signal }), [1, null, {}]);
+add("append signal", (signal) => loose(sequence, "append")(sequence, { mode: "shift", signal }), [1, null, {}]);
+add("drop signal", (signal) => loose(sequence, "drop")({ from: 0, to: 1 }, { signal }), [1, null, {}]);
 
 describe("bad values are refused with a code and a message that names them", () => {
   for (const [name, { call, bad }] of Object.entries(cases)) {
@@ -134,6 +168,14 @@ describe("bad values are refused with a code and a message that names them", () 
       expect((await refusal(work)).message).toContain("has no option");
     }
   });
+});
+
+it("a run with bad options rejects and does not throw", async () => {
+  const both = [
+    loose(solo(), "run")(5),
+    loose(team({ experts: [new Agent(model, { name: "a" })], join: new Agent(model, { name: "b" }) }), "run")(5),
+  ];
+  for (const one of both) expect((await refusal(() => one)).code).toBe("ERR_LATENT_INVALID_ARGUMENT");
 });
 
 describe("random options", () => {
