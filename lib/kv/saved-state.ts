@@ -112,6 +112,10 @@ export function readSavedState(bytes: Uint8Array, pool: Pool): SavedState {
   }
   const log = new Int32Array(header.positions);
   bytesOf(log).set(body.subarray(0, logBytes));
+  // the digest finds damage and not forgery: the log must fit the vocabulary and the rows
+  if (log.some((token) => token < -1 || token >= header.vocabulary)) throw malformed("its log has tokens that the vocabulary lacks");
+  const latents = log.reduce((count, token) => count + (token === -1 ? 1 : 0), 0);
+  if (latents !== header.latents) throw malformed(`its log has ${latents} latents, the header announces ${header.latents}`);
   const rows = new Float32Array(header.latents * header.dimension);
   bytesOf(rows).set(body.subarray(logBytes, logBytes + rowBytes));
   return { log, rows, cells: body.subarray(logBytes + rowBytes) };
