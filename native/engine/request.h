@@ -66,7 +66,6 @@ class Request {
 
   Feed feed;
   int32_t start_length = 0;  // of the sequence, when the request became active
-  bool started = false;
 };
 
 class PrefillRequest final : public Request {
