@@ -203,6 +203,8 @@ void Pool::collect_incoming() {
 }
 
 bool Pool::must_stop(const Request& request) const {
+  // one row more, and the sequence is whole again
+  if (request.refreshing) return false;
   return (request.cancelled && request.cancelled->load(std::memory_order_relaxed)) || (request.sequence->closing && !request.interrupts());
 }
 
@@ -382,6 +384,7 @@ void Pool::deliver(const Group& group) {
   }
   for (const Placed& placed : group.rows) {
     SequenceState& s = *placed.request->sequence;
+    if (placed.request->feed.kind == RowKind::refresh) placed.request->refreshing = false;
     s.invalidate_outputs();
     s.publish();
   }
@@ -474,6 +477,12 @@ void Pool::require_room(const SequenceState& sequence, int64_t entries) const {
     fail(Code::context_overflow, "needs " + std::to_string(entries) + " cells, the pool has " +
                                      std::to_string(context_length_ - ledger_.used()) + " of " + std::to_string(context_length_) + " free");
   }
+}
+
+// The last entry goes back into its own cell, unless a fork holds that one as well. Asked before anything is taken out.
+void Pool::require_refresh_room(const SequenceState& s) const {
+  if (!ledger_.shared(s.cells.back()) || ledger_.used() < context_length_) return;
+  fail(Code::context_overflow, "needs a cell to decode the last position again, and all " + std::to_string(context_length_) + " are in use");
 }
 
 void Pool::truncate(SequenceState& s, int32_t length) {

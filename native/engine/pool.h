@@ -62,6 +62,7 @@ class Pool {
 
   // What requests do to sequences; scheduler thread only.
   void require_room(const SequenceState& sequence, int64_t entries) const;
+  void require_refresh_room(const SequenceState& sequence) const;
   void truncate(SequenceState& sequence, int32_t length);
   void replace(SequenceState& target, const SequenceState& source);
   void append_shifted(SequenceState& target, SequenceState& source);

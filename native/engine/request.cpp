@@ -36,8 +36,9 @@ void Request::feed_refresh(Pool& pool) {
     const auto d = static_cast<ptrdiff_t>(pool.model().info().embedding_length);
     feed.entries.rows.assign(s.log.rows.end() - d, s.log.rows.end());
   }
+  pool.require_refresh_room(s);
   pool.truncate(s, last);
-  start_length = std::min(start_length, last);
+  refreshing = true;
 }
 
 void Request::roll_back(Pool& pool) { pool.truncate(*sequence, start_length); }

@@ -66,6 +66,7 @@ class Request {
 
   Feed feed;
   int32_t start_length = 0;  // of the sequence, when the request became active
+  bool refreshing = false;   // its last entry is taken out until it is decoded again, so it must not end now
 };
 
 class PrefillRequest final : public Request {
