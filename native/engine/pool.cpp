@@ -482,7 +482,8 @@ void Pool::require_room(const SequenceState& sequence, int64_t entries) const {
 // The last entry goes back into its own cell, unless a fork holds that one as well. Asked before anything is taken out.
 void Pool::require_refresh_room(const SequenceState& s) const {
   if (!ledger_.shared(s.cells.back()) || ledger_.used() < context_length_) return;
-  fail(Code::context_overflow, "needs a cell to decode the last position again, and all " + std::to_string(context_length_) + " are in use");
+  fail(Code::context_overflow,
+       "needs a cell to decode the last position again, and all " + std::to_string(context_length_) + " are in use");
 }
 
 void Pool::truncate(SequenceState& s, int32_t length) {
