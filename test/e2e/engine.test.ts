@@ -3,9 +3,9 @@
 import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from "node:fs";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { bundledModel, loadModel, type Model, type Pool } from "../../lib/index.js";
+import { bundledModel, loadModel, pipe, Tensor, type Model, type Pool } from "../../lib/index.js";
 import { writeTinyModel, type TinyModelOptions } from "../fixtures/gguf.js";
-import { codeOf, cosine, filled, floats, folder, greedy, maxAbsDifference, tinyModel } from "./helpers.js";
+import { codeOf, cosine, filled, floats, folder, greedy, maxAbsDifference, row, tinyModel } from "./helpers.js";
 
 const text = "mia has the red key. tom lives in oslo.";
 let model: Model;
@@ -29,6 +29,7 @@ describe("families", () => {
     qwen3: { architecture: "qwen3" },
     "gemma, which scales its input by sqrt(d)": { architecture: "gemma" },
     "gemma2, sliding window": { architecture: "gemma2" },
+    "gemma3, which scales token ids but not rows": { architecture: "gemma3" },
     "qwen2vl, four positions a row": { architecture: "qwen2vl" },
   };
   for (const [name, options] of Object.entries(families)) {
@@ -49,6 +50,52 @@ describe("families", () => {
       expect(await greedy(byTokens, 4)).toHaveLength(4);
     });
   }
+
+  const calibrated: readonly (readonly [string, TinyModelOptions, number])[] = [
+    ["gemma3", { architecture: "gemma3" }, Math.sqrt(64)],
+    ["gemma3 whose root is no power of two", { architecture: "gemma3", width: 96 }, Math.sqrt(96)],
+    ["q8_0 matrices", { dtype: "q8_0" }, 1],
+    ["q4_0 matrices", { dtype: "q4_0" }, 1],
+    ["gemma3 with q4_0 matrices", { architecture: "gemma3", width: 96, dtype: "q4_0" }, Math.sqrt(96)],
+  ];
+  it.each(calibrated)("%s: the input scale is measured, and rows give the very logits of their ids", async (_, options, scale) => {
+    await using tiny = await tinyModel(options);
+    expect(tiny.info.inputScale).toBe(Math.fround(scale));
+    const tokens = tiny.tokenize(text);
+    const unscaled = (await tiny.matrix("input"))?.toFloat32() ?? new Float32Array();
+    const d = tiny.info.embeddingLength;
+    const rows = tiny.inputRows(tokens);
+    const want = [...tokens].flatMap((token) => [...row(unscaled, token, d)].map((x) => Math.fround(x * Math.fround(scale))));
+    expect(rows.toFloat32()).toEqual(Float32Array.from(want));
+    await using own = await tiny.createPool({ contextLength: 256 });
+    const byTokens = own.sequence();
+    await byTokens.prefill(tokens);
+    const byRows = own.sequence();
+    await byRows.prefill(rows);
+    const logits = await floats(byTokens.logits());
+    expect(new Set(logits).size).toBeGreaterThan(1);
+    expect(await floats(byRows.logits())).toEqual(logits);
+  });
+
+  it("gemma3 hands latents over: fed again, they give the very logits of the cache that they were thought into", async () => {
+    await using tiny = await tinyModel({ architecture: "gemma3", width: 96 });
+    await using own = await tiny.createPool({ contextLength: 512 });
+    const thinker = await filled(own, text);
+    const latents = (await thinker.think({ steps: 4 })).tensor().toFloat32();
+    const reader = await filled(own, text);
+    // one row a call, as thinking does: a call of another shape rounds otherwise
+    const d = tiny.info.embeddingLength;
+    for (let step = 0; step < 4; step++) await reader.prefill(Tensor.fromTyped("f32", [1, d], row(latents, step, d)), { hidden: "last" });
+    expect(await floats(reader.logits())).toEqual(await floats(thinker.logits()));
+    expect(await greedy(reader, 16)).toEqual(await greedy(thinker, 16));
+    const one = tiny.agent({ name: "one", think: { policy: "hidden", steps: 4 } });
+    const two = tiny.agent({ name: "two", generate: { maxTokens: 8 } });
+    for (const medium of ["kv", "latent"] as const) {
+      const { hops, totals } = await pipe(one, two).run(text, { medium });
+      expect(totals.latentSteps).toBe(4);
+      expect(hops.map((hop) => hop.medium)).toEqual([medium]);
+    }
+  });
 
   it("a sliding-window cache is not saved: refused by name", async () => {
     await using tiny = await tinyModel({ architecture: "gemma2" });
