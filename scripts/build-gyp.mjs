@@ -3,8 +3,9 @@
 import fs from "node:fs";
 import path from "node:path";
 import process from "node:process";
-import { jobs, root, run, say } from "./common.mjs";
+import { commandLine, jobs, root, run, say } from "./common.mjs";
 
+commandLine();
 const folder = path.join(root, "build-gyp");
 fs.mkdirSync(folder, { recursive: true });
 for (const name of ["binding.gyp", "package.json", "native", "node_modules"]) {

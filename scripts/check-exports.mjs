@@ -3,12 +3,12 @@
 import fs from "node:fs";
 import path from "node:path";
 import process from "node:process";
-import { capture, fail, filesBelow, root } from "./common.mjs";
+import { capture, commandLine, fail, filesBelow, root } from "./common.mjs";
 
 const WANTED = ["napi_register_module_v1", "node_api_module_get_api_version_v1"];
 
 const built = ["build/Release/latentwire.node", "build-gyp/build/Release/latentwire.node"].map((file) => path.join(root, file));
-const given = process.argv.slice(2).map((file) => path.resolve(file));
+const given = commandLine("[file...]", { positionals: true }).positionals.map((file) => path.resolve(file));
 const files = given.length > 0 ? given : [...built.filter((file) => fs.existsSync(file)), ...filesBelow("prebuilds", [".node"])];
 if (files.length === 0) fail("no addon to check (npm run build)");
 

@@ -2,7 +2,7 @@
 // system at all. Arguments are the files to check; by default every glibc prebuild.
 import path from "node:path";
 import process from "node:process";
-import { capture, fail, filesBelow, root } from "./common.mjs";
+import { capture, commandLine, fail, filesBelow, root } from "./common.mjs";
 
 const FLOOR = [2, 28];
 
@@ -11,7 +11,7 @@ function newer(version, floor) {
   return major > floor[0] || (major === floor[0] && minor > floor[1]);
 }
 
-const given = process.argv.slice(2).map((file) => path.resolve(file));
+const given = commandLine("[file...]", { positionals: true }).positionals.map((file) => path.resolve(file));
 const files = given.length > 0 ? given : filesBelow("prebuilds", [".glibc.node", ".so"]);
 if (files.length === 0) fail("no glibc prebuild to check (npm run prebuild)");
 

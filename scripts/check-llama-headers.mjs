@@ -7,11 +7,9 @@
 import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
+import { join } from "node:path";
+import { commandLine, root } from "./common.mjs";
 
-const root = resolve(dirname(fileURLToPath(import.meta.url)), "..");
 const abiHeader = join(root, "native/engine/llama_abi.h");
 
 function fetchPackage(folder) {
@@ -135,7 +133,7 @@ function generate({ structs, enumerators }) {
   return lines.join("\n") + "\n";
 }
 
-const { values } = parseArgs({ options: { package: { type: "string" } } });
+const { values } = commandLine("[--package=FOLDER]", { options: { package: { type: "string" } } });
 const folder = mkdtempSync(join(tmpdir(), "latentwire-headers-"));
 try {
   const include = extractHeaders(values.package ?? fetchPackage(folder), folder);

@@ -1,24 +1,55 @@
-// What the build and test scripts share: where the checkout is, running a command, and freshness by modification time.
+// What the build and test scripts share: where the checkout is, their command lines, running a command, and freshness by modification time.
 import { spawnSync } from "node:child_process";
 import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 
 export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..");
 
 /** Build jobs: LATENTWIRE_JOBS, or the number of cores. */
 export const jobs = Number(process.env.LATENTWIRE_JOBS) || os.availableParallelism();
 
+const script = path.basename(process.argv[1] ?? "", ".mjs");
+
 /** Prints one line of progress to stderr; stdout belongs to the command that was asked for. */
 export function say(message) {
-  process.stderr.write(`[${path.basename(process.argv[1] ?? "", ".mjs")}] ${message}\n`);
+  process.stderr.write(`[${script}] ${message}\n`);
 }
 
 /** Prints a message and ends the process with code 1. */
 export function fail(message) {
   say(message);
   process.exit(1);
+}
+
+/**
+ * Reads the command line of a script with parseArgs and returns `{ values, positionals, rest }`. --help prints the usage and ends the process
+ * with code 0; an argument that the script does not have, or a value that is not among `choices` of its option, ends it with code 2. With
+ * `passRest`, what is not an option of the script comes back as `rest`, for another program to judge; then values are written `--name=value`.
+ */
+export function commandLine(synopsis = "", { options = {}, positionals = false, passRest = false } = {}) {
+  const usage = `usage: node scripts/${script}.mjs ${synopsis}`.trim();
+  const known = { ...options, help: { type: "boolean" } };
+  const args = process.argv.slice(2);
+  const own = passRest ? args.filter((arg) => Object.hasOwn(known, /^--([^=]+)/.exec(arg)?.[1] ?? "")) : args;
+  try {
+    const parsed = parseArgs({ args: own, options: known, allowPositionals: positionals });
+    if (parsed.values.help) {
+      console.log(usage);
+      process.exit(0);
+    }
+    for (const [name, { choices }] of Object.entries(options)) {
+      const value = parsed.values[name];
+      if (choices && value !== undefined && !choices.includes(value)) throw new TypeError(`--${name} cannot be '${value}'`);
+    }
+    return { ...parsed, rest: args.filter((arg) => !own.includes(arg)) };
+  } catch (error) {
+    say(error.message);
+    console.error(usage);
+    process.exit(2);
+  }
 }
 
 /**

@@ -1,8 +1,8 @@
 // Checks (default) or repairs (--write) the layout of all sources: clang-format for C++, prettier for TypeScript, JavaScript and JSON.
 import process from "node:process";
-import { filesBelow, has, fail, run } from "./common.mjs";
+import { commandLine, filesBelow, has, fail, run } from "./common.mjs";
 
-const write = process.argv.includes("--write");
+const { write = false } = commandLine("[--write]", { options: { write: { type: "boolean" } } }).values;
 const native = ["native", "test/native", "test/fuzz"].flatMap((folder) => filesBelow(folder, [".cpp", ".h"]));
 
 if (!has("clang-format")) fail("clang-format not found (Debian, Ubuntu: apt-get install clang-format)");

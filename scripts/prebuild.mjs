@@ -4,9 +4,10 @@
 import fs from "node:fs";
 import path from "node:path";
 import process from "node:process";
-import { root, run, say } from "./common.mjs";
+import { commandLine, root, run, say } from "./common.mjs";
 import { glibcSysroot } from "./glibc-sysroot.mjs";
 
+commandLine();
 const stage = path.join(root, "build-prebuild");
 fs.mkdirSync(stage, { recursive: true });
 fs.copyFileSync(path.join(root, "package.json"), path.join(stage, "package.json"));

@@ -6,7 +6,7 @@
 import fs from "node:fs";
 import path from "node:path";
 import process from "node:process";
-import { root } from "./common.mjs";
+import { commandLine, root } from "./common.mjs";
 
 const BEGIN = "<!-- results:begin -->";
 const END = "<!-- results:end -->";
@@ -41,7 +41,7 @@ function block() {
   return `${BEGIN}\n\n${table([HEAD, ...cells])}\n\n${note}\n\n${END}`;
 }
 
-if (process.argv.includes("--print")) {
+if (commandLine("[--print]", { options: { print: { type: "boolean" } } }).values.print) {
   process.stdout.write(`${block()}\n`);
 } else {
   const file = path.join(root, "README.md");

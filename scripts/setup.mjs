@@ -7,12 +7,15 @@
 import fs from "node:fs";
 import path from "node:path";
 import process from "node:process";
-import { cmake, filesBelow, fail, has, root, run, say, stale } from "./common.mjs";
+import { cmake, commandLine, filesBelow, fail, has, root, run, say, stale } from "./common.mjs";
 
-const args = process.argv.slice(2);
-const withTests = args.includes("--tests");
-const rebuild = args.includes("--rebuild");
-const only = args.find((arg) => arg.startsWith("--only="))?.slice("--only=".length);
+const {
+  tests: withTests = false,
+  rebuild = false,
+  only,
+} = commandLine("[--tests] [--rebuild] [--only=native|ts]", {
+  options: { tests: { type: "boolean" }, rebuild: { type: "boolean" }, only: { type: "string", choices: ["native", "ts"] } },
+}).values;
 
 /** Headers that no npm package has: what to look for, and the Debian package that brings it. */
 const HEADERS = [

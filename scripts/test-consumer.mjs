@@ -6,8 +6,9 @@ import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import process from "node:process";
-import { capture, fail, root, say } from "./common.mjs";
+import { capture, commandLine, fail, root, say } from "./common.mjs";
 
+commandLine();
 const version = JSON.parse(fs.readFileSync(path.join(root, "package.json"), "utf8")).version;
 const probes = path.join(root, "test", "package");
 let passed = 0;

@@ -4,8 +4,9 @@ import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import process from "node:process";
-import { cmake, fail, filesBelow, has, root, run, say } from "./common.mjs";
+import { cmake, commandLine, fail, filesBelow, has, root, run, say } from "./common.mjs";
 
+commandLine();
 const compiler = ["clang++", "clang++-19", "clang++-16", "clang++-15", "clang++-14"].find((name) => has(name));
 if (compiler === undefined) fail("clang++ not found (Debian 12: apt-get install clang-14 libclang-rt-14-dev)");
 const names = filesBelow("test/fuzz", ["_fuzz.cpp"]).map((file) => path.basename(file, "_fuzz.cpp"));

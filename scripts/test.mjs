@@ -10,18 +10,19 @@ import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import process from "node:process";
-import { root } from "./common.mjs";
+import { commandLine, root } from "./common.mjs";
 import { runDoctest, runReplays } from "./native-tests.mjs";
 
-const args = process.argv.slice(2);
-const valueOf = (name) => args.find((arg) => arg.startsWith(`${name}=`))?.slice(name.length + 1);
-const addon = valueOf("--addon");
-const rest = args.filter((arg) => arg !== "--no-native" && !/^--(addon|tests)=/.test(arg));
+const { values, rest } = commandLine("[--addon=FILE] [--tests=FILE] [--no-native] [vitest arguments]", {
+  options: { addon: { type: "string" }, tests: { type: "string" }, "no-native": { type: "boolean" } },
+  passRest: true,
+});
+const { addon } = values;
 let passed = 0;
 let failed = 0;
 
-if (!args.includes("--no-native")) {
-  const executable = path.resolve(root, valueOf("--tests") ?? path.join("build", "latentwire-tests"));
+if (!values["no-native"]) {
+  const executable = path.resolve(root, values.tests ?? path.join("build", "latentwire-tests"));
   for (const result of [runDoctest(executable), runReplays(path.dirname(executable))]) {
     passed += result.passed;
     failed += result.failed;

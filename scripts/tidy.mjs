@@ -2,14 +2,14 @@
 import { spawn } from "node:child_process";
 import path from "node:path";
 import process from "node:process";
-import { fail, filesBelow, generator, has, jobs, root, run } from "./common.mjs";
+import { commandLine, fail, filesBelow, generator, has, jobs, root, run } from "./common.mjs";
 
+const wanted = commandLine("[file...]", { positionals: true }).positionals.map((file) => path.resolve(file));
 if (!has("clang-tidy")) fail("clang-tidy not found (Debian, Ubuntu: apt-get install clang-tidy)");
 const build = path.join(root, "build");
 // Configuring is enough: clang-tidy reads the compile commands.
 run("cmake", ["-S", root, "-B", build, ...generator("build")], { quiet: true });
 
-const wanted = process.argv.slice(2).map((file) => path.resolve(file));
 const files = (wanted.length > 0 ? wanted : filesBelow("native", [".cpp"])).filter(
   (file) => !file.includes(`${path.sep}compat${path.sep}`),
 );
