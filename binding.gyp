@@ -52,7 +52,6 @@
           "ldflags": [
             "<@(linux_ldflags)",
             "-static-libstdc++",
-            "-static-libgcc",
             "-Wl,--version-script=<(module_root_dir)/native/exports.map"
           ],
           "libraries": ["-ldl", "-lpthread"]

@@ -27,20 +27,15 @@ async function fixtureWriter() {
   return import(pathToFileURL(file).href);
 }
 
-async function randomModel() {
+/** Half of what the cache of a server core holds, in f16: its steps are bound by arithmetic. */
+const small = { width: 512, layers: 8, heads: 8, kvHeads: 4, feedForward: 1536, vocabSize: 4096, dtype: "f16" };
+/** The shape of SmolLM-135M in q8_0: its steps are bound by reading weights, as those of every larger model are. */
+const public135M = { width: 576, layers: 30, heads: 9, kvHeads: 3, feedForward: 1536, vocabSize: 49152, dtype: "q8_0" };
+
+async function randomModel(name, shape) {
   const { writeTinyModel } = await fixtureWriter();
-  const file = path.join(temporaryFolder(), "random.gguf");
-  writeTinyModel(file, {
-    architecture: "llama",
-    width: 512,
-    layers: 8,
-    heads: 8,
-    kvHeads: 4,
-    feedForward: 1536,
-    vocabSize: 4096,
-    contextLength: 8192,
-    dtype: "f16",
-  });
+  const file = path.join(temporaryFolder(), `${name}.gguf`);
+  writeTinyModel(file, { architecture: "llama", contextLength: 8192, ...shape });
   return file;
 }
 
@@ -50,17 +45,25 @@ async function load(file, name) {
   return { model, label: `${name}, ${(parameters / 1e6).toFixed(1)} M parameters, ${layers} layers, d ${embeddingLength}` };
 }
 
-let loaded;
+const loaders = [
+  () => load(bundledModel("finch"), "finch (tiny)"),
+  async () => load(await randomModel("small", small), "random weights f16"),
+  async () => load(await randomModel("public-135m", public135M), "random weights q8_0"),
+];
+const loaded = new Map();
 
-/** Both models, loaded once. */
-export function models() {
-  loaded ??= (async () => [await load(bundledModel("finch"), "finch (tiny)"), await load(await randomModel(), "random weights")])();
-  return loaded;
+async function models(count) {
+  for (const loader of loaders.slice(0, count)) if (!loaded.has(loader)) loaded.set(loader, await loader());
+  return [...loaded.values()].slice(0, count);
 }
 
+/** The bundled model and the small random one, loaded once. */
+export const smallModels = () => models(2);
+/** These and one of a size that people use. */
+export const allModels = () => models(3);
+
 export async function disposeModels() {
-  if (loaded === undefined) return;
-  for (const { model } of await loaded) await model.dispose();
+  for (const { model } of loaded.values()) await model.dispose();
 }
 
 export { temporaryFolder };

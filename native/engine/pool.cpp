@@ -113,6 +113,7 @@ std::shared_ptr<SequenceState> Pool::create_sequence() {
 void Pool::submit(std::shared_ptr<Request> request) {
   SequenceState& sequence = *request->sequence;
   Status refusal;
+  bool answered = false;
   {
     const std::lock_guard lock(mutex_);
     const auto claim = [&](SequenceState& s) {
@@ -126,7 +127,13 @@ void Pool::submit(std::shared_ptr<Request> request) {
     if (closed_) {
       refusal = Status::fail(Code::disposed, "the pool is disposed");
     } else if (!counters_.poisoned.empty()) {
-      refusal = Status::fail(Code::pool_poisoned, counters_.poisoned);
+      // nothing is left to free: a disposal asks for what is so already
+      if (request->interrupts()) {
+        sequence.closed = true;
+      } else {
+        refusal = Status::fail(Code::pool_poisoned, counters_.poisoned);
+      }
+      answered = true;
     } else if (claim(sequence)) {
       if (request->other && !claim(*request->other)) {
         sequence.busy = false;
@@ -136,7 +143,7 @@ void Pool::submit(std::shared_ptr<Request> request) {
       }
     }
   }
-  if (!refusal.ok()) {
+  if (answered || !refusal.ok()) {
     request->done(std::move(refusal));
     return;
   }
@@ -178,12 +185,16 @@ void Pool::run() {
       if (closed_) break;
     }
     collect_incoming();
-    retire_cancelled();
-    advance_all();
-    plan();
-    // the second call holds rows that follow those of the first, so it goes only if the first went through
-    if (plain_.rows.empty() || decode(plain_)) {
-      if (!with_hidden_.rows.empty()) decode(with_hidden_);
+    if (!give_up_if_poisoned()) {
+      retire_cancelled();
+      advance_all();
+    }
+    if (!give_up_if_poisoned()) {
+      plan();
+      // the second call holds rows that follow those of the first, so it goes only if the first went through
+      if (plain_.rows.empty() || decode(plain_)) {
+        if (!with_hidden_.rows.empty()) decode(with_hidden_);
+      }
     }
     retired_.clear();
     const std::lock_guard lock(mutex_);
@@ -191,6 +202,16 @@ void Pool::run() {
   }
   collect_incoming();
   fail_all(Status::fail(Code::disposed, "the pool was disposed"));
+}
+
+// Nothing touches a poisoned context again: neither what a failure left behind nor what was submitted in that moment.
+bool Pool::give_up_if_poisoned() {
+  const std::string reason = counters().poisoned;
+  if (reason.empty()) return false;
+  plain_.rows.clear();
+  with_hidden_.rows.clear();
+  fail_all(Status::fail(Code::pool_poisoned, reason));
+  return true;
 }
 
 void Pool::collect_incoming() {
@@ -354,7 +375,16 @@ bool Pool::decode(Group& group) {
   for (const Placed& placed : group.rows) {
     if (std::find(failed.begin(), failed.end(), placed.request) == failed.end()) failed.push_back(placed.request);
   }
-  for (Request* request : failed) finish(*request, status);
+  for (Request* request : failed) {
+    if (!request->refreshing) {
+      finish(*request, status);
+    } else if (++request->failed_refreshes > 1) {
+      // the row is out of the cache and does not come back, though it was in it: what else the cache holds cannot be trusted
+      poison(status.message);
+      fail_all(status);
+      return false;
+    }
+  }
   return false;
 }
 
@@ -384,7 +414,10 @@ void Pool::deliver(const Group& group) {
   }
   for (const Placed& placed : group.rows) {
     SequenceState& s = *placed.request->sequence;
-    if (placed.request->feed.kind == RowKind::refresh) placed.request->refreshing = false;
+    if (placed.request->feed.kind == RowKind::refresh) {
+      placed.request->refreshing = false;
+      placed.request->failed_refreshes = 0;
+    }
     s.invalidate_outputs();
     s.publish();
   }
@@ -463,6 +496,7 @@ void Pool::fail_all(const Status& status) {
 void Pool::poison(const std::string& reason) {
   const std::lock_guard lock(mutex_);
   if (counters_.poisoned.empty()) counters_.poisoned = reason.empty() ? "llama.cpp failed" : reason;
+  woken_ = true;
 }
 
 // ---------------------------------------------------------------------------------------------------------- sequence operations

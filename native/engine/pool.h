@@ -87,6 +87,7 @@ class Pool {
   void open_context();
   void prove_layout();
   void run();
+  bool give_up_if_poisoned();
   void collect_incoming();
   void retire_cancelled();
   void advance_all();

@@ -65,8 +65,9 @@ class Request {
   void feed_refresh(Pool& pool);
 
   Feed feed;
-  int32_t start_length = 0;  // of the sequence, when the request became active
-  bool refreshing = false;   // its last entry is taken out until it is decoded again, so it must not end now
+  int32_t start_length = 0;      // of the sequence, when the request became active
+  bool refreshing = false;       // its last entry is taken out until it is decoded again, so it must not end now
+  int32_t failed_refreshes = 0;  // in a row; batch-mates may be the reason of one
 };
 
 class PrefillRequest final : public Request {
