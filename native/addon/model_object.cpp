@@ -2,16 +2,20 @@
 #include "addon/args.h"
 #include "addon/engine_objects.h"
 #include "addon/errors.h"
+#include "addon/tagged_wrap.h"
 #include "addon/tensor_object.h"
 #include "engine/failure.h"
 
 namespace latentwire::addon {
 namespace {
 
-class ModelObject : public Napi::ObjectWrap<ModelObject> {
+class ModelObject : public TaggedWrap<ModelObject> {
  public:
+  static constexpr const char* class_name = "Model";
+  static constexpr napi_type_tag tag = {0x6c61'7465'6e74'7769, 0x7265'2e6d'6f64'656c};
+
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "Model",
+    return DefineClass(env, class_name,
                        {
                            InstanceMethod<&ModelObject::info>("info"),
                            InstanceAccessor<&ModelObject::disposed>("disposed"),
@@ -30,7 +34,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
   }
 
   // Only `wrap_model` makes one: it passes the model as an External.
-  explicit ModelObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelObject>(info) {
+  explicit ModelObject(const Napi::CallbackInfo& info) : TaggedWrap<ModelObject>(info) {
     if (info.Length() != 1 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "a Model comes from loadModel");
     model_ = *info[0].As<Napi::External<std::shared_ptr<Model>>>().Data();
   }
@@ -145,9 +149,11 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
   Napi::Value create_pool(const Napi::CallbackInfo& call) {
     const Napi::Object given = require_object(call, 0, "options");
     Pool::Options options;
-    options.context_length = static_cast<int32_t>(int_field(given, "contextLength", 0, 1 << 24));
+    // llama.cpp limits the batch by the context length, then rounds that up to a multiple of 256: rounded here, a short one limits nothing
+    options.context_length = (static_cast<int32_t>(int_field(given, "contextLength", 0, 1 << 24)) + 255) / 256 * 256;
     options.max_sequences = static_cast<int32_t>(int_field(given, "maxSequences", 1, 255));
-    options.batch = static_cast<int32_t>(int_field(given, "batch", 1, 1 << 16));
+    // llama.cpp asserts that a batch can hold an output of every sequence, and the pool has one of its own
+    options.batch = static_cast<int32_t>(int_field(given, "batch", options.max_sequences + 1, 1 << 16));
     options.threads = static_cast<int32_t>(int_field(given, "threads", 1, 512));
     const std::string type = string_field(given, "kvType");
     if (type == "f32")

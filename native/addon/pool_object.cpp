@@ -2,15 +2,19 @@
 #include "addon/args.h"
 #include "addon/engine_objects.h"
 #include "addon/errors.h"
+#include "addon/tagged_wrap.h"
 #include "engine/failure.h"
 
 namespace latentwire::addon {
 namespace {
 
-class PoolObject : public Napi::ObjectWrap<PoolObject> {
+class PoolObject : public TaggedWrap<PoolObject> {
  public:
+  static constexpr const char* class_name = "Pool";
+  static constexpr napi_type_tag tag = {0x6c61'7465'6e74'7769, 0x7265'2e70'6f6f'6c00};
+
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "Pool",
+    return DefineClass(env, class_name,
                        {
                            InstanceMethod<&PoolObject::info>("info"),
                            InstanceMethod<&PoolObject::counters>("counters"),
@@ -21,7 +25,7 @@ class PoolObject : public Napi::ObjectWrap<PoolObject> {
   }
 
   // Only `wrap_pool` makes one: it passes the pool as an External.
-  explicit PoolObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<PoolObject>(info) {
+  explicit PoolObject(const Napi::CallbackInfo& info) : TaggedWrap<PoolObject>(info) {
     if (info.Length() != 1 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "a Pool comes from createPool");
     pool_ = *info[0].As<Napi::External<std::shared_ptr<Pool>>>().Data();
   }

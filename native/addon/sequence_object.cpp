@@ -5,16 +5,20 @@
 #include "addon/args.h"
 #include "addon/engine_objects.h"
 #include "addon/errors.h"
+#include "addon/tagged_wrap.h"
 #include "addon/tensor_object.h"
 #include "engine/failure.h"
 
 namespace latentwire::addon {
 namespace {
 
-class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
+class SequenceObject : public TaggedWrap<SequenceObject> {
  public:
+  static constexpr const char* class_name = "Sequence";
+  static constexpr napi_type_tag tag = {0x5d1f'7a6b'e0c9'4b02, 0x9a3e'41c7'd8f2'6e15};
+
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "Sequence",
+    return DefineClass(env, class_name,
                        {
                            InstanceAccessor<&SequenceObject::length>("length"),
                            InstanceAccessor<&SequenceObject::next_position>("nextPosition"),
@@ -45,16 +49,12 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
   };
 
   // Only `wrap_sequence` makes one: it passes the parts as an External.
-  explicit SequenceObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SequenceObject>(info) {
+  explicit SequenceObject(const Napi::CallbackInfo& info) : TaggedWrap<SequenceObject>(info) {
     if (info.Length() != 1 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "a Sequence comes from createSequence");
     parts_ = *info[0].As<Napi::External<Parts>>().Data();
-    info.This().As<Napi::Object>().TypeTag(&tag);
   }
 
  private:
-  // a prototype can be set on anything; the tag cannot
-  static constexpr napi_type_tag tag = {0x5d1f7a6be0c94b02, 0x9a3e41c7d8f26e15};
-
   SequenceState& state() const { return *parts_.state; }
   int32_t dimension() const { return parts_.pool->model().info().embedding_length; }
 
@@ -72,11 +72,9 @@ class SequenceObject : public Napi::ObjectWrap<SequenceObject> {
   }
 
   const Parts& other(const Napi::CallbackInfo& call) const {
-    const Napi::Value value = call[0];
-    if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&tag)) {
-      throw_invalid(call.Env(), "the other sequence must be a Sequence");
-    }
-    const Parts& parts = Unwrap(value.As<Napi::Object>())->parts_;
+    const SequenceObject* object = from(call[0]);
+    if (object == nullptr) throw_invalid(call.Env(), "the other sequence must be a Sequence");
+    const Parts& parts = object->parts_;
     if (parts.pool != parts_.pool) throw_invalid(call.Env(), "the other sequence belongs to another pool; save and restore it instead");
     if (parts.state == parts_.state) throw_invalid(call.Env(), "a sequence cannot be joined with itself");
     return parts;

@@ -13,8 +13,6 @@
 namespace latentwire::addon {
 namespace {
 
-constexpr napi_type_tag tensor_tag = {0x6c61'7465'6e74'7769, 0x7265'2e74'656e'736f};
-
 struct ArrayKind {
   napi_typedarray_type type;
   const char* name;
@@ -106,7 +104,7 @@ std::vector<int64_t> shape_argument(const Napi::CallbackInfo& info, size_t index
 }  // namespace
 
 Napi::Function TensorObject::define(Napi::Env env) {
-  return DefineClass(env, "Tensor",
+  return DefineClass(env, class_name,
                      {
                          InstanceAccessor<&TensorObject::dtype>("dtype"),
                          InstanceAccessor<&TensorObject::shape>("shape"),
@@ -132,21 +130,13 @@ Napi::Object TensorObject::wrap(Napi::Env env, std::shared_ptr<Tensor> tensor) {
   }
 }
 
-TensorObject* TensorObject::from(const Napi::Value& value) {
-  if (!value.IsObject()) return nullptr;
-  const auto object = value.As<Napi::Object>();
-  // a prototype can be set by anyone, a type tag cannot
-  return object.CheckTypeTag(&tensor_tag) ? Unwrap(object) : nullptr;
-}
-
 std::shared_ptr<Tensor> TensorObject::tensor_of(const Napi::Value& value, const char* name) {
   const TensorObject* object = from(value);
   if (object == nullptr) throw_invalid(value.Env(), std::string(name) + " must be a Tensor");
   return object->tensor();
 }
 
-TensorObject::TensorObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TensorObject>(info) {
-  info.This().As<Napi::Object>().TypeTag(&tensor_tag);
+TensorObject::TensorObject(const Napi::CallbackInfo& info) : TaggedWrap<TensorObject>(info) {
   if (auto given = std::exchange(info.Env().GetInstanceData<AddonData>()->tensor_to_wrap, nullptr)) {
     adopt(std::move(given));
     return;
@@ -183,29 +173,22 @@ void TensorObject::release() {
   tensor_.reset();
 }
 
-// Getters, unlike methods, can be called on any object, so `this` is checked before it is touched.
-TensorObject& TensorObject::self(const Napi::CallbackInfo& info) {
-  TensorObject* object = from(info.This());
-  if (object == nullptr) throw_invalid(info.Env(), "this is not a Tensor");
-  return *object;
-}
-
 Napi::Value TensorObject::dtype(const Napi::CallbackInfo& info) {
-  return Napi::String::New(info.Env(), std::string(dtype_name(self(info).tensor()->dtype())));
+  return Napi::String::New(info.Env(), std::string(dtype_name(tensor()->dtype())));
 }
 
 Napi::Value TensorObject::shape(const Napi::CallbackInfo& info) {
-  const std::shared_ptr<Tensor> held = self(info).tensor();
+  const std::shared_ptr<Tensor> held = tensor();
   const Napi::Array array = Napi::Array::New(info.Env(), held->shape().size());
   for (size_t i = 0; i < held->shape().size(); i++) array.Set(static_cast<uint32_t>(i), static_cast<double>(held->shape()[i]));
   return array;
 }
 
 Napi::Value TensorObject::byte_length(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(self(info).tensor()->bytes()));
+  return Napi::Number::New(info.Env(), static_cast<double>(tensor()->bytes()));
 }
 
-Napi::Value TensorObject::disposed(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), !self(info).tensor_); }
+Napi::Value TensorObject::disposed(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), !tensor_); }
 
 Napi::Value TensorObject::copy_to(const Napi::CallbackInfo& info) {
   const std::shared_ptr<Tensor> held = tensor();

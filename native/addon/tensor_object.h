@@ -4,18 +4,19 @@
 
 #include <memory>
 
-#include "addon/napi_setup.h"
+#include "addon/tagged_wrap.h"
 #include "core/tensor.h"
 
 namespace latentwire::addon {
 
-class TensorObject : public Napi::ObjectWrap<TensorObject> {
+class TensorObject : public TaggedWrap<TensorObject> {
  public:
+  static constexpr const char* class_name = "Tensor";
+  static constexpr napi_type_tag tag = {0x6c61'7465'6e74'7769, 0x7265'2e74'656e'736f};
+
   static Napi::Function define(Napi::Env env);
   // A new Tensor object that shares `tensor`.
   static Napi::Object wrap(Napi::Env env, std::shared_ptr<Tensor> tensor);
-  // The native side of `value`; nullptr if it is not a Tensor of this addon, whatever its prototype says.
-  static TensorObject* from(const Napi::Value& value);
 
   // The tensor behind `value`; throws ERR_LATENT_INVALID_ARGUMENT naming `name` if there is none, ERR_LATENT_DISPOSED if it is disposed.
   static std::shared_ptr<Tensor> tensor_of(const Napi::Value& value, const char* name);
@@ -29,8 +30,6 @@ class TensorObject : public Napi::ObjectWrap<TensorObject> {
   std::shared_ptr<Tensor> tensor() const;
 
  private:
-  static TensorObject& self(const Napi::CallbackInfo& info);
-
   Napi::Value dtype(const Napi::CallbackInfo& info);
   Napi::Value shape(const Napi::CallbackInfo& info);
   Napi::Value byte_length(const Napi::CallbackInfo& info);

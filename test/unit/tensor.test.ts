@@ -1,7 +1,5 @@
 // Tensors as users see them: what goes in comes out, and every bad value is an error that names it.
 import { describe, expect, it } from "vitest";
-import { native } from "../../lib/native.js";
-import type { NativeTensor } from "../../lib/native.js";
 import { Tensor } from "../../lib/tensor.js";
 import type { Dtype, TensorData } from "../../lib/tensor.js";
 
@@ -155,21 +153,5 @@ describe("convert", () => {
     using tensor = Tensor.zeros([1 << 22]);
     const reason = new Error("no longer needed");
     await expect(tensor.convert("f16", { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
-  });
-});
-
-describe("the native class", () => {
-  it("is not fooled by a prototype", () => {
-    const prototype = native().Tensor.prototype as NativeTensor;
-    const shape = Object.getOwnPropertyDescriptor(prototype, "shape");
-    const dispose: unknown = Reflect.get(prototype, "dispose");
-    for (const impostor of [Object.create(prototype) as unknown, {}, undefined, native().diagnostics]) {
-      expect(() => {
-        shape?.get?.call(impostor);
-      }).toThrow();
-      expect(() => {
-        Reflect.apply(dispose as () => void, impostor, []);
-      }).toThrow();
-    }
   });
 });

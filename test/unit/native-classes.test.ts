@@ -1,0 +1,84 @@
+// The addon's own objects, called as the library never calls them: with another `this`, and with options that lib/ would have refused. None of
+// it may reach memory that is not there, or an assertion of llama.cpp.
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { bundledModel } from "../../lib/index.js";
+import { loadRuntime } from "../../lib/models/runtime.js";
+import type { NativeModel, NativePool, NativePoolOptions, NativeSequence } from "../../lib/native-engine.js";
+import { native, type NativeTensor } from "../../lib/native.js";
+
+const options: NativePoolOptions = { contextLength: 256, maxSequences: 4, batch: 5, threads: 1, kvType: "f16" };
+let tensor: NativeTensor;
+let model: NativeModel;
+let pool: NativePool;
+let sequence: NativeSequence;
+
+beforeAll(async () => {
+  await loadRuntime();
+  tensor = new (native().Tensor)("f32", [2]);
+  model = await native().loadModel(bundledModel(), { gpuLayers: 0, mmap: true }, () => undefined).promise;
+  pool = await model.createPool(options).promise;
+  sequence = pool.createSequence();
+});
+afterAll(async () => {
+  await pool.dispose().promise;
+  await model.dispose().promise;
+});
+
+describe("this", () => {
+  const classes = { Tensor: () => tensor, Model: () => model, Pool: () => pool, Sequence: () => sequence };
+
+  it.each(Object.entries(classes))("of %s is an object of that class, or the call throws", (name, get) => {
+    const own: object = get();
+    const prototype = Object.getPrototypeOf(own) as object;
+    const others = Object.values(classes)
+      .map((other): object => other())
+      .filter((other) => other !== own);
+    const heirs = [Object.create(prototype), Object.create(own), Object.setPrototypeOf({}, prototype), new Proxy(own, {})] as object[];
+    const { constructor: _, ...members } = Object.getOwnPropertyDescriptors(prototype);
+    let getters = 0;
+    for (const member of Object.values(members)) {
+      const getter: unknown = Reflect.get(member, "get");
+      const call = (getter ?? member.value) as () => unknown;
+      if (getter !== undefined) getters++;
+      for (const self of [...others, ...heirs, {}, [], () => 1, undefined, null, 1, "text", Symbol("s"), native().diagnostics]) {
+        // V8 itself refuses a method's `this`, before the addon is asked
+        const refusal =
+          getter === undefined ? { name: "TypeError" } : { code: "ERR_LATENT_INVALID_ARGUMENT", message: `this is not a ${name}` };
+        expect(() => Reflect.apply(call, self, [])).toThrow(expect.objectContaining(refusal));
+      }
+    }
+    expect(getters).toBeGreaterThan(0);
+    expect(Reflect.get(own, "disposed")).toBe(false);
+  });
+
+  it("is not made by calling a constructor", () => {
+    for (const object of [model, pool, sequence]) {
+      for (const argument of [undefined, {}, object])
+        expect(() => Reflect.construct(object.constructor, [argument]) as unknown).toThrow(TypeError);
+    }
+  });
+});
+
+describe("createPool", () => {
+  it.each([
+    [1, 1],
+    [4, 4],
+    [16, 3],
+    [255, 255],
+  ])("refuses for %i sequences a batch of %i", (maxSequences, batch) => {
+    expect(() => model.createPool({ ...options, maxSequences, batch })).toThrow(
+      expect.objectContaining({ code: "ERR_LATENT_INVALID_ARGUMENT", message: expect.stringContaining("batch") as unknown }),
+    );
+  });
+
+  // one for the pool's own sequence: each of these is the least that llama.cpp takes, also of a context that is shorter than the batch
+  it.each([
+    [1, 2, 256],
+    [16, 17, 1],
+    [255, 256, 1],
+  ])("takes for %i sequences a batch of %i in a context of %i", async (maxSequences, batch, contextLength) => {
+    const least = await model.createPool({ ...options, maxSequences, batch, contextLength }).promise;
+    expect(least.info()).toMatchObject({ maxSequences, batch, contextLength: 256 });
+    await least.dispose().promise;
+  });
+});
