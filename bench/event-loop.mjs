@@ -2,7 +2,7 @@
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
 import { interleave, promptTokens, row } from "./harness.mjs";
-import { models } from "./models.mjs";
+import { smallModels } from "./models.mjs";
 
 const agents = 8;
 const atLeastMs = 500;
@@ -20,7 +20,7 @@ export async function run(want) {
   const name = "event loop delay p99";
   if (!want(name)) return [];
   const rows = [];
-  for (const { model, label } of await models()) {
+  for (const { model, label } of await smallModels()) {
     const pool = await model.createPool({ contextLength: 4096, maxSequences: agents });
     const prompts = Array.from({ length: agents }, (_, i) => promptTokens(model, 16, i + 1));
     // A sequence that ends early starts again, so all eight are busy to the end.

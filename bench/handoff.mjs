@@ -1,7 +1,7 @@
 // Handing over what an agent holds: by shared cells, by a saved state, and through a file of node-llama-cpp, each against feeding the tokens again.
 import path from "node:path";
 import { interleave, promptTokens, row, time } from "./harness.mjs";
-import { models, temporaryFolder } from "./models.mjs";
+import { smallModels, temporaryFolder } from "./models.mjs";
 import { startNodeLlamaCpp } from "./node-llama-cpp.mjs";
 
 const lengths = [128, 512, 2048];
@@ -47,7 +47,7 @@ export async function run(want) {
   const names = ["hand-off by kv", "hand-off by kv and one token", "hand-off by saved state"];
   if (!names.some(want)) return [];
   const rows = [];
-  for (const { model, label } of await models()) {
+  for (const { model, label } of await smallModels()) {
     const pool = await model.createPool({ contextLength, maxSequences: 4 });
     const peer = await startNodeLlamaCpp(model.path, contextLength, pool.info.threads, path.join(temporaryFolder(), "peer.state"));
     for (const length of lengths) {

@@ -27,10 +27,10 @@ async function fixtureWriter() {
   return import(pathToFileURL(file).href);
 }
 
-/** Half of what the cache of a server core holds, in f16: its steps are bound by arithmetic. */
+/** Fits the caches of a server core. */
 const small = { width: 512, layers: 8, heads: 8, kvHeads: 4, feedForward: 1536, vocabSize: 4096, dtype: "f16" };
-/** The shape of SmolLM-135M in q8_0: its steps are bound by reading weights, as those of every larger model are. */
-const public135M = { width: 576, layers: 30, heads: 9, kvHeads: 3, feedForward: 1536, vocabSize: 49152, dtype: "q8_0" };
+/** The shape of SmolLM-135M, too large for a cache in both formats that people run on CPUs. */
+const smolLM = { width: 576, layers: 30, heads: 9, kvHeads: 3, feedForward: 1536, vocabSize: 49152 };
 
 async function randomModel(name, shape) {
   const { writeTinyModel } = await fixtureWriter();
@@ -48,7 +48,8 @@ async function load(file, name) {
 const loaders = [
   () => load(bundledModel("finch"), "finch (tiny)"),
   async () => load(await randomModel("small", small), "random weights f16"),
-  async () => load(await randomModel("public-135m", public135M), "random weights q8_0"),
+  async () => load(await randomModel("q8_0", { ...smolLM, dtype: "q8_0" }), "random weights q8_0"),
+  async () => load(await randomModel("q4_0", { ...smolLM, dtype: "q4_0" }), "random weights q4_0"),
 ];
 const loaded = new Map();
 
@@ -59,8 +60,8 @@ async function models(count) {
 
 /** The bundled model and the small random one, loaded once. */
 export const smallModels = () => models(2);
-/** These and one of a size that people use. */
-export const allModels = () => models(3);
+/** These, and the shape of a small public model in two formats. */
+export const allModels = () => models(4);
 
 export async function disposeModels() {
   for (const { model } of loaded.values()) await model.dispose();

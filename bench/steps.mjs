@@ -1,6 +1,6 @@
 // Steps of one sequence and of eight: what a latent step costs against a token step, and what decoding together gains.
 import { interleave, promptTokens, row, time } from "./harness.mjs";
-import { models } from "./models.mjs";
+import { allModels } from "./models.mjs";
 
 const steps = 64;
 const agents = 8;
@@ -93,7 +93,7 @@ async function togetherAgainstApart({ model, label }) {
 
 export async function run(want) {
   const rows = [];
-  for (const one of want("latent step") || want("concurrent agents") ? await models() : []) {
+  for (const one of want("latent step") || want("concurrent agents") ? await allModels() : []) {
     if (want("latent step")) rows.push(await latentAgainstToken(one));
     if (want("concurrent agents")) rows.push(await togetherAgainstApart(one));
   }

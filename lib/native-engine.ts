@@ -121,7 +121,8 @@ export interface NativeSequence {
   append(other: NativeSequence, mode: "recompute" | "shift"): NativeJob<number>;
   truncate(length: number): NativeJob<void>;
   drop(from: number, to: number, reanchor: boolean): NativeJob<void>;
-  exportState(): NativeJob<Uint8Array>;
+  /** `bytes`: room for a header, the log i32[positions], the rows f32[latents, d], the cells. */
+  exportState(headerBytes: number): NativeJob<{ bytes: Uint8Array; positions: number; latents: number }>;
   importState(state: Uint8Array, log: Int32Array, rows: NativeTensor | null): NativeJob<void>;
   /** Input rows of the logged latents, [count, d] f32, in order of position. */
   rows(): NativeTensor | null;

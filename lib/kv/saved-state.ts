@@ -3,6 +3,7 @@
 //
 //   "LWSTATE1"  u32 header length  header (JSON)  log i32[n]  rows f32[latents, d]  cells
 import { createHash } from "node:crypto";
+import { setImmediate } from "node:timers/promises";
 import { LatentError } from "../errors.js";
 import type { Pool } from "../models/pool.js";
 
@@ -10,6 +11,13 @@ const magic = "LWSTATE1";
 const version = 1;
 const prefixBytes = magic.length + 4;
 const headerLimit = 1 << 16;
+/**
+ * @internal
+ * What this package reserves for prefix and header; a shorter header is filled up with spaces.
+ */
+export const headerBytes = 2048;
+/** So much is hashed at a time, a few milliseconds; the event loop runs in between. */
+const digestStep = 4 << 20;
 
 /** What the cells of a state depend on. */
 interface Provenance {
@@ -56,36 +64,58 @@ function provenance(pool: Pool): Provenance {
   };
 }
 
-/** @internal */
-export function writeSavedState(pool: Pool, state: SavedState): Uint8Array {
-  const body = Buffer.concat([bytesOf(state.log), bytesOf(state.rows), state.cells]);
+/**
+ * @internal
+ * Writes the header into the room that `state.bytes` begins with.
+ */
+export async function sealState(
+  pool: Pool,
+  state: { bytes: Uint8Array; positions: number; latents: number },
+  signal?: AbortSignal,
+): Promise<Uint8Array> {
+  const { bytes, positions, latents } = state;
+  const body = bytes.subarray(headerBytes);
   const header: Header = {
     version,
     ...provenance(pool),
-    positions: state.log.length,
-    latents: state.rows.length / pool.model.info.embeddingLength,
-    cellBytes: state.cells.length,
-    sha256: createHash("sha256").update(body).digest("hex"),
+    positions,
+    latents,
+    cellBytes: body.length - 4 * positions - 4 * latents * pool.model.info.embeddingLength,
+    sha256: await digest(body, signal),
   };
   const text = Buffer.from(JSON.stringify(header), "utf8");
-  const prefix = Buffer.alloc(prefixBytes);
-  prefix.write(magic, "latin1");
-  prefix.writeUInt32LE(text.length, magic.length);
-  return Buffer.concat([prefix, text, body]);
+  if (prefixBytes + text.length > headerBytes)
+    throw malformed(`its header would take ${prefixBytes + text.length} of ${headerBytes} bytes`);
+  const head = Buffer.from(bytes.buffer, bytes.byteOffset, headerBytes);
+  head.fill(" ", head.write(magic, "latin1"));
+  head.writeUInt32LE(headerBytes - prefixBytes, magic.length);
+  head.set(text, prefixBytes);
+  return bytes;
+}
+
+/** SHA-256, hex. The bytes may be hundreds of megabytes, so the event loop gets its turns. */
+async function digest(bytes: Uint8Array, signal?: AbortSignal): Promise<string> {
+  const hash = createHash("sha256");
+  for (let offset = 0; offset < bytes.length; offset += digestStep) {
+    if (offset > 0) await setImmediate();
+    signal?.throwIfAborted();
+    hash.update(bytes.subarray(offset, offset + digestStep));
+  }
+  return hash.digest("hex");
 }
 
 /**
  * @internal
  * @throws {@link LatentError} `ERR_LATENT_STATE_FORMAT`, `ERR_LATENT_STATE_DIGEST`, `ERR_LATENT_STATE_MISMATCH`
  */
-export function readSavedState(bytes: Uint8Array, pool: Pool): SavedState {
+export async function readSavedState(bytes: Uint8Array, pool: Pool, signal?: AbortSignal): Promise<SavedState> {
   if (!(bytes instanceof Uint8Array)) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "a saved state must be a Uint8Array");
   const file = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (file.length < prefixBytes || file.toString("latin1", 0, magic.length) !== magic)
     throw malformed("it does not begin as a saved state");
-  const headerBytes = file.readUInt32LE(magic.length);
-  if (headerBytes > headerLimit || prefixBytes + headerBytes > file.length) throw malformed("its header is cut off");
-  const header = parseHeader(file.toString("utf8", prefixBytes, prefixBytes + headerBytes));
+  const textBytes = file.readUInt32LE(magic.length);
+  if (textBytes > headerLimit || prefixBytes + textBytes > file.length) throw malformed("its header is cut off");
+  const header = parseHeader(file.toString("utf8", prefixBytes, prefixBytes + textBytes));
   if (header.version !== version)
     throw new LatentError("ERR_LATENT_STATE_FORMAT", `the state has version ${header.version}, this package reads ${version}`);
 
@@ -103,11 +133,11 @@ export function readSavedState(bytes: Uint8Array, pool: Pool): SavedState {
   }
   const logBytes = header.positions * 4;
   const rowBytes = header.latents * header.dimension * 4;
-  const body = file.subarray(prefixBytes + headerBytes);
+  const body = file.subarray(prefixBytes + textBytes);
   if (body.length !== logBytes + rowBytes + header.cellBytes) {
     throw malformed(`it has ${body.length} bytes after the header, which announces ${logBytes + rowBytes + header.cellBytes}`);
   }
-  if (createHash("sha256").update(body).digest("hex") !== header.sha256) {
+  if ((await digest(body, signal)) !== header.sha256) {
     throw new LatentError("ERR_LATENT_STATE_DIGEST", "the state was altered after it was saved");
   }
   const log = new Int32Array(header.positions);

@@ -57,7 +57,7 @@ export class Pool {
    */
   async restore(bytes: Uint8Array, options: { readonly signal?: AbortSignal } = {}): Promise<Sequence> {
     checkKeys("options", options, ["signal"]);
-    const saved = readSavedState(bytes, this);
+    const saved = await readSavedState(bytes, this, options.signal);
     const sequence = this.sequence();
     try {
       await sequence.load(saved, options.signal);

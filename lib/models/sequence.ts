@@ -4,7 +4,7 @@ import { checkBoolean, checkCallback, checkInteger, checkKeys, checkNumber, chec
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
-import { writeSavedState, type SavedState } from "../kv/saved-state.js";
+import { headerBytes, sealState, type SavedState } from "../kv/saved-state.js";
 import { Latent } from "../spaces/latent.js";
 import { requireSameSpace } from "../spaces/space.js";
 import { Tensor } from "../tensor.js";
@@ -244,9 +244,8 @@ export class Sequence {
    */
   async save(options: SignalOption = {}): Promise<Uint8Array> {
     checkKeys("options", options, ["signal"]);
-    const cells = await run(LatentError.translate(() => this.#handle.exportState()), options.signal);
-    const rows = LatentError.translate(() => this.#handle.rows());
-    return writeSavedState(this.pool, { log: this.log(), rows: rows === null ? new Float32Array(0) : rows.toFloat32(), cells });
+    const state = await run(LatentError.translate(() => this.#handle.exportState(headerBytes)), options.signal);
+    return sealState(this.pool, state, options.signal);
   }
 
   /** @internal */

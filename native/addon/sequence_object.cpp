@@ -324,15 +324,39 @@ class SequenceObject : public TaggedWrap<SequenceObject> {
     });
   }
 
+  // Everything a saved state holds, in one piece that is never copied again: room for a header, log, rows, cells.
   Napi::Value export_state(const Napi::CallbackInfo& call) {
-    auto state = std::make_shared<std::vector<uint8_t>>();
+    struct State {
+      std::vector<uint8_t> bytes;
+      double positions = 0;
+      double latents = 0;
+    };
+    const auto header = static_cast<size_t>(require_int(call, 0, "headerBytes", 0, 1 << 20));
+    auto state = std::make_shared<State>();
     return edit(
-        call, [state, s = parts_.state](Pool& pool) { *state = pool.export_state(*s); },
+        call,
+        [state, header, d = dimension(), s = parts_.state](Pool& pool) {
+          const Entries& log = s->log;
+          const size_t log_bytes = log.tokens.size() * sizeof(int32_t);
+          const size_t row_bytes = log.rows.size() * sizeof(float);
+          state->bytes = pool.export_state(*s, header + log_bytes + row_bytes);
+          uint8_t* out = state->bytes.data() + header;
+          std::copy_n(reinterpret_cast<const uint8_t*>(log.tokens.data()), log_bytes, out);
+          std::copy_n(reinterpret_cast<const uint8_t*>(log.rows.data()), row_bytes, out + log_bytes);
+          state->positions = static_cast<double>(log.tokens.size());
+          state->latents = static_cast<double>(log.rows.size()) / d;
+        },
         [state]() -> Job::ToValue {
           return [state](napi_env env) -> napi_value {
-            Napi::Uint8Array bytes = Napi::Uint8Array::New(env, state->size());
-            if (!state->empty()) std::memcpy(bytes.Data(), state->data(), state->size());
-            return bytes;
+            Napi::Object out = Napi::Object::New(env);
+            auto owned = std::make_unique<std::vector<uint8_t>>(std::move(state->bytes));
+            uint8_t* data = owned->data();
+            const size_t size = owned->size();
+            const auto release = [](Napi::BasicEnv, uint8_t*, std::vector<uint8_t>* bytes) { delete bytes; };
+            out.Set("bytes", Napi::Buffer<uint8_t>::NewOrCopy(env, data, size, release, owned.release()));
+            out.Set("positions", state->positions);
+            out.Set("latents", state->latents);
+            return out;
           };
         });
   }

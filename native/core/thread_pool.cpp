@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <system_error>
 #include <thread>
@@ -11,6 +12,17 @@ namespace latentwire {
 namespace {
 
 constexpr int max_workers = 256;
+constexpr std::chrono::microseconds linger_time{30};
+
+void relax() noexcept {
+#if defined(__x86_64__)
+  asm volatile("pause");
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#else
+  std::this_thread::yield();
+#endif
+}
 
 int wanted_workers() {
   if (const char* text = std::getenv("LATENTWIRE_THREADS"); text != nullptr) {
@@ -95,8 +107,33 @@ void ThreadPool::work() {
       lock.lock();
       continue;
     }
-    ready_.wait(lock);
+    if (!linger(lock)) ready_.wait(lock);
   }
+}
+
+// Waiting for work without sleeping, which a wake-up costs more than. One worker at a time; true if something has come.
+bool ThreadPool::linger(std::unique_lock<std::mutex>& lock) {
+  if (lingering_) return false;
+  lingering_ = true;
+  const uint64_t seen = arrivals_.load(std::memory_order_relaxed);
+  lock.unlock();
+  const auto until = std::chrono::steady_clock::now() + linger_time;
+  while (arrivals_.load(std::memory_order_relaxed) == seen && std::chrono::steady_clock::now() < until) relax();
+  lock.lock();
+  if (arrivals_.load(std::memory_order_relaxed) != seen) return true;
+  lingering_ = false;
+  return false;
+}
+
+// Wakes up to `helpers` workers for what was just queued, the one that lingers first.
+void ThreadPool::announce(int64_t helpers, std::unique_lock<std::mutex>& lock) {
+  arrivals_.fetch_add(1, std::memory_order_relaxed);
+  if (lingering_) {
+    lingering_ = false;
+    helpers--;
+  }
+  lock.unlock();
+  for (int64_t i = 0; i < helpers; i++) ready_.notify_one();
 }
 
 void ThreadPool::parallel_for(int64_t n, int64_t grain, const Body& body) {
@@ -109,13 +146,11 @@ void ThreadPool::parallel_for(int64_t n, int64_t grain, const Body& body) {
     loop.run();
     return;
   }
-  {
-    const std::lock_guard lock(mutex_);
-    loops_.push_back(&loop);
-  }
-  for (int64_t i = 0; i < helpers; i++) ready_.notify_one();
-  loop.run();
   std::unique_lock lock(mutex_);
+  loops_.push_back(&loop);
+  announce(helpers, lock);
+  loop.run();
+  lock.lock();
   loops_.erase(std::find(loops_.begin(), loops_.end(), &loop));
   loop.left.wait(lock, [&loop] { return loop.inside == 0; });
 }
@@ -125,11 +160,9 @@ void ThreadPool::submit(std::function<void()> task) {
     task();
     return;
   }
-  {
-    const std::lock_guard lock(mutex_);
-    tasks_.push_back(std::move(task));
-  }
-  ready_.notify_one();
+  std::unique_lock lock(mutex_);
+  tasks_.push_back(std::move(task));
+  announce(1, lock);
 }
 
 }  // namespace latentwire

@@ -1,7 +1,9 @@
-// The compute threads of the process, shared by all environments. Workers park on a condition variable and never spin: a service has other
-// work to do on its cores. The pool is made at first use and never destroyed, so no thread is joined while the process ends.
+// The compute threads of the process, shared by all environments. Workers park on a condition variable, for a service has other work to do
+// on its cores; only the last to run dry looks for more for a few microseconds first, so that calls in close sequence wake nobody. The pool
+// is made at first use and never destroyed, so no thread is joined while the process ends.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -38,12 +40,16 @@ class ThreadPool {
   ~ThreadPool() = default;
   void work();
   Loop* open_loop() noexcept;
+  bool linger(std::unique_lock<std::mutex>& lock);
+  void announce(int64_t helpers, std::unique_lock<std::mutex>& lock);
 
   int size_ = 0;
   std::mutex mutex_;
   std::condition_variable ready_;
   std::deque<Loop*> loops_;  // on the stacks of their callers
   std::deque<std::function<void()>> tasks_;
+  bool lingering_ = false;  // a worker is awake that nobody has counted on yet
+  std::atomic<uint64_t> arrivals_{0};
 };
 
 }  // namespace latentwire

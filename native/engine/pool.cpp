@@ -588,12 +588,13 @@ void Pool::flush_shift() {
   shift_pending_ = false;
 }
 
-std::vector<uint8_t> Pool::export_state(const SequenceState& s) {
+std::vector<uint8_t> Pool::export_state(const SequenceState& s, size_t headroom) {
   if (!geometry_) fail(Code::model_unsupported, "the state of this cache layout cannot be copied: " + layout_refusal_);
   flush_shift();
   return guarded("llama_state_seq_get_data", [&] {
-    std::vector<uint8_t> state(api_.llama_state_seq_get_size(context_, s.id));
-    state.resize(api_.llama_state_seq_get_data(context_, state.data(), state.size(), s.id));
+    const size_t size = api_.llama_state_seq_get_size(context_, s.id);
+    std::vector<uint8_t> state(headroom + size);
+    state.resize(headroom + api_.llama_state_seq_get_data(context_, state.data() + headroom, size, s.id));
     return state;
   });
 }

@@ -67,7 +67,7 @@ class Pool {
   void replace(SequenceState& target, const SequenceState& source);
   void append_shifted(SequenceState& target, SequenceState& source);
   void drop(SequenceState& sequence, int32_t from, int32_t to, bool reanchor);
-  std::vector<uint8_t> export_state(const SequenceState& sequence);
+  std::vector<uint8_t> export_state(const SequenceState& sequence, size_t headroom = 0);  // `headroom` bytes, then the cells
   void import_state(SequenceState& sequence, const std::vector<uint8_t>& state, Entries log);
   void release(SequenceState& sequence);
   std::shared_ptr<SequenceState> fork(const SequenceState& source);
