@@ -7,8 +7,24 @@
       "native/core/thread_pool.cpp"
     ],
     "kernels_sources": [
-      "native/kernels/latent_step.cpp"
+      "native/kernels/cosine.cpp",
+      "native/kernels/latent_step.cpp",
+      "native/kernels/packed_matrix.cpp",
+      "native/kernels/product.cpp",
+      "native/kernels/project.cpp",
+      "native/kernels/scalar.cpp",
+      "native/kernels/table.cpp"
     ],
+    "avx2_sources": ["native/kernels/avx2.cpp"],
+    "avx2_cflags": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512_sources": ["native/kernels/avx512.cpp"],
+    "avx512_cflags": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512", "-Wno-maybe-uninitialized", "-Wno-uninitialized"],
+    "avx512_vnni_sources": ["native/kernels/avx512_vnni.cpp"],
+    "avx512_vnni_cflags": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mprefer-vector-width=512", "-Wno-maybe-uninitialized", "-Wno-uninitialized"],
+    "neon_sources": ["native/kernels/neon.cpp"],
+    "neon_cflags": ["-march=armv8-a"],
+    "neon_dotprod_sources": ["native/kernels/neon_dotprod.cpp"],
+    "neon_dotprod_cflags": ["-march=armv8.2-a+dotprod"],
     "kv_sources": [
       "native/kv/llama_state.cpp"
     ],

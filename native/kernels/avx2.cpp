@@ -1,0 +1,138 @@
+// AVX2 with FMA and F16C: 16 registers of 8 lanes. The widest tile is 6 rows of one panel: 12 accumulators, 2 registers of panel, 1
+// broadcast.
+#include <immintrin.h>
+
+#include "kernels/impl/gemm.h"
+#include "kernels/impl/rows.h"
+#include "kernels/table.h"
+
+namespace latentwire {
+namespace {
+
+alignas(32) constexpr int32_t part_masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+
+__m256i part_mask(int64_t n) noexcept { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(part_masks + 8 - n)); }
+
+template <int R>
+constexpr int avx2_panels = R == 1   ? 4
+                            : R == 2 ? 2
+                                     : 1;
+
+struct Avx2 {
+  using F = __m256;
+  using M = __m256;
+  static constexpr int lanes = 8;
+  static constexpr int max_rows = 6;
+  template <int R>
+  static constexpr int panels_for = avx2_panels<R>;
+
+  static F zero() noexcept { return _mm256_setzero_ps(); }
+  static F set(float x) noexcept { return _mm256_set1_ps(x); }
+  static F load(const float* p) noexcept { return _mm256_loadu_ps(p); }
+  static F load_part(const float* p, int64_t n) noexcept { return _mm256_maskload_ps(p, part_mask(n)); }
+  static void store(float* p, F x) noexcept { _mm256_storeu_ps(p, x); }
+  static void store_part(float* p, F x, int64_t n) noexcept { _mm256_maskstore_ps(p, part_mask(n), x); }
+  static F load_f16(const uint16_t* p) noexcept { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static F load_bf16(const uint16_t* p) noexcept {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+  }
+  static void store_f16(uint16_t* p, F x) noexcept {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  // to nearest, ties to even; a NaN stays one
+  static void store_bf16(uint16_t* p, F x) noexcept {
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+    const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    const __m256i half = _mm256_blendv_epi8(rounded, quiet, nan);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(half, half), 0xD8);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+  }
+  static void store_u8(uint8_t* p, F x, int64_t n) noexcept {
+    const __m256i codes = _mm256_cvtps_epi32(x);
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+    const __m128i bytes = _mm_packus_epi16(words, words);
+    if (n == lanes) {
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p), bytes);
+      return;
+    }
+    alignas(16) uint8_t buffer[16];
+    _mm_store_si128(reinterpret_cast<__m128i*>(buffer), bytes);
+    for (int64_t i = 0; i < n; i++) p[i] = buffer[i];
+  }
+  static F add(F a, F b) noexcept { return _mm256_add_ps(a, b); }
+  static F sub(F a, F b) noexcept { return _mm256_sub_ps(a, b); }
+  static F mul(F a, F b) noexcept { return _mm256_mul_ps(a, b); }
+  static F div(F a, F b) noexcept { return _mm256_div_ps(a, b); }
+  static F fma(F a, F b, F c) noexcept { return _mm256_fmadd_ps(a, b, c); }
+  static F min(F a, F b) noexcept { return _mm256_min_ps(a, b); }
+  static F max(F a, F b) noexcept { return _mm256_max_ps(a, b); }
+  static F abs(F a) noexcept { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a); }
+  static F copy_sign(F magnitude, F sign) noexcept {
+    const F bit = _mm256_set1_ps(-0.0F);
+    return _mm256_or_ps(_mm256_andnot_ps(bit, magnitude), _mm256_and_ps(bit, sign));
+  }
+  static F round(F a) noexcept { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static M less(F a, F b) noexcept { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+  static F select(M m, F yes, F no) noexcept { return _mm256_blendv_ps(no, yes, m); }
+  // x * 2^n in two steps, so that results may be denormal and 2^n need not be a number
+  static F scale(F x, F n) noexcept {
+    const __m256i whole = _mm256_cvtps_epi32(n);
+    const __m256i half = _mm256_srai_epi32(whole, 1);
+    const auto power = [](__m256i e) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(e, _mm256_set1_epi32(127)), 23)); };
+    return _mm256_mul_ps(_mm256_mul_ps(x, power(half)), power(_mm256_sub_epi32(whole, half)));
+  }
+  static float reduce_add(F a) noexcept {
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+  }
+  static float reduce_max(F a) noexcept {
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+  }
+  static F from_i32_difference(const int32_t* dot, const int32_t* sums, int32_t offset, int64_t n) noexcept {
+    const __m256i mask = part_mask(n);
+    const __m256i shift = _mm256_mullo_epi32(_mm256_maskload_epi32(sums, mask), _mm256_set1_epi32(offset));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_maskload_epi32(dot, mask), shift));
+  }
+};
+
+// u8 times s8 in pairs would overflow 16 bits, so the sign of x moves to w first: 2 * 127 * 127 fits.
+struct Avx2Codes {
+  using I = __m256i;
+  static constexpr int lanes = 8;
+  static constexpr int max_rows = 4;
+  static constexpr int32_t offset = 0;
+  template <int R>
+  static constexpr int panels_for = R == 1 ? 2 : 1;
+
+  static I zero() noexcept { return _mm256_setzero_si256(); }
+  static I load(const int32_t* p) noexcept { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static void store(int32_t* p, I x) noexcept { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
+  static I add(I a, I b) noexcept { return _mm256_add_epi32(a, b); }
+  static I load_codes(const int8_t* p) noexcept { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static I broadcast_codes(const uint8_t* p) noexcept {
+    int32_t packed;
+    __builtin_memcpy(&packed, p, sizeof(packed));
+    return _mm256_xor_si256(_mm256_set1_epi32(packed), _mm256_set1_epi8(-128));
+  }
+  static I dot(I sum, I x, I w) noexcept {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(w, x));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+};
+
+}  // namespace
+
+void install_avx2(Kernels& table) noexcept {
+  install_float_gemm<Avx2>(table.gemm);
+  install_code_gemm<Avx2Codes>(table.gemm);
+  install_rows<Avx2>(table.rows);
+}
+
+}  // namespace latentwire

@@ -1,0 +1,202 @@
+#include "kernels/cosine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "kernels/table.h"
+
+namespace latentwire {
+namespace {
+
+double element(const Rows& rows, int64_t row, int64_t k) noexcept {
+  const int64_t at = row * rows.stride + k;
+  switch (rows.dtype) {
+    case Dtype::f16:
+      return f16_to_f32(static_cast<const uint16_t*>(rows.data)[at]);
+    case Dtype::bf16:
+      return bf16_to_f32(static_cast<const uint16_t*>(rows.data)[at]);
+    default:
+      return static_cast<const float*>(rows.data)[at];
+  }
+}
+
+std::vector<float> mean_row(const Rows& rows, int64_t depth) {
+  std::vector<double> sum(static_cast<size_t>(depth));
+  for (int64_t i = 0; i < rows.count; i++) {
+    for (int64_t k = 0; k < depth; k++) sum[static_cast<size_t>(k)] += element(rows, i, k);
+  }
+  std::vector<float> mean(sum.size());
+  for (size_t k = 0; k < sum.size(); k++) mean[k] = static_cast<float>(sum[k] / static_cast<double>(rows.count));
+  return mean;
+}
+
+}  // namespace
+
+Status PackedAnchors::pack(const Rows& anchors, int64_t depth, Options options, std::shared_ptr<const PackedAnchors>* out) {
+  const auto fits = [&](const std::vector<float>& v) { return v.empty() || static_cast<int64_t>(v.size()) == depth; };
+  if (!fits(options.centre) || !fits(options.scale))
+    return Status::fail(Code::invalid_argument, "centre and scale must have " + std::to_string(depth) + " elements");
+  try {
+    std::shared_ptr<PackedAnchors> packed(new PackedAnchors());
+    if (options.similarity == Similarity::squared_euclidean && options.centre.empty() && anchors.count > 0)
+      options.centre = mean_row(anchors, depth);
+    const bool unit = options.similarity == Similarity::cosine || options.similarity == Similarity::angular;
+    std::vector<float> inverse_norms;
+    for (int64_t i = 0; i < anchors.count; i++) {
+      double square = 0;
+      for (int64_t k = 0; k < depth; k++) {
+        double x = element(anchors, i, k);
+        if (!options.centre.empty()) x -= options.centre[static_cast<size_t>(k)];
+        if (!options.scale.empty()) x *= options.scale[static_cast<size_t>(k)];
+        square += x * x;
+      }
+      // an anchor of extreme size is caught by the packing, or has an inverse norm that is a number
+      if (unit) inverse_norms.push_back(square > 0 ? static_cast<float>(1 / std::sqrt(square)) : 0);
+      if (options.similarity == Similarity::squared_euclidean) packed->squares_.push_back(static_cast<float>(square));
+    }
+    PackedMatrix::Source source{anchors.dtype, anchors.data, anchors.count, depth, anchors.stride, 1};
+    PackedMatrix::Adjust adjust;
+    adjust.shift = options.centre.empty() ? nullptr : options.centre.data();
+    adjust.depth_scale = options.scale.empty() ? nullptr : options.scale.data();
+    adjust.output_scale = unit ? inverse_norms.data() : nullptr;
+    if (Status status = PackedMatrix::pack(source, options.storage, adjust, &packed->matrix_); !status.ok()) return status;
+    packed->options_ = std::move(options);
+    *out = std::move(packed);
+    return {};
+  } catch (const std::bad_alloc&) {
+    return Status::fail(Code::out_of_memory, "no memory for packed anchors");
+  }
+}
+
+// The product of rows and anchors, its tiles turned into similarities.
+class RelativeProduct {
+ public:
+  RelativeProduct(const Rows& x, const PackedAnchors& anchors) : x_(x), anchors_(anchors) {
+    const PackedAnchors::Options& o = anchors.options_;
+    const bool unit = o.similarity == Similarity::cosine || o.similarity == Similarity::angular;
+    treatment_.norm = unit ? RowNorm::l2 : RowNorm::none;
+    treatment_.shift = o.centre.empty() ? nullptr : o.centre.data();
+    treatment_.scale = o.scale.empty() ? nullptr : o.scale.data();
+  }
+
+  Status run(bool whole_rows, const TileSink& sink, const std::atomic<bool>* cancel) const {
+    return multiply(
+        x_, treatment_, *anchors_.matrix_, whole_rows,
+        [&](const ProductTile& tile) {
+          for (int64_t r = 0; r < tile.rows; r++) finish(tile, r);
+          sink(tile);
+        },
+        cancel);
+  }
+
+ private:
+  void finish(const ProductTile& tile, int64_t r) const noexcept {
+    float* v = tile.values + r * tile.stride;
+    switch (anchors_.options_.similarity) {
+      case Similarity::angular:
+        for (int64_t j = 0; j < tile.columns; j++) v[j] = std::acos(std::clamp(v[j], -1.0F, 1.0F)) * 0.31830988618379067F;
+        break;
+      case Similarity::squared_euclidean: {
+        const float* squares = anchors_.squares_.data() + tile.column;
+        for (int64_t j = 0; j < tile.columns; j++) v[j] = std::max(0.0F, tile.squares[r] + squares[j] - 2 * v[j]);
+        break;
+      }
+      case Similarity::cosine:
+      case Similarity::inner:
+        break;
+    }
+  }
+
+  const Rows& x_;
+  const PackedAnchors& anchors_;
+  RowTreatment treatment_;
+};
+
+Status relative(const Rows& x, const PackedAnchors& anchors, float* r, int64_t stride, const std::atomic<bool>* cancel) {
+  return RelativeProduct(x, anchors)
+      .run(
+          false,
+          [r, stride](const ProductTile& tile) {
+            for (int64_t i = 0; i < tile.rows; i++)
+              std::copy_n(tile.values + i * tile.stride, tile.columns, r + (tile.row + i) * stride + tile.column);
+          },
+          cancel);
+}
+
+namespace {
+
+// Rows keep their best k sorted while the tiles pass; most values fail the comparison with the worst of them.
+struct Best {
+  int64_t k;
+  bool smallest;
+  int32_t* indices;
+  float* values;
+
+  bool better(float a, float b) const noexcept { return smallest ? a < b : a > b; }
+
+  void take(int64_t row, int64_t column, int64_t columns, const float* v) const noexcept {
+    int32_t* ids = indices + row * k;
+    float* best = values + row * k;
+    int64_t filled = std::min(column, k);
+    for (int64_t j = 0; j < columns; j++) {
+      if (filled == k && !better(v[j], best[k - 1])) continue;
+      int64_t at = filled < k ? filled++ : k - 1;
+      for (; at > 0 && better(v[j], best[at - 1]); at--) {
+        best[at] = best[at - 1];
+        ids[at] = ids[at - 1];
+      }
+      best[at] = v[j];
+      ids[at] = static_cast<int32_t>(column + j);
+    }
+  }
+};
+
+}  // namespace
+
+Status relative_top_k(const Rows& x, const PackedAnchors& anchors, int64_t k, int32_t* indices, float* values,
+                      const std::atomic<bool>* cancel) {
+  if (k < 1 || k > anchors.count())
+    return Status::fail(Code::invalid_argument, "k must be between 1 and the " + std::to_string(anchors.count()) + " anchors");
+  const bool smallest = anchors.similarity() == Similarity::angular || anchors.similarity() == Similarity::squared_euclidean;
+  const Best best{k, smallest, indices, values};
+  return RelativeProduct(x, anchors)
+      .run(
+          true,
+          [&best](const ProductTile& tile) {
+            for (int64_t i = 0; i < tile.rows; i++) best.take(tile.row + i, tile.column, tile.columns, tile.values + i * tile.stride);
+          },
+          cancel);
+}
+
+Status relative_codes(const Rows& x, const PackedAnchors& anchors, int bits, uint8_t* codes, const std::atomic<bool>* cancel) {
+  if (anchors.similarity() != Similarity::cosine) return Status::fail(Code::invalid_argument, "codes are for cosine similarities");
+  if (bits != 8 && bits != 4 && bits != 1) return Status::fail(Code::invalid_argument, "codes have 8, 4 or 1 bits");
+  const int64_t row_bytes = code_row_bytes(anchors.count(), bits);
+  const float levels = bits == 8 ? 127.0F : 7.0F;
+  const auto encode = [=](const float* v, int64_t count, uint8_t* out) {
+    std::fill(out, out + code_row_bytes(count, bits), uint8_t{0});
+    for (int64_t j = 0; j < count; j++) {
+      if (bits == 1) {
+        out[j / 8] = static_cast<uint8_t>(out[j / 8] | ((v[j] >= 0 ? 1U : 0U) << (j % 8)));
+        continue;
+      }
+      const auto code = static_cast<unsigned>(static_cast<int>(std::nearbyint(std::clamp(v[j], -1.0F, 1.0F) * levels)));
+      if (bits == 8)
+        out[j] = static_cast<uint8_t>(code);
+      else
+        out[j / 2] = static_cast<uint8_t>(out[j / 2] | ((code & 15U) << (4 * (j % 2))));
+    }
+  };
+  // tiles begin at multiples of 16 outputs, so their codes begin at whole bytes
+  return RelativeProduct(x, anchors)
+      .run(
+          false,
+          [&](const ProductTile& tile) {
+            for (int64_t i = 0; i < tile.rows; i++)
+              encode(tile.values + i * tile.stride, tile.columns, codes + (tile.row + i) * row_bytes + tile.column * bits / 8);
+          },
+          cancel);
+}
+
+}  // namespace latentwire

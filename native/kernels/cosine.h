@@ -1,0 +1,68 @@
+// Relative representations: every row by its similarities to a set of anchors (Moschella et al. 2023), r_ij = sim(x_i, a_j).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/status.h"
+#include "kernels/packed_matrix.h"
+#include "kernels/product.h"
+
+namespace latentwire {
+
+enum class Similarity {
+  cosine,             // <x, a> / (|x| |a|); a zero vector has similarity 0 with everything
+  angular,            // arccos(cosine) / pi, in [0, 1]
+  inner,              // <x, a>
+  squared_euclidean,  // |x - a|^2
+};
+
+// Anchors, prepared once for one similarity. Immutable.
+class PackedAnchors {
+ public:
+  struct Options {
+    Similarity similarity = Similarity::cosine;
+    Dtype storage = Dtype::f32;  // f32, f16, bf16 or i8
+    // Applied to anchors and rows alike before anything else: (x - centre) * scale. Both [depth], or empty.
+    std::vector<float> centre;
+    std::vector<float> scale;
+  };
+
+  // `anchors` are `count` rows of `depth`. squared_euclidean without a centre takes the anchors' mean for one: distances do not depend on
+  // it, and their rounding errors do. Fails as PackedMatrix::pack does.
+  static Status pack(const Rows& anchors, int64_t depth, Options options, std::shared_ptr<const PackedAnchors>* out);
+
+  int64_t count() const noexcept { return matrix_->outputs(); }
+  int64_t depth() const noexcept { return matrix_->depth(); }
+  size_t bytes() const noexcept { return matrix_->bytes() + squares_.size() * sizeof(float); }
+  Similarity similarity() const noexcept { return options_.similarity; }
+  Dtype storage() const noexcept { return options_.storage; }
+
+ private:
+  friend class RelativeProduct;
+  PackedAnchors() = default;
+
+  Options options_;
+  std::shared_ptr<const PackedMatrix> matrix_;
+  std::vector<float> squares_;  // |a|^2, for squared_euclidean
+};
+
+// r: [x.count, anchors.count] f32, rows `stride` elements apart.
+Status relative(const Rows& x, const PackedAnchors& anchors, float* r, int64_t stride, const std::atomic<bool>* cancel = nullptr);
+
+// The k most similar anchors of each row (the smallest distances for angular and squared_euclidean), the best first, the lower index first
+// among equals: indices i32 and values f32, both [x.count, k]. Fails with invalid_argument unless 1 <= k <= anchors.count.
+Status relative_top_k(const Rows& x, const PackedAnchors& anchors, int64_t k, int32_t* indices, float* values,
+                      const std::atomic<bool>* cancel = nullptr);
+
+// Cosines as signed codes of 8, 4 or 1 bits: round(r * 127), round(r * 7), or the sign (1 where r >= 0). 4-bit codes are two's complement,
+// the first in the low half of a byte; 1-bit codes are packed from the lowest bit on; rows begin at whole bytes. Only for
+// Similarity::cosine.
+Status relative_codes(const Rows& x, const PackedAnchors& anchors, int bits, uint8_t* codes, const std::atomic<bool>* cancel = nullptr);
+// Bytes of one row of codes.
+constexpr int64_t code_row_bytes(int64_t count, int bits) noexcept { return (count * bits + 7) / 8; }
+
+}  // namespace latentwire

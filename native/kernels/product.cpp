@@ -1,0 +1,294 @@
+// Blocks, from the inside out. A tile of the instruction set (8 rows x 48 outputs on AVX-512) walks 512 depths: its panels, 96 KB, come
+// from the second-level cache and its rows from the first. 144 outputs x 512 depths, 288 KB, stay in the second level while 64 rows pass.
+// So a packed element is read from memory once for 64 rows, and a row once for 144 outputs.
+#include "kernels/product.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <new>
+#include <string>
+
+#include "core/thread_pool.h"
+#include "kernels/table.h"
+
+namespace latentwire {
+namespace {
+
+constexpr int64_t block_rows = 64;
+constexpr int64_t block_panels = 9;
+constexpr int64_t block_columns = block_panels * panel_width;
+constexpr int64_t block_depth = 512;
+// Waking a thread costs what about a million multiplications take.
+constexpr int64_t parallel_from = int64_t{1} << 20;
+
+int64_t round_up(int64_t n, int64_t step) noexcept { return (n + step - 1) / step * step; }
+
+// Memory of a thread, kept from call to call and grown when needed.
+class Scratch {
+ public:
+  ~Scratch() { ::operator delete (memory_, std::align_val_t{64}); }
+  // nullptr if there is none to be had
+  char* reserve(size_t bytes) noexcept {
+    if (bytes <= size_) return memory_;
+    ::operator delete (memory_, std::align_val_t{64});
+    memory_ = static_cast<char*>(::operator new (bytes, std::align_val_t{64}, std::nothrow));
+    size_ = memory_ == nullptr ? 0 : bytes;
+    return memory_;
+  }
+
+ private:
+  char* memory_ = nullptr;
+  size_t size_ = 0;
+};
+
+thread_local Scratch scratch;
+
+class Product {
+ public:
+  Product(const Rows& x, const RowTreatment& treatment, const PackedMatrix& w, const TileSink& sink)
+      : table_(kernels()), x_(x), treatment_(treatment), w_(w), sink_(sink), codes_(w.storage() == Dtype::i8) {}
+
+  // Rows [row, row + rows), panels [first, last).
+  void block(int64_t row, int64_t rows, int64_t first, int64_t last) noexcept {
+    const int64_t depth = w_.depth();
+    const int64_t padded = round_up(depth, panel_width);
+    const size_t row_bytes = static_cast<size_t>(rows * padded) * sizeof(float);
+    const size_t code_bytes = codes_ ? static_cast<size_t>(rows * round_up(depth, 64)) : 0;
+    const size_t tile_bytes = static_cast<size_t>(block_rows * block_columns) * sizeof(float);
+    char* memory = scratch.reserve(row_bytes + code_bytes + 2 * tile_bytes);
+    if (memory == nullptr) {
+      out_of_memory.store(true, std::memory_order_relaxed);
+      return;
+    }
+    auto* copies = reinterpret_cast<float*>(memory);
+    auto* codes = reinterpret_cast<uint8_t*>(memory + row_bytes);
+    auto* tile = reinterpret_cast<float*>(memory + row_bytes + code_bytes);
+    auto* sums = reinterpret_cast<int32_t*>(memory + row_bytes + code_bytes + tile_bytes);
+
+    float factors[block_rows];
+    float squares[block_rows];
+    const bool in_place = x_.dtype == Dtype::f32 && treatment_.norm != RowNorm::layer && treatment_.shift == nullptr &&
+                          treatment_.scale == nullptr && !codes_;
+    const float* source = copies;
+    int64_t stride = padded;
+    if (in_place) {
+      source = static_cast<const float*>(x_.data) + row * x_.stride;
+      stride = x_.stride;
+    }
+    for (int64_t r = 0; r < rows; r++) {
+      float* copy = copies + r * padded;
+      bool moved = false;
+      const float* read = in_place ? source + r * stride : load(row + r, copy);
+      factors[r] = treat(row + r, read, copy, &squares[r], &moved);
+      // a row of extreme size was rescaled: the whole block reads copies then
+      if (moved && in_place && source != copies) {
+        for (int64_t q = 0; q < rows; q++) {
+          if (q != r) std::copy_n(source + q * stride, depth, copies + q * padded);
+        }
+        source = copies;
+        stride = padded;
+      }
+      if (codes_) factors[r] *= encode(copy, codes + r * round_up(depth, 64));
+    }
+
+    for (int64_t p = first; p < last; p += block_panels) {
+      const int64_t panels = std::min(block_panels, last - p);
+      const int64_t columns = std::min(panels * panel_width, w_.outputs() - p * panel_width);
+      for (int64_t k = 0; k < depth || k == 0; k += block_depth) {
+        GemmTile t{};
+        t.rows = rows;
+        t.panels = w_.panel(p, k);
+        t.panel_stride = w_.panel_stride();
+        t.panel_count = panels;
+        t.depth = std::min(block_depth, depth - k);
+        t.accumulate = k > 0;
+        t.out_stride = block_columns;
+        if (codes_) {
+          t.x = codes + k;
+          t.x_stride = round_up(depth, 64);
+          t.depth = round_up(t.depth, i8_group);
+          t.out = sums;
+          table_.gemm.i8(t);
+        } else {
+          t.x = source + k;
+          t.x_stride = stride;
+          t.out = tile;
+          (w_.storage() == Dtype::f32 ? table_.gemm.f32 : w_.storage() == Dtype::f16 ? table_.gemm.f16 : table_.gemm.bf16)(t);
+        }
+      }
+      for (int64_t r = 0; r < rows; r++) {
+        float* values = tile + r * block_columns;
+        if (codes_) {
+          table_.rows.dequantise(sums + r * block_columns, columns, table_.gemm.i8_offset, w_.code_sums() + p * panel_width, factors[r],
+                                 w_.scales() + p * panel_width, values);
+        } else if (factors[r] != 1) {
+          table_.rows.affine(values, columns, factors[r], 0, values);
+        }
+      }
+      sink_({row, rows, p * panel_width, columns, tile, block_columns, squares});
+    }
+  }
+
+  std::atomic<bool> out_of_memory{false};
+  std::atomic<int64_t> bad_row{std::numeric_limits<int64_t>::max()};  // the first that is not finite
+
+ private:
+  // The row as f32, shifted and scaled.
+  const float* load(int64_t row, float* copy) const noexcept {
+    const int64_t depth = w_.depth();
+    const int64_t at = row * x_.stride;
+    switch (x_.dtype) {
+      case Dtype::f16:
+        table_.rows.from_f16(static_cast<const uint16_t*>(x_.data) + at, depth, copy);
+        break;
+      case Dtype::bf16:
+        table_.rows.from_bf16(static_cast<const uint16_t*>(x_.data) + at, depth, copy);
+        break;
+      default:
+        std::copy_n(static_cast<const float*>(x_.data) + at, depth, copy);
+        break;
+    }
+    if (treatment_.shift != nullptr) {
+      for (int64_t k = 0; k < depth; k++) copy[k] -= treatment_.shift[k];
+    }
+    if (treatment_.scale != nullptr) table_.rows.affine_by_column(copy, depth, treatment_.scale, nullptr, copy);
+    return copy;
+  }
+
+  // The factor of the row's products; `*moved` if the row to be read is now `copy`, treated.
+  float treat(int64_t row, const float* x, float* copy, float* square, bool* moved) noexcept {
+    const int64_t depth = w_.depth();
+    float sum = table_.rows.sum_of_squares(x, depth);
+    *square = sum;
+    if (treatment_.norm == RowNorm::layer) {
+      layer(row, x, copy);
+      return 1;
+    }
+    // squares of all sizes between 1e-15 and 1e15 neither vanish nor overflow
+    if (sum >= 1e-30F && sum <= 1e30F) return factor_of(sum, treatment_.epsilon);
+    const float largest = table_.rows.max_abs(x, depth);
+    if (!std::isfinite(largest)) {
+      refuse(row);
+      return 0;
+    }
+    if (largest == 0) {
+      *square = 0;
+      return treatment_.norm == RowNorm::none ? 1.0F : 0.0F;
+    }
+    if (treatment_.norm == RowNorm::none) return 1;
+    if (treatment_.norm == RowNorm::rms && sum < 1 && treatment_.epsilon > 0) return factor_of(sum, treatment_.epsilon);
+    unit_size(x, largest, copy);
+    *moved = true;
+    return factor_of(table_.rows.sum_of_squares(copy, depth), 0);
+  }
+
+  // Brings the largest element to [1, 2) by a power of two, which is exact; in two steps, because that of a denormal is no f32.
+  void unit_size(const float* x, float largest, float* out) const noexcept {
+    const int exponent = -std::ilogb(largest);
+    const int half = exponent / 2;
+    table_.rows.affine(x, w_.depth(), std::ldexp(1.0F, half), 0, out);
+    table_.rows.affine(out, w_.depth(), std::ldexp(1.0F, exponent - half), 0, out);
+  }
+
+  float factor_of(float sum_of_squares, float epsilon) const noexcept {
+    switch (treatment_.norm) {
+      case RowNorm::l2:
+        return 1 / std::sqrt(sum_of_squares);
+      case RowNorm::rms:
+        return 1 / std::sqrt(sum_of_squares / static_cast<float>(w_.depth()) + epsilon);
+      case RowNorm::none:
+      case RowNorm::layer:
+        break;
+    }
+    return 1;
+  }
+
+  void layer(int64_t row, const float* x, float* copy) noexcept {
+    const auto depth = static_cast<float>(w_.depth());
+    const auto centre = [&](const float* from) {
+      table_.rows.affine(from, w_.depth(), 1, -table_.rows.sum(from, w_.depth()) / depth, copy);
+      return table_.rows.sum_of_squares(copy, w_.depth()) / depth;
+    };
+    float epsilon = treatment_.epsilon;
+    float variance = centre(x);
+    if (!std::isfinite(variance)) {
+      const float largest = table_.rows.max_abs(x, w_.depth());
+      if (!std::isfinite(largest)) {
+        refuse(row);
+        return;
+      }
+      unit_size(x, largest, copy);
+      variance = centre(copy);
+      epsilon = 0;
+    }
+    table_.rows.affine(copy, w_.depth(), variance > 0 ? 1 / std::sqrt(variance + epsilon) : 0, 0, copy);
+  }
+
+  // The row's u8 codes, with those of zeros behind them, and what one is worth.
+  float encode(const float* x, uint8_t* codes) noexcept {
+    const int64_t depth = w_.depth();
+    const float largest = table_.rows.max_abs(x, depth);
+    const float scale = largest / 127;
+    const float inverse = 1 / scale;
+    const bool usable = std::isfinite(inverse) && std::isfinite(scale);
+    table_.rows.quantise_u8(x, depth, usable ? inverse : 0, codes);
+    std::fill(codes + depth, codes + round_up(depth, 64), uint8_t{128});
+    return usable ? scale : 0;
+  }
+
+  void refuse(int64_t row) noexcept {
+    int64_t known = bad_row.load(std::memory_order_relaxed);
+    while (row < known && !bad_row.compare_exchange_weak(known, row, std::memory_order_relaxed)) {
+    }
+  }
+
+  const Kernels& table_;
+  const Rows& x_;
+  const RowTreatment& treatment_;
+  const PackedMatrix& w_;
+  const TileSink& sink_;
+  const bool codes_;
+};
+
+}  // namespace
+
+Status multiply(const Rows& x, const RowTreatment& treatment, const PackedMatrix& w, bool whole_rows, const TileSink& sink,
+                const std::atomic<bool>* cancel) {
+  if (x.dtype != Dtype::f32 && x.dtype != Dtype::f16 && x.dtype != Dtype::bf16)
+    return Status::fail(Code::dtype, "rows must be f32, f16 or bf16");
+  if (x.count == 0 || w.outputs() == 0) return {};
+  Product product(x, treatment, w, sink);
+  ThreadPool& pool = ThreadPool::get();
+  const int64_t threads = x.count * w.outputs() * std::max<int64_t>(w.depth(), 1) < parallel_from ? 1 : pool.size() + 1;
+  // Few rows: more threads than row blocks share the outputs, whole panels each, and every thread treats the rows for itself.
+  const int64_t rows_each = whole_rows && threads > 1 ? std::clamp<int64_t>(x.count / (2 * threads), 1, block_rows) : block_rows;
+  const int64_t row_blocks = (x.count + rows_each - 1) / rows_each;
+  const int64_t shares =
+      whole_rows ? 1 : std::clamp<int64_t>((threads > 1 ? 2 * threads : 1) / row_blocks, 1, std::max<int64_t>(w.panel_count() / 4, 1));
+  const int64_t panels_each = (w.panel_count() + shares - 1) / shares;
+  std::atomic<bool> stopped{false};
+  const auto work = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) {
+        stopped.store(true, std::memory_order_relaxed);
+        return;
+      }
+      const int64_t row = i / shares * rows_each;
+      const int64_t panel = i % shares * panels_each;
+      if (panel < w.panel_count())
+        product.block(row, std::min(rows_each, x.count - row), panel, std::min(panel + panels_each, w.panel_count()));
+    }
+  };
+  if (threads == 1)
+    work(0, row_blocks * shares);
+  else
+    pool.parallel_for(row_blocks * shares, 1, work);
+  if (stopped) return Status::fail(Code::cancelled, "the product was cancelled");
+  if (product.out_of_memory) return Status::fail(Code::out_of_memory, "no memory for a block of rows");
+  if (const int64_t row = product.bad_row; row < x.count)
+    return Status::fail(Code::non_finite, "row " + std::to_string(x.first + row) + " holds NaN or an infinity");
+  return {};
+}
+
+}  // namespace latentwire
