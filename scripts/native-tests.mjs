@@ -5,8 +5,13 @@ import path from "node:path";
 import process from "node:process";
 import { root } from "./common.mjs";
 
-function execute(executable, args) {
-  const result = spawnSync(executable, args, { cwd: root, encoding: "utf8", maxBuffer: 1 << 28 });
+function execute(executable, args, environment = {}) {
+  const result = spawnSync(executable, args, {
+    cwd: root,
+    env: { ...process.env, ...environment },
+    encoding: "utf8",
+    maxBuffer: 1 << 28,
+  });
   process.stdout.write(result.stdout ?? "");
   process.stderr.write(result.stderr ?? "");
   if (result.error) console.error(`${executable}: ${result.error.message}`);
@@ -14,9 +19,19 @@ function execute(executable, args) {
   return result;
 }
 
-/** Runs a doctest executable and returns `{passed, failed}`; a crash or an empty run is a failure. */
+/** Instruction sets below the best one, whose kernels have to be asked for. */
+const plainer = process.arch === "arm64" ? ["scalar", "neon"] : ["scalar", "avx2", "avx512"];
+
+/** Runs a doctest executable, then its kernels with every instruction set, and returns `{passed, failed}`; a crash or an empty run is a failure. */
 export function runDoctest(executable) {
-  const result = execute(executable, ["--no-colors=true"]);
+  const counts = [runCases(executable, [], {})];
+  for (const isa of plainer) counts.push(runCases(executable, ["--test-suite=kernels"], { LATENTWIRE_ISA: isa }));
+  const total = (key) => counts.reduce((sum, one) => sum + one[key], 0);
+  return { passed: total("passed"), failed: total("failed") };
+}
+
+function runCases(executable, args, environment) {
+  const result = execute(executable, ["--no-colors=true", ...args], environment);
   const line = /test cases:\s*\d+\s*\|\s*(\d+) passed\s*\|\s*(\d+) failed/.exec(result.stdout ?? "");
   const passed = Number(line?.[1] ?? 0);
   const failed = Number(line?.[2] ?? 0);

@@ -5,7 +5,7 @@ import { mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { findEngine } from "../../lib/models/runtime.js";
-import { folder } from "./helpers.js";
+import { compilerEnvironment, folder } from "./helpers.js";
 
 const engine = path.join(folder, "faulty");
 const faultFile = path.join(folder, "fault");
@@ -17,13 +17,11 @@ function buildEngine(): void {
   const library = "libllama.v0.5.0.so";
   for (const name of readdirSync(real)) if (name !== library) symlinkSync(path.join(real, name), path.join(engine, name));
   const command = ["-std=c++20", "-shared", "-fPIC", "-Inative", "-o", path.join(engine, library), "test/fixtures/faulty_llama.cpp"];
-  execFileSync("c++", [
-    ...command,
-    "-Wl,--no-as-needed",
-    path.join(real, library),
-    path.join(real, "libggml-base.so"),
-    `-Wl,-rpath,${real}`,
-  ]);
+  execFileSync(
+    "c++",
+    [...command, "-Wl,--no-as-needed", path.join(real, library), path.join(real, "libggml-base.so"), `-Wl,-rpath,${real}`],
+    { env: compilerEnvironment },
+  );
 }
 
 /**

@@ -5,7 +5,7 @@ import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, it } from "vitest";
 import { findEngine } from "../../lib/models/runtime.js";
-import { codeOf, folder } from "./helpers.js";
+import { codeOf, compilerEnvironment, folder } from "./helpers.js";
 
 const header = readFileSync("native/engine/llama_abi.h", "utf8");
 const functions = [...header.matchAll(/X\((\w+),/g)].map((match) => match[1] ?? "").filter((name) => name !== "name");
@@ -30,7 +30,7 @@ function fakeEngine(name: string, { llama = "0.5.0", ggml = "0.25.1", without = 
   const source = functions.filter((one) => one !== without).map((one) => special[one] ?? `void ${one}(void) {}`);
   const file = path.join(directory, "fake.c");
   writeFileSync(file, source.join("\n"));
-  execFileSync("cc", ["-shared", "-fPIC", "-w", "-o", path.join(directory, "libllama.so"), file]);
+  execFileSync("cc", ["-shared", "-fPIC", "-w", "-o", path.join(directory, "libllama.so"), file], { env: compilerEnvironment });
   return directory;
 }
 

@@ -11,6 +11,9 @@ process.on("exit", () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
+/** For compilers that a test calls: without a sanitizer's run time, which is loaded first for Node alone. */
+export const compilerEnvironment = { ...process.env, LD_PRELOAD: "" };
+
 let made = 0;
 
 export async function tinyModel(options: TinyModelOptions = {}): Promise<Model> {
