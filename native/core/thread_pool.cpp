@@ -11,7 +11,7 @@
 namespace latentwire {
 namespace {
 
-constexpr int max_workers = 256;
+constexpr int max_threads = 256;
 constexpr std::chrono::microseconds linger_time{30};
 
 void relax() noexcept {
@@ -24,13 +24,13 @@ void relax() noexcept {
 #endif
 }
 
-int wanted_workers() {
+int wanted_threads() {
   if (const char* text = std::getenv("LATENTWIRE_THREADS"); text != nullptr) {
     char* end = nullptr;
     const long wanted = std::strtol(text, &end, 10);
-    if (end != text && *end == '\0' && wanted >= 1 && wanted <= max_workers) return static_cast<int>(wanted);
+    if (end != text && *end == '\0' && wanted >= 1 && wanted <= max_threads) return static_cast<int>(wanted);
   }
-  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) - 1, 1, max_workers);
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, max_threads);
 }
 
 }  // namespace
@@ -68,15 +68,16 @@ ThreadPool& ThreadPool::get() {
 }
 
 ThreadPool::ThreadPool() {
-  const int wanted = wanted_workers();
-  for (int i = 0; i < wanted; i++) {
+  const int wanted = wanted_threads();
+  for (int i = 0; i < std::max(wanted - 1, 1); i++) {
     try {
       std::thread([this] { work(); }).detach();
     } catch (const std::system_error&) {
-      break;  // a process at its thread limit runs with fewer, and with none on the callers' threads
+      break;
     }
-    size_++;
+    workers_++;
   }
+  threads_ = std::min(wanted, workers_ + 1);
 }
 
 ThreadPool::Loop* ThreadPool::open_loop() noexcept {
@@ -141,7 +142,7 @@ void ThreadPool::parallel_for(int64_t n, int64_t grain, const Body& body) {
   grain = std::clamp<int64_t>(grain, 1, n);
   const int64_t chunks = (n - 1) / grain + 1;
   Loop loop(body, n, grain, chunks);
-  const int64_t helpers = std::min<int64_t>(size_, chunks - 1);
+  const int64_t helpers = std::min<int64_t>(threads_ - 1, chunks - 1);
   if (helpers == 0) {
     loop.run();
     return;
@@ -156,7 +157,7 @@ void ThreadPool::parallel_for(int64_t n, int64_t grain, const Body& body) {
 }
 
 void ThreadPool::submit(std::function<void()> task) {
-  if (size_ == 0) {
+  if (workers_ == 0) {
     task();
     return;
   }

@@ -17,14 +17,15 @@ class ThreadPool {
   // Work on the half-open range [begin, end). Must not throw.
   using Body = std::function<void(int64_t begin, int64_t end)>;
 
-  // The process's pool: cores - 1 threads and at least one, or as many as the environment variable LATENTWIRE_THREADS says (1 to 256).
+  // The process's pool. The environment variable LATENTWIRE_THREADS (1 to 256) overrides the number of cores.
   static ThreadPool& get();
 
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  // Workers that started: fewer than wanted, even none, in a process at its thread limit. Then the callers do the work.
-  int size() const noexcept { return size_; }
+  // Threads that compute in one loop: its caller and the workers, as many as there are cores. With one, a worker exists for tasks and loops
+  // leave it alone.
+  int threads() const noexcept { return threads_; }
 
   // Calls `body` on ranges of at most `grain` (at least 1) that cover [0, n), on the calling thread and on idle workers; returns when all
   // are done. May be called from a worker. Workers prefer loops to tasks.
@@ -43,7 +44,8 @@ class ThreadPool {
   bool linger(std::unique_lock<std::mutex>& lock);
   void announce(int64_t helpers, std::unique_lock<std::mutex>& lock);
 
-  int size_ = 0;
+  int threads_ = 1;
+  int workers_ = 0;  // that started: none in a process at its thread limit, and then the callers do the work
   std::mutex mutex_;
   std::condition_variable ready_;
   std::deque<Loop*> loops_;  // on the stacks of their callers

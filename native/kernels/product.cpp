@@ -260,7 +260,7 @@ Status multiply(const Rows& x, const RowTreatment& treatment, const PackedMatrix
   if (x.count == 0 || w.outputs() == 0) return {};
   Product product(x, treatment, w, sink);
   ThreadPool& pool = ThreadPool::get();
-  const int64_t threads = x.count * w.outputs() * std::max<int64_t>(w.depth(), 1) < parallel_from ? 1 : pool.size() + 1;
+  const int64_t threads = x.count * w.outputs() * std::max<int64_t>(w.depth(), 1) < parallel_from ? 1 : pool.threads();
   // Few rows: more threads than row blocks share the outputs, whole panels each, and every thread treats the rows for itself.
   const int64_t rows_each = whole_rows && threads > 1 ? std::clamp<int64_t>(x.count / (2 * threads), 1, block_rows) : block_rows;
   const int64_t row_blocks = (x.count + rows_each - 1) / rows_each;

@@ -52,7 +52,7 @@ TEST_CASE("loops nest and run from several threads at once") {
 }
 
 TEST_CASE("tasks run once each, and a loop finishes while tasks hold every worker") {
-  const int tasks = ThreadPool::get().size() + 2;
+  const int tasks = ThreadPool::get().threads() + 2;
   std::mutex mutex;
   std::condition_variable changed;
   bool open = false;

@@ -23,31 +23,45 @@ struct Bf16Panel {
   static typename V::F load(const uint16_t* p) noexcept { return V::load_bf16(p); }
 };
 
+// Loops over accumulators must be unrolled whole, or the compiler keeps the arrays in memory.
+#define LATENTWIRE_UNROLL _Pragma("GCC unroll 64")
+
 // R rows, N panels.
 template <class V, class Panel, int R, int N>
 inline void gemm_tile(const GemmTile& t, const float* x, const typename Panel::Element* panels, float* out) noexcept {
   using F = typename V::F;
   constexpr int registers = static_cast<int>(panel_width) / V::lanes;
   F sum[R][N * registers];
+  LATENTWIRE_UNROLL
   for (int r = 0; r < R; r++) {
+    LATENTWIRE_UNROLL
     for (int c = 0; c < N * registers; c++) sum[r][c] = V::zero();
   }
   for (int64_t k = 0; k < t.depth; k++) {
     F b[N * registers];
+    LATENTWIRE_UNROLL
     for (int p = 0; p < N; p++) {
+      LATENTWIRE_UNROLL
       for (int i = 0; i < registers; i++) b[p * registers + i] = Panel::load(panels + p * t.panel_stride + k * panel_width + i * V::lanes);
     }
+    LATENTWIRE_UNROLL
     for (int r = 0; r < R; r++) {
       const F a = V::set(x[r * t.x_stride + k]);
+      LATENTWIRE_UNROLL
       for (int c = 0; c < N * registers; c++) sum[r][c] = V::fma(a, b[c], sum[r][c]);
     }
   }
-  for (int r = 0; r < R; r++) {
-    float* to = out + r * t.out_stride;
-    for (int c = 0; c < N * registers; c++) {
-      if (t.accumulate) sum[r][c] = V::add(V::load(to + c * V::lanes), sum[r][c]);
-      V::store(to + c * V::lanes, sum[r][c]);
+  if (t.accumulate) {
+    LATENTWIRE_UNROLL
+    for (int r = 0; r < R; r++) {
+      LATENTWIRE_UNROLL
+      for (int c = 0; c < N * registers; c++) sum[r][c] = V::add(V::load(out + r * t.out_stride + c * V::lanes), sum[r][c]);
     }
+  }
+  LATENTWIRE_UNROLL
+  for (int r = 0; r < R; r++) {
+    LATENTWIRE_UNROLL
+    for (int c = 0; c < N * registers; c++) V::store(out + r * t.out_stride + c * V::lanes, sum[r][c]);
   }
 }
 
@@ -57,26 +71,37 @@ inline void gemm_tile_i8(const GemmTile& t, const uint8_t* x, const int8_t* pane
   using I = typename W::I;
   constexpr int registers = static_cast<int>(panel_width) / W::lanes;
   I sum[R][N * registers];
+  LATENTWIRE_UNROLL
   for (int r = 0; r < R; r++) {
+    LATENTWIRE_UNROLL
     for (int c = 0; c < N * registers; c++) sum[r][c] = W::zero();
   }
   for (int64_t k = 0; k < t.depth; k += i8_group) {
     I b[N * registers];
+    LATENTWIRE_UNROLL
     for (int p = 0; p < N; p++) {
+      LATENTWIRE_UNROLL
       for (int i = 0; i < registers; i++)
         b[p * registers + i] = W::load_codes(panels + p * t.panel_stride + k * panel_width + i * W::lanes * i8_group);
     }
+    LATENTWIRE_UNROLL
     for (int r = 0; r < R; r++) {
       const I a = W::broadcast_codes(x + r * t.x_stride + k);
+      LATENTWIRE_UNROLL
       for (int c = 0; c < N * registers; c++) sum[r][c] = W::dot(sum[r][c], a, b[c]);
     }
   }
-  for (int r = 0; r < R; r++) {
-    int32_t* to = out + r * t.out_stride;
-    for (int c = 0; c < N * registers; c++) {
-      if (t.accumulate) sum[r][c] = W::add(W::load(to + c * W::lanes), sum[r][c]);
-      W::store(to + c * W::lanes, sum[r][c]);
+  if (t.accumulate) {
+    LATENTWIRE_UNROLL
+    for (int r = 0; r < R; r++) {
+      LATENTWIRE_UNROLL
+      for (int c = 0; c < N * registers; c++) sum[r][c] = W::add(W::load(out + r * t.out_stride + c * W::lanes), sum[r][c]);
     }
+  }
+  LATENTWIRE_UNROLL
+  for (int r = 0; r < R; r++) {
+    LATENTWIRE_UNROLL
+    for (int c = 0; c < N * registers; c++) W::store(out + r * t.out_stride + c * W::lanes, sum[r][c]);
   }
 }
 
@@ -146,5 +171,7 @@ void install_code_gemm(GemmKernels& k) noexcept {
   k.i8 = gemm<CodeTiles<W>>;
   k.i8_offset = W::offset;
 }
+
+#undef LATENTWIRE_UNROLL
 
 }  // namespace latentwire
