@@ -46,7 +46,13 @@ struct Avx512 {
     const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
   }
-  static void store_u8(uint8_t* p, F x, int64_t n) noexcept { _mm512_mask_cvtusepi32_storeu_epi8(p, part(n), _mm512_cvtps_epu32(x)); }
+  static void store_u8(uint8_t* p, F x, int64_t n) noexcept {
+    const __m128i codes = _mm512_cvtusepi32_epi8(_mm512_cvtps_epu32(x));
+    if (n == lanes)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), codes);
+    else
+      _mm_mask_storeu_epi8(p, part(n), codes);
+  }
   static F add(F a, F b) noexcept { return _mm512_add_ps(a, b); }
   static F sub(F a, F b) noexcept { return _mm512_sub_ps(a, b); }
   static F mul(F a, F b) noexcept { return _mm512_mul_ps(a, b); }

@@ -47,86 +47,46 @@ thread_local Scratch scratch;
 class Product {
  public:
   Product(const Rows& x, const RowTreatment& treatment, const PackedMatrix& w, const TileSink& sink)
-      : table_(kernels()), x_(x), treatment_(treatment), w_(w), sink_(sink), codes_(w.storage() == Dtype::i8) {}
+      : table_(kernels()),
+        x_(x),
+        treatment_(treatment),
+        w_(w),
+        sink_(sink),
+        depth_(w.depth()),
+        padded_(round_up(w.depth(), 64)),
+        codes_(w.storage() == Dtype::i8),
+        raw_(x.dtype == Dtype::f32 && treatment.norm != RowNorm::layer && treatment.shift == nullptr && treatment.scale == nullptr) {}
 
   // Rows [row, row + rows), panels [first, last).
   void block(int64_t row, int64_t rows, int64_t first, int64_t last) noexcept {
-    const int64_t depth = w_.depth();
-    const int64_t padded = round_up(depth, panel_width);
-    const size_t row_bytes = static_cast<size_t>(rows * padded) * sizeof(float);
-    const size_t code_bytes = codes_ ? static_cast<size_t>(rows * round_up(depth, 64)) : 0;
-    const size_t tile_bytes = static_cast<size_t>(block_rows * block_columns) * sizeof(float);
-    char* memory = scratch.reserve(row_bytes + code_bytes + 2 * tile_bytes);
-    if (memory == nullptr) {
+    Block b;
+    b.row = row;
+    b.rows = rows;
+    if (!reserve(&b)) {
       out_of_memory.store(true, std::memory_order_relaxed);
       return;
     }
-    auto* copies = reinterpret_cast<float*>(memory);
-    auto* codes = reinterpret_cast<uint8_t*>(memory + row_bytes);
-    auto* tile = reinterpret_cast<float*>(memory + row_bytes + code_bytes);
-    auto* sums = reinterpret_cast<int32_t*>(memory + row_bytes + code_bytes + tile_bytes);
-
-    float factors[block_rows];
-    float squares[block_rows];
-    const bool in_place = x_.dtype == Dtype::f32 && treatment_.norm != RowNorm::layer && treatment_.shift == nullptr &&
-                          treatment_.scale == nullptr && !codes_;
-    const float* source = copies;
-    int64_t stride = padded;
-    if (in_place) {
-      source = static_cast<const float*>(x_.data) + row * x_.stride;
-      stride = x_.stride;
+    bool measured = !raw_ || codes_;
+    if (measured) {
+      prepare(&b);
+    } else {
+      b.source = static_cast<const float*>(x_.data) + row * x_.stride;
+      b.stride = x_.stride;
     }
-    for (int64_t r = 0; r < rows; r++) {
-      float* copy = copies + r * padded;
-      bool moved = false;
-      const float* read = in_place ? source + r * stride : load(row + r, copy);
-      factors[r] = treat(row + r, read, copy, &squares[r], &moved);
-      // a row of extreme size was rescaled: the whole block reads copies then
-      if (moved && in_place && source != copies) {
-        for (int64_t q = 0; q < rows; q++) {
-          if (q != r) std::copy_n(source + q * stride, depth, copies + q * padded);
-        }
-        source = copies;
-        stride = padded;
-      }
-      if (codes_) factors[r] *= encode(copy, codes + r * round_up(depth, 64));
-    }
-
     for (int64_t p = first; p < last; p += block_panels) {
       const int64_t panels = std::min(block_panels, last - p);
+      tiles(b, p, panels);
+      if (!measured) {
+        // only now, when the product has brought the rows into the cache
+        measured = true;
+        if (!measure(&b)) {
+          prepare(&b);
+          tiles(b, p, panels);
+        }
+      }
       const int64_t columns = std::min(panels * panel_width, w_.outputs() - p * panel_width);
-      for (int64_t k = 0; k < depth || k == 0; k += block_depth) {
-        GemmTile t{};
-        t.rows = rows;
-        t.panels = w_.panel(p, k);
-        t.panel_stride = w_.panel_stride();
-        t.panel_count = panels;
-        t.depth = std::min(block_depth, depth - k);
-        t.accumulate = k > 0;
-        t.out_stride = block_columns;
-        if (codes_) {
-          t.x = codes + k;
-          t.x_stride = round_up(depth, 64);
-          t.depth = round_up(t.depth, i8_group);
-          t.out = sums;
-          table_.gemm.i8(t);
-        } else {
-          t.x = source + k;
-          t.x_stride = stride;
-          t.out = tile;
-          (w_.storage() == Dtype::f32 ? table_.gemm.f32 : w_.storage() == Dtype::f16 ? table_.gemm.f16 : table_.gemm.bf16)(t);
-        }
-      }
-      for (int64_t r = 0; r < rows; r++) {
-        float* values = tile + r * block_columns;
-        if (codes_) {
-          table_.rows.dequantise(sums + r * block_columns, columns, table_.gemm.i8_offset, w_.code_sums() + p * panel_width, factors[r],
-                                 w_.scales() + p * panel_width, values);
-        } else if (factors[r] != 1) {
-          table_.rows.affine(values, columns, factors[r], 0, values);
-        }
-      }
-      sink_({row, rows, p * panel_width, columns, tile, block_columns, squares});
+      scale(b, p, columns);
+      sink_({row, rows, p * panel_width, columns, b.tile, block_columns, b.squares});
     }
   }
 
@@ -134,61 +94,147 @@ class Product {
   std::atomic<int64_t> bad_row{std::numeric_limits<int64_t>::max()};  // the first that is not finite
 
  private:
+  // Rows that pass the panels together, and the memory that they need.
+  struct Block {
+    int64_t row = 0;
+    int64_t rows = 0;
+    const float* source = nullptr;  // [rows, depth]
+    int64_t stride = 0;
+    float factors[block_rows];  // of each row's products
+    float squares[block_rows];
+    float* copies = nullptr;   // [rows, padded]
+    uint8_t* codes = nullptr;  // [rows, padded]
+    float* tile = nullptr;     // [rows, block_columns]
+    int32_t* sums = nullptr;   // [rows, block_columns]
+  };
+
+  bool reserve(Block* b) const noexcept {
+    const auto bytes = [](int64_t count, size_t size) { return static_cast<size_t>(round_up(count, 64)) * size; };
+    const size_t copies = bytes(b->rows * padded_, sizeof(float));
+    const size_t codes = codes_ ? bytes(b->rows * padded_, 1) : 0;
+    const size_t tile = bytes(b->rows * block_columns, sizeof(float));
+    char* memory = scratch.reserve(copies + codes + tile + (codes_ ? tile : 0));
+    if (memory == nullptr) return false;
+    b->copies = reinterpret_cast<float*>(memory);
+    b->codes = reinterpret_cast<uint8_t*>(memory + copies);
+    b->tile = reinterpret_cast<float*>(memory + copies + codes);
+    b->sums = reinterpret_cast<int32_t*>(memory + copies + codes + tile);
+    return true;
+  }
+
+  // Treated rows as copies, or as codes.
+  void prepare(Block* b) noexcept {
+    b->source = b->copies;
+    b->stride = padded_;
+    for (int64_t r = 0; r < b->rows; r++) {
+      float* copy = b->copies + r * padded_;
+      const float* x = raw_ && codes_ ? static_cast<const float*>(x_.data) + (b->row + r) * x_.stride : load(b->row + r, copy);
+      float largest = table_.rows.max_abs_and_squares(x, depth_, &b->squares[r]);
+      b->factors[r] = treat(b->row + r, &x, copy, &b->squares[r], &largest);
+      if (codes_) b->factors[r] *= encode(x, largest, b->codes + r * padded_);
+    }
+  }
+
+  // The factors of raw rows; false if some row is of extreme size or not finite.
+  bool measure(Block* b) const noexcept {
+    for (int64_t r = 0; r < b->rows; r++) {
+      const float sum = table_.rows.sum_of_squares(b->source + r * b->stride, depth_);
+      if (!ordinary(sum)) return false;
+      b->squares[r] = sum;
+      b->factors[r] = factor_of(sum, treatment_.epsilon);
+    }
+    return true;
+  }
+
+  void tiles(const Block& b, int64_t p, int64_t panels) const noexcept {
+    for (int64_t k = 0; k < depth_ || k == 0; k += block_depth) {
+      GemmTile t{};
+      t.rows = b.rows;
+      t.panels = w_.panel(p, k);
+      t.panel_stride = w_.panel_stride();
+      t.panel_count = panels;
+      t.depth = std::min(block_depth, depth_ - k);
+      t.accumulate = k > 0;
+      t.out_stride = block_columns;
+      if (codes_) {
+        t.x = b.codes + k;
+        t.x_stride = padded_;
+        t.depth = round_up(t.depth, i8_group);
+        t.out = b.sums;
+        table_.gemm.i8(t);
+      } else {
+        t.x = b.source + k;
+        t.x_stride = b.stride;
+        t.out = b.tile;
+        (w_.storage() == Dtype::f32 ? table_.gemm.f32 : w_.storage() == Dtype::f16 ? table_.gemm.f16 : table_.gemm.bf16)(t);
+      }
+    }
+  }
+
+  void scale(const Block& b, int64_t p, int64_t columns) const noexcept {
+    for (int64_t r = 0; r < b.rows; r++) {
+      float* values = b.tile + r * block_columns;
+      if (codes_) {
+        table_.rows.dequantise(b.sums + r * block_columns, columns, table_.gemm.i8_offset, w_.code_sums() + p * panel_width, b.factors[r],
+                               w_.scales() + p * panel_width, values);
+      } else if (b.factors[r] != 1) {
+        table_.rows.affine(values, columns, b.factors[r], 0, values);
+      }
+    }
+  }
+
   // The row as f32, shifted and scaled.
   const float* load(int64_t row, float* copy) const noexcept {
-    const int64_t depth = w_.depth();
     const int64_t at = row * x_.stride;
     switch (x_.dtype) {
       case Dtype::f16:
-        table_.rows.from_f16(static_cast<const uint16_t*>(x_.data) + at, depth, copy);
+        table_.rows.from_f16(static_cast<const uint16_t*>(x_.data) + at, depth_, copy);
         break;
       case Dtype::bf16:
-        table_.rows.from_bf16(static_cast<const uint16_t*>(x_.data) + at, depth, copy);
+        table_.rows.from_bf16(static_cast<const uint16_t*>(x_.data) + at, depth_, copy);
         break;
       default:
-        std::copy_n(static_cast<const float*>(x_.data) + at, depth, copy);
+        std::copy_n(static_cast<const float*>(x_.data) + at, depth_, copy);
         break;
     }
     if (treatment_.shift != nullptr) {
-      for (int64_t k = 0; k < depth; k++) copy[k] -= treatment_.shift[k];
+      for (int64_t k = 0; k < depth_; k++) copy[k] -= treatment_.shift[k];
     }
-    if (treatment_.scale != nullptr) table_.rows.affine_by_column(copy, depth, treatment_.scale, nullptr, copy);
+    if (treatment_.scale != nullptr) table_.rows.affine_by_column(copy, depth_, treatment_.scale, nullptr, copy);
     return copy;
   }
 
-  // The factor of the row's products; `*moved` if the row to be read is now `copy`, treated.
-  float treat(int64_t row, const float* x, float* copy, float* square, bool* moved) noexcept {
-    const int64_t depth = w_.depth();
-    float sum = table_.rows.sum_of_squares(x, depth);
-    *square = sum;
-    if (treatment_.norm == RowNorm::layer) {
-      layer(row, x, copy);
-      return 1;
-    }
-    // squares of all sizes between 1e-15 and 1e15 neither vanish nor overflow
-    if (sum >= 1e-30F && sum <= 1e30F) return factor_of(sum, treatment_.epsilon);
-    const float largest = table_.rows.max_abs(x, depth);
-    if (!std::isfinite(largest)) {
+  // Squares of elements between 1e-15 and 1e15 neither vanish nor overflow.
+  static bool ordinary(float sum) noexcept { return sum >= 1e-30F && sum <= 1e30F; }
+
+  // The factor of the row's products. `*x` is pointed to `copy` where the row itself had to change, and `*largest` follows.
+  float treat(int64_t row, const float** x, float* copy, float* square, float* largest) noexcept {
+    if (!std::isfinite(*largest)) {
       refuse(row);
       return 0;
     }
-    if (largest == 0) {
-      *square = 0;
-      return treatment_.norm == RowNorm::none ? 1.0F : 0.0F;
+    if (treatment_.norm == RowNorm::layer) {
+      layer(row, *x, *largest, copy);
+      *x = copy;
+      *largest = table_.rows.max_abs(copy, depth_);
+      return 1;
     }
-    if (treatment_.norm == RowNorm::none) return 1;
-    if (treatment_.norm == RowNorm::rms && sum < 1 && treatment_.epsilon > 0) return factor_of(sum, treatment_.epsilon);
-    unit_size(x, largest, copy);
-    *moved = true;
-    return factor_of(table_.rows.sum_of_squares(copy, depth), 0);
+    if (*largest == 0) return treatment_.norm == RowNorm::none ? 1.0F : 0.0F;
+    const bool damped = treatment_.norm == RowNorm::rms && *square < 1 && treatment_.epsilon > 0;
+    if (treatment_.norm == RowNorm::none || ordinary(*square) || damped) return factor_of(*square, treatment_.epsilon);
+    unit_size(*x, *largest, copy);
+    *x = copy;
+    float sum = 0;
+    *largest = table_.rows.max_abs_and_squares(copy, depth_, &sum);
+    return factor_of(sum, 0);
   }
 
   // Brings the largest element to [1, 2) by a power of two, which is exact; in two steps, because that of a denormal is no f32.
   void unit_size(const float* x, float largest, float* out) const noexcept {
     const int exponent = -std::ilogb(largest);
     const int half = exponent / 2;
-    table_.rows.affine(x, w_.depth(), std::ldexp(1.0F, half), 0, out);
-    table_.rows.affine(out, w_.depth(), std::ldexp(1.0F, exponent - half), 0, out);
+    table_.rows.affine(x, depth_, std::ldexp(1.0F, half), 0, out);
+    table_.rows.affine(out, depth_, std::ldexp(1.0F, exponent - half), 0, out);
   }
 
   float factor_of(float sum_of_squares, float epsilon) const noexcept {
@@ -196,7 +242,7 @@ class Product {
       case RowNorm::l2:
         return 1 / std::sqrt(sum_of_squares);
       case RowNorm::rms:
-        return 1 / std::sqrt(sum_of_squares / static_cast<float>(w_.depth()) + epsilon);
+        return 1 / std::sqrt(sum_of_squares / static_cast<float>(depth_) + epsilon);
       case RowNorm::none:
       case RowNorm::layer:
         break;
@@ -204,36 +250,30 @@ class Product {
     return 1;
   }
 
-  void layer(int64_t row, const float* x, float* copy) noexcept {
-    const auto depth = static_cast<float>(w_.depth());
+  void layer(int64_t row, const float* x, float largest, float* copy) const noexcept {
+    const auto count = static_cast<float>(depth_);
     const auto centre = [&](const float* from) {
-      table_.rows.affine(from, w_.depth(), 1, -table_.rows.sum(from, w_.depth()) / depth, copy);
-      return table_.rows.sum_of_squares(copy, w_.depth()) / depth;
+      table_.rows.affine(from, depth_, 1, -table_.rows.sum(from, depth_) / count, copy);
+      return table_.rows.sum_of_squares(copy, depth_) / count;
     };
     float epsilon = treatment_.epsilon;
     float variance = centre(x);
     if (!std::isfinite(variance)) {
-      const float largest = table_.rows.max_abs(x, w_.depth());
-      if (!std::isfinite(largest)) {
-        refuse(row);
-        return;
-      }
-      unit_size(x, largest, copy);
+      load(row, copy);
+      unit_size(copy, largest, copy);
       variance = centre(copy);
       epsilon = 0;
     }
-    table_.rows.affine(copy, w_.depth(), variance > 0 ? 1 / std::sqrt(variance + epsilon) : 0, 0, copy);
+    table_.rows.affine(copy, depth_, variance > 0 ? 1 / std::sqrt(variance + epsilon) : 0, 0, copy);
   }
 
   // The row's u8 codes, with those of zeros behind them, and what one is worth.
-  float encode(const float* x, uint8_t* codes) noexcept {
-    const int64_t depth = w_.depth();
-    const float largest = table_.rows.max_abs(x, depth);
+  float encode(const float* x, float largest, uint8_t* codes) const noexcept {
     const float scale = largest / 127;
     const float inverse = 1 / scale;
     const bool usable = std::isfinite(inverse) && std::isfinite(scale);
-    table_.rows.quantise_u8(x, depth, usable ? inverse : 0, codes);
-    std::fill(codes + depth, codes + round_up(depth, 64), uint8_t{128});
+    table_.rows.quantise_u8(x, depth_, usable ? inverse : 0, codes);
+    std::fill(codes + depth_, codes + padded_, uint8_t{128});
     return usable ? scale : 0;
   }
 
@@ -248,7 +288,10 @@ class Product {
   const RowTreatment& treatment_;
   const PackedMatrix& w_;
   const TileSink& sink_;
+  const int64_t depth_;
+  const int64_t padded_;
   const bool codes_;
+  const bool raw_;  // rows are read where they lie
 };
 
 }  // namespace

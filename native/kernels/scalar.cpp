@@ -29,7 +29,7 @@ struct Scalar {
   static F load_bf16(const uint16_t* p) noexcept { return bf16_to_f32(*p); }
   static void store_f16(uint16_t* p, F x) noexcept { *p = f32_to_f16(x); }
   static void store_bf16(uint16_t* p, F x) noexcept { *p = f32_to_bf16(x); }
-  static void store_u8(uint8_t* p, F x, int64_t) noexcept { *p = static_cast<uint8_t>(x); }
+  static void store_u8(uint8_t* p, F x, int64_t) noexcept { *p = static_cast<uint8_t>(std::nearbyint(x)); }
   static F add(F a, F b) noexcept { return a + b; }
   static F sub(F a, F b) noexcept { return a - b; }
   static F mul(F a, F b) noexcept { return a * b; }

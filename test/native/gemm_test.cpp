@@ -167,6 +167,9 @@ TEST_SUITE("kernels") {
         CHECK(std::fabs(k.sum(x.data(), n) - sum) <= 1e-6 * size);
         CHECK(k.max_abs(x.data(), n) == static_cast<float>(largest));
         CHECK(k.all_finite(x.data(), n));
+        float both = 0;
+        CHECK(k.max_abs_and_squares(x.data(), n, &both) == static_cast<float>(largest));
+        CHECK(both == k.sum_of_squares(x.data(), n));
         std::vector<float> y = numbers.normals(n + 1), b = numbers.normals(n + 1), out(static_cast<size_t>(n + 1), 7.0F);
         k.affine(x.data(), n, 3, -2, out.data());
         for (size_t i = 0; i < static_cast<size_t>(n); i++) REQUIRE(out[i] == doctest::Approx(3.0 * x[i] - 2).epsilon(1e-6));
@@ -254,9 +257,8 @@ TEST_SUITE("kernels") {
       for (int64_t n = 0; n < 70; n++) {
         const std::vector<float> v = numbers.normals(n, 50);
         std::vector<uint8_t> codes(static_cast<size_t>(n) + 1, 77);
-        table.rows.quantise_u8(v.data(), n, 1.5F, codes.data());
-        for (size_t i = 0; i < static_cast<size_t>(n); i++)
-          REQUIRE(codes[i] == static_cast<int>(std::clamp(std::nearbyint(v[i] * 1.5F), -127.0F, 127.0F)) + 128);
+        table.rows.quantise_u8(v.data(), n, 0.5F, codes.data());
+        for (size_t i = 0; i < static_cast<size_t>(n); i++) REQUIRE(std::fabs(codes[i] - 128 - v[i] * 0.5) <= 0.5 + 1e-4);
         CHECK(codes.back() == 77);
         std::vector<int32_t> dot(static_cast<size_t>(n)), sums(static_cast<size_t>(n));
         for (auto& d : dot) d = static_cast<int32_t>(numbers.below(2'000'000'000) - 1'000'000'000);

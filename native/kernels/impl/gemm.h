@@ -26,9 +26,12 @@ struct Bf16Panel {
 // Loops over accumulators must be unrolled whole, or the compiler keeps the arrays in memory.
 #define LATENTWIRE_UNROLL _Pragma("GCC unroll 64")
 
-// R rows, N panels.
+constexpr int64_t cache_line = 16;  // f32
+constexpr int64_t short_row = 1024;
+
+// R rows, N panels. `ahead` fetches the R rows behind these: short rows end before the processor has learned to do it.
 template <class V, class Panel, int R, int N>
-inline void gemm_tile(const GemmTile& t, const float* x, const typename Panel::Element* panels, float* out) noexcept {
+inline void gemm_tile(const GemmTile& t, const float* x, const typename Panel::Element* panels, float* out, bool ahead) noexcept {
   using F = typename V::F;
   constexpr int registers = static_cast<int>(panel_width) / V::lanes;
   F sum[R][N * registers];
@@ -37,18 +40,25 @@ inline void gemm_tile(const GemmTile& t, const float* x, const typename Panel::E
     LATENTWIRE_UNROLL
     for (int c = 0; c < N * registers; c++) sum[r][c] = V::zero();
   }
-  for (int64_t k = 0; k < t.depth; k++) {
-    F b[N * registers];
-    LATENTWIRE_UNROLL
-    for (int p = 0; p < N; p++) {
+  for (int64_t k = 0; k < t.depth;) {
+    if (ahead) {
       LATENTWIRE_UNROLL
-      for (int i = 0; i < registers; i++) b[p * registers + i] = Panel::load(panels + p * t.panel_stride + k * panel_width + i * V::lanes);
+      for (int r = 0; r < R; r++) __builtin_prefetch(x + (R + r) * t.x_stride + k);
     }
-    LATENTWIRE_UNROLL
-    for (int r = 0; r < R; r++) {
-      const F a = V::set(x[r * t.x_stride + k]);
+    for (const int64_t end = k + cache_line < t.depth ? k + cache_line : t.depth; k < end; k++) {
+      F b[N * registers];
       LATENTWIRE_UNROLL
-      for (int c = 0; c < N * registers; c++) sum[r][c] = V::fma(a, b[c], sum[r][c]);
+      for (int p = 0; p < N; p++) {
+        LATENTWIRE_UNROLL
+        for (int i = 0; i < registers; i++)
+          b[p * registers + i] = Panel::load(panels + p * t.panel_stride + k * panel_width + i * V::lanes);
+      }
+      LATENTWIRE_UNROLL
+      for (int r = 0; r < R; r++) {
+        const F a = V::set(x[r * t.x_stride + k]);
+        LATENTWIRE_UNROLL
+        for (int c = 0; c < N * registers; c++) sum[r][c] = V::fma(a, b[c], sum[r][c]);
+      }
     }
   }
   if (t.accumulate) {
@@ -114,8 +124,8 @@ struct FloatTiles {
   template <int R>
   static constexpr int panels_for = V::template panels_for<R>;
   template <int R, int N>
-  static void tile(const GemmTile& t, const Row* x, const Element* panels, Out* out) noexcept {
-    gemm_tile<V, Panel, R, N>(t, x, panels, out);
+  static void tile(const GemmTile& t, const Row* x, const Element* panels, Out* out, bool ahead) noexcept {
+    gemm_tile<V, Panel, R, N>(t, x, panels, out, ahead);
   }
 };
 
@@ -128,25 +138,28 @@ struct CodeTiles {
   template <int R>
   static constexpr int panels_for = W::template panels_for<R>;
   template <int R, int N>
-  static void tile(const GemmTile& t, const Row* x, const Element* panels, Out* out) noexcept {
+  static void tile(const GemmTile& t, const Row* x, const Element* panels, Out* out, bool) noexcept {
     gemm_tile_i8<W, void, R, N>(t, x, panels, out);
   }
 };
 
 // What is left of the panels, in tiles of N and then of half as many.
 template <class T, int R, int N>
-inline void gemm_panels(const GemmTile& t, const typename T::Row* x, int64_t first, typename T::Out* out) noexcept {
+inline void gemm_panels(const GemmTile& t, const typename T::Row* x, int64_t first, typename T::Out* out, bool ahead) noexcept {
   const auto* panels = static_cast<const typename T::Element*>(t.panels);
   int64_t p = first;
-  for (; p + N <= t.panel_count; p += N) T::template tile<R, N>(t, x, panels + p * t.panel_stride, out + p * panel_width);
-  if constexpr (N > 1) gemm_panels<T, R, (N > 4 ? 4 : N > 2 ? 2 : 1)>(t, x, p, out);
+  // four panels are two and two, for a tile of one panel waits for its broadcasts
+  for (; p + N <= t.panel_count && !(N == 3 && t.panel_count - p == 4); p += N)
+    T::template tile<R, N>(t, x, panels + p * t.panel_stride, out + p * panel_width, ahead && p == 0);
+  if constexpr (N > 1) gemm_panels<T, R, (N > 4 ? 4 : N > 2 ? 2 : 1)>(t, x, p, out, ahead);
 }
 
 template <class T, int R>
 inline int64_t gemm_rows(const GemmTile& t, int64_t row) noexcept {
   for (; row + R <= t.rows; row += R) {
     gemm_panels<T, R, T::template panels_for<R>>(t, static_cast<const typename T::Row*>(t.x) + row * t.x_stride, 0,
-                                                 static_cast<typename T::Out*>(t.out) + row * t.out_stride);
+                                                 static_cast<typename T::Out*>(t.out) + row * t.out_stride,
+                                                 row + R < t.rows && t.x_stride <= short_row);
   }
   return row;
 }

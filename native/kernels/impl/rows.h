@@ -42,22 +42,36 @@ float row_sum(const float* x, int64_t n) noexcept {
       x, n, V::zero(), [](F a, F v) { return V::add(a, v); }, [](F a, F b) { return V::add(a, b); }));
 }
 
-// A NaN would slip through max, so it is carried beside it: x - x is 0 for finite x and NaN otherwise.
+// A NaN would slip through max, but not through the sum of squares; neither does an infinity, though it may be finite numbers that
+// overflowed.
+template <class V>
+float row_max_abs_and_squares(const float* x, int64_t n, float* squares) noexcept {
+  using F = typename V::F;
+  F largest[2] = {V::zero(), V::zero()};
+  F sum[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  int64_t i = 0;
+  for (; i + 4 * V::lanes <= n; i += 4 * V::lanes) {
+    for (int j = 0; j < 4; j++) {
+      const F v = V::load(x + i + j * V::lanes);
+      largest[j % 2] = V::max(largest[j % 2], V::abs(v));
+      sum[j] = V::fma(v, v, sum[j]);
+    }
+  }
+  const auto take = [&](F v, int j) {
+    largest[0] = V::max(largest[0], V::abs(v));
+    sum[j] = V::fma(v, v, sum[j]);
+  };
+  for (; i + V::lanes <= n; i += V::lanes) take(V::load(x + i), 0);
+  if (i < n) take(V::load_part(x + i, n - i), 1);
+  *squares = V::reduce_add(V::add(V::add(sum[0], sum[1]), V::add(sum[2], sum[3])));
+  const float found = V::reduce_max(V::max(largest[0], largest[1]));
+  return *squares == *squares ? found : *squares;
+}
+
 template <class V>
 float row_max_abs(const float* x, int64_t n) noexcept {
-  using F = typename V::F;
-  F largest = V::zero();
-  F poison = V::zero();
-  const auto take = [&](F v) {
-    largest = V::max(largest, V::abs(v));
-    poison = V::add(poison, V::mul(v, V::zero()));
-  };
-  int64_t i = 0;
-  for (; i + V::lanes <= n; i += V::lanes) take(V::load(x + i));
-  if (i < n) take(V::load_part(x + i, n - i));
-  const float bad = V::reduce_add(poison);  // 0, or NaN if some x is NaN or infinite
-  const float found = V::reduce_max(largest);
-  return bad == 0 ? found : bad;
+  float squares;
+  return row_max_abs_and_squares<V>(x, n, &squares);
 }
 
 template <class V>
@@ -123,13 +137,10 @@ void row_activate(Activation activation, float* x, int64_t n) noexcept {
 template <class V>
 void row_quantise_u8(const float* x, int64_t n, float inverse_scale, uint8_t* out) noexcept {
   const auto scale = V::set(inverse_scale);
-  const auto code = [&](typename V::F v) {
-    const auto rounded = V::round(V::mul(v, scale));
-    return V::add(V::min(V::max(rounded, V::set(-127.0F)), V::set(127.0F)), V::set(128.0F));
-  };
+  const auto centre = V::set(128.0F);
   int64_t i = 0;
-  for (; i + V::lanes <= n; i += V::lanes) V::store_u8(out + i, code(V::load(x + i)), V::lanes);
-  if (i < n) V::store_u8(out + i, code(V::load_part(x + i, n - i)), n - i);
+  for (; i + V::lanes <= n; i += V::lanes) V::store_u8(out + i, V::fma(V::load(x + i), scale, centre), V::lanes);
+  if (i < n) V::store_u8(out + i, V::fma(V::load_part(x + i, n - i), scale, centre), n - i);
 }
 
 template <class V>
@@ -192,6 +203,7 @@ void install_rows(RowKernels& k) noexcept {
   k.sum_of_squares = row_sum_of_squares<V>;
   k.sum = row_sum<V>;
   k.max_abs = row_max_abs<V>;
+  k.max_abs_and_squares = row_max_abs_and_squares<V>;
   k.all_finite = row_all_finite<V>;
   k.affine = row_affine<V>;
   k.affine_by_column = row_affine_by_column<V>;
