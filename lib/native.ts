@@ -4,6 +4,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { LatentError } from "./errors.js";
 import type { NativeEngineModule } from "./native-engine.js";
+import type { NativeKernelsModule } from "./native-kernels.js";
 
 export type NativeDtype = "f32" | "f16" | "bf16" | "i8" | "i32";
 
@@ -36,7 +37,7 @@ export interface NativeDiagnostics {
   sleepJob(ms: number): NativeJob<undefined>;
 }
 
-export interface NativeModule extends NativeEngineModule {
+export interface NativeModule extends NativeEngineModule, NativeKernelsModule {
   readonly version: string;
   /** `data` is copied and must have exactly the size of the shape; without it the tensor is zero. */
   readonly Tensor: new (dtype: NativeDtype, shape: readonly number[], data?: NativeArray | DataView) => NativeTensor;

@@ -46,6 +46,7 @@
       "native/addon/engine_objects.cpp",
       "native/addon/env_jobs.cpp",
       "native/addon/errors.cpp",
+      "native/addon/kernel_objects.cpp",
       "native/addon/model_object.cpp",
       "native/addon/pool_object.cpp",
       "native/addon/sequence_object.cpp",

@@ -15,6 +15,7 @@
 #include "addon/diagnostics.h"
 #include "addon/engine_objects.h"
 #include "addon/errors.h"
+#include "addon/kernel_objects.h"
 #include "addon/tensor_object.h"
 #include "core/cpu_features.h"
 
@@ -61,6 +62,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("cpuFeatures", Napi::Function::New<list_cpu_features>(env, "cpuFeatures"));
   exports.Set("diagnostics", make_diagnostics(env));
   init_engine(env, exports);
+  init_kernels(env, exports);
   return exports;
 }
 

@@ -15,6 +15,8 @@ struct AddonData {
   Napi::FunctionReference model_class;
   Napi::FunctionReference pool_class;
   Napi::FunctionReference sequence_class;
+  Napi::FunctionReference anchors_class;
+  Napi::FunctionReference projection_class;
   // what the next Tensor object takes instead of its arguments; set only while TensorObject::wrap calls the constructor
   std::shared_ptr<Tensor> tensor_to_wrap;
 };

@@ -27,8 +27,7 @@ class TaggedWrap : public Napi::ObjectWrap<T> {
     return object;
   }
 
- private:
-  friend T;
+ protected:
   explicit TaggedWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<T>(info) { info.This().As<Napi::Object>().TypeTag(&T::tag); }
 };
 

@@ -44,6 +44,10 @@ class Projection {
 
   int64_t inputs() const noexcept { return first_->depth(); }
   int64_t outputs() const noexcept { return (second_ ? second_ : first_)->outputs(); }
+  // Of one row.
+  int64_t multiplications() const noexcept {
+    return first_->depth() * first_->outputs() + (second_ ? second_->depth() * second_->outputs() : 0);
+  }
   size_t bytes() const noexcept { return first_->bytes() + (second_ ? second_->bytes() : 0); }
 
   // y: [x.count, outputs] f32, rows `stride` elements apart; it must not overlap x. residual adds x itself (inputs == outputs).

@@ -1,0 +1,164 @@
+// Relative representations: a vector told by its similarities to anchors, which two models can agree on where their own coordinates differ.
+import { checkInteger, checkKeys, checkOneOf, fallback } from "../check.js";
+import { LatentError } from "../errors.js";
+import { run } from "../jobs.js";
+import { native } from "../native.js";
+import type { NativeAnchors } from "../native-kernels.js";
+import { Tensor } from "../tensor.js";
+import { nativeRows, output, rowCount, settled, type Rows } from "./input.js";
+
+/**
+ * `cosine`: ⟨x, a⟩ / (|x| |a|), 0 for a zero vector. `angular`: arccos(cosine) / π, a distance from 0 to 1. `inner`: ⟨x, a⟩. `squared-euclidean`:
+ * |x - a|².
+ */
+export type Similarity = "cosine" | "angular" | "inner" | "squared-euclidean";
+
+/**
+ * How a packed operand is kept. `f16` and `bf16` halve the bytes that a product of a few rows has to read, `i8` quarters them and its arithmetic: codes
+ * with one scale an anchor or output, and one a row of x.
+ */
+export type Storage = "f32" | "f16" | "bf16" | "i8";
+
+/** Options of {@link packAnchors}. */
+export interface PackAnchorsOptions {
+  /** Default `cosine`. */
+  readonly similarity?: Similarity;
+  /** Default `f32`. */
+  readonly storage?: Storage;
+  /** `[d]`, subtracted from anchors and from every x; default none. Cosines between vectors with a large common part say little without it. */
+  readonly centre?: Float32Array;
+  /** `[d]`, multiplied into anchors and every x after centring; default none. */
+  readonly scale?: Float32Array;
+  readonly signal?: AbortSignal;
+}
+
+const similarities = ["cosine", "angular", "inner", "squared-euclidean"] as const;
+const storages = ["f32", "f16", "bf16", "i8"] as const;
+
+/** @internal */
+export function checkStorage(value: unknown): Storage {
+  return checkOneOf("storage", fallback(value, "f32"), storages);
+}
+
+/**
+ * Prepares anchors for {@link PackedAnchors.relative}: normalised, converted and laid out once, so that no call does it again.
+ *
+ * ```ts
+ * using anchors = await packAnchors(Tensor.fromTyped("f32", [300, 384], rows));
+ * const r = anchors.relativeSync(embedding); // Float32Array of 300 cosines
+ * ```
+ * @param anchors `[m, d]` of f32, f16 or bf16.
+ * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_NON_FINITE` (NaN, an infinity, or a number that f16 cannot
+ * hold), `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
+ */
+export async function packAnchors(anchors: Tensor, options: PackAnchorsOptions = {}): Promise<PackedAnchors> {
+  checkKeys("options", options, ["similarity", "storage", "centre", "scale", "signal"]);
+  const given: unknown = anchors;
+  if (!(given instanceof Tensor)) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "anchors must be a Tensor [m, d]");
+  const similarity = checkOneOf("similarity", fallback(options.similarity, "cosine"), similarities);
+  const storage = checkStorage(options.storage);
+  options.signal?.throwIfAborted();
+  const job = LatentError.translate(() =>
+    native().packAnchors(given.toNative(), { similarity, storage, centre: options.centre, scale: options.scale }),
+  );
+  return new PackedAnchors(await run(job, options.signal), similarity, storage);
+}
+
+/** The `k` anchors that are most similar to each row, the best first: `indices` i32 and `values` f32, both `[n, k]`. */
+export interface TopK {
+  readonly indices: Tensor;
+  readonly values: Tensor;
+}
+
+/**
+ * Anchors in native memory, made by {@link packAnchors}. Every method takes rows `[n, d]`; below about a million multiplications (n · m · d), some ten
+ * microseconds, the asynchronous ones compute before they return instead of going to another thread.
+ *
+ * Relative representations: Moschella et al., ICLR 2023.
+ */
+export class PackedAnchors {
+  readonly #native: NativeAnchors;
+  /** m */
+  readonly count: number;
+  /** d */
+  readonly dimension: number;
+  /** Native memory in bytes. */
+  readonly bytes: number;
+
+  /** @internal */
+  constructor(
+    handle: NativeAnchors,
+    readonly similarity: Similarity,
+    readonly storage: Storage,
+  ) {
+    this.#native = handle;
+    ({ count: this.count, dimension: this.dimension, bytes: this.bytes } = handle.info());
+  }
+
+  /** Whether {@link PackedAnchors.dispose} was called. */
+  get disposed(): boolean {
+    return this.#native.disposed;
+  }
+
+  /**
+   * The similarities of each row to each anchor, `[n, m]` row by row, computed before it returns, on all threads where that pays. For a few rows:
+   * large inputs hold up the event loop.
+   * @param out Filled and returned, exactly n · m numbers; it must not overlap `x`. Default: a new array, which costs more than a small product.
+   * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_NON_FINITE` (which row; what `out`
+   * holds is undefined then)
+   */
+  relativeSync(x: Rows, out?: Float32Array): Float32Array {
+    const rows = nativeRows("x", x);
+    const result = output(out, rowCount(x, this.dimension), this.count);
+    LatentError.translate(() => {
+      this.#native.relativeSync(rows, result);
+    });
+    return result;
+  }
+
+  /**
+   * The similarities of each row to each anchor, f32 `[n, m]`.
+   * @throws {@link LatentError} as {@link PackedAnchors.relativeSync}; the signal's reason on abort
+   */
+  async relative(x: Rows, options: { readonly signal?: AbortSignal } = {}): Promise<Tensor> {
+    checkKeys("options", options, ["signal"]);
+    const rows = nativeRows("x", x);
+    return Tensor.fromNative(await settled(() => this.#native.relative(rows), options.signal));
+  }
+
+  /**
+   * The k nearest anchors of each row; the lower index first among equals.
+   * @param k From 1 to {@link PackedAnchors.count}.
+   * @throws {@link LatentError} as {@link PackedAnchors.relativeSync}; the signal's reason on abort
+   */
+  async topK(x: Rows, k: number, options: { readonly signal?: AbortSignal } = {}): Promise<TopK> {
+    checkKeys("options", options, ["signal"]);
+    checkInteger("k", k, 1, this.count);
+    const rows = nativeRows("x", x);
+    const { indices, values } = await settled(() => this.#native.topK(rows, k), options.signal);
+    return { indices: Tensor.fromNative(indices), values: Tensor.fromNative(values) };
+  }
+
+  /**
+   * The cosines as signed codes, i8 `[n, ceil(m · bits / 8)]`: round(127 r) of 8 bits, round(7 r) of 4 (two's complement, the first in the low half of
+   * a byte), or the sign (1 where r ≥ 0, from the lowest bit on).
+   * @throws {@link LatentError} as {@link PackedAnchors.relativeSync}, and `ERR_LATENT_INVALID_ARGUMENT` for other similarities; the signal's reason
+   * on abort
+   */
+  async codes(x: Rows, bits: 8 | 4 | 1, options: { readonly signal?: AbortSignal } = {}): Promise<Tensor> {
+    checkKeys("options", options, ["signal"]);
+    checkInteger("bits", bits, 1, 8);
+    const rows = nativeRows("x", x);
+    return Tensor.fromNative(await settled(() => this.#native.codes(rows, bits), options.signal));
+  }
+
+  /** Frees the memory as soon as no running call uses it; idempotent. */
+  dispose(): void {
+    this.#native.dispose();
+  }
+
+  /** Same as {@link PackedAnchors.dispose}, for `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

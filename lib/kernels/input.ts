@@ -1,0 +1,41 @@
+// What the kernels take and give: rows of numbers in, results that are there at once or later.
+import { LatentError } from "../errors.js";
+import { run } from "../jobs.js";
+import type { NativeJob } from "../native.js";
+import type { NativeRows } from "../native-kernels.js";
+import { Tensor } from "../tensor.js";
+
+/**
+ * Rows of numbers: a Float32Array of whole rows, one after the other, or a {@link Tensor} `[n, d]` (or `[d]`) of f32, f16 or bf16. A Float32Array that
+ * goes to another thread is copied first; a tensor is not.
+ */
+export type Rows = Float32Array | Tensor;
+
+/** @internal */
+export function nativeRows(name: string, x: Rows): NativeRows {
+  const given: unknown = x; // JavaScript callers may pass anything
+  if (given instanceof Tensor) return given.toNative();
+  if (given instanceof Float32Array) return given;
+  throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `${name} must be a Float32Array or a Tensor`);
+}
+
+/** @internal The result of a native call that may have been done at once. */
+export async function settled<T extends object>(call: () => T | NativeJob<T>, signal?: AbortSignal): Promise<T> {
+  signal?.throwIfAborted();
+  const result = LatentError.translate(call);
+  return "promise" in result ? run(result, signal) : result;
+}
+
+/** @internal The array that a synchronous call fills: the caller's, or a new one. */
+export function output(out: Float32Array | undefined, rows: number, columns: number): Float32Array {
+  if (out === undefined) return new Float32Array(rows * columns);
+  const given: unknown = out;
+  if (given instanceof Float32Array) return given;
+  throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "out must be a Float32Array");
+}
+
+/** @internal How many rows of `dimension` numbers `x` has; the native side checks that they are whole. */
+export function rowCount(x: Rows, dimension: number): number {
+  const size = x instanceof Tensor ? x.shape.reduce((product, extent) => product * extent, 1) : x.length;
+  return Math.floor(size / dimension);
+}

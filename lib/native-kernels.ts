@@ -1,0 +1,57 @@
+// The typed view of the addon's kernels: operands that are packed once, and products with them. A call on small inputs answers at once, on large
+// ones with a job; `settled` in lib/kernels/input.ts makes one thing of both.
+import type { NativeJob, NativeTensor } from "./native.js";
+
+export type NativeRows = Float32Array | NativeTensor;
+
+export interface NativeAnchorsOptions {
+  readonly similarity?: string | undefined;
+  readonly storage?: string | undefined;
+  readonly centre?: Float32Array | undefined;
+  readonly scale?: Float32Array | undefined;
+}
+
+export interface NativeAnchors {
+  info(): { count: number; dimension: number; bytes: number };
+  readonly disposed: boolean;
+  relativeSync(x: NativeRows, out: Float32Array): void;
+  relative(x: NativeRows): NativeTensor | NativeJob<NativeTensor>;
+  topK(x: NativeRows, k: number): NativeTopK | NativeJob<NativeTopK>;
+  codes(x: NativeRows, bits: number): NativeTensor | NativeJob<NativeTensor>;
+  dispose(): void;
+}
+
+export interface NativeTopK {
+  readonly indices: NativeTensor;
+  readonly values: NativeTensor;
+}
+
+export interface NativeProjectionOptions {
+  readonly weights: NativeTensor;
+  readonly bias?: Float32Array | undefined;
+  readonly secondWeights?: NativeTensor | undefined;
+  readonly secondBias?: Float32Array | undefined;
+  readonly norm?: string | undefined;
+  readonly epsilon?: number | undefined;
+  readonly normWeight?: Float32Array | undefined;
+  readonly normBias?: Float32Array | undefined;
+  readonly activation?: string | undefined;
+  readonly rescale?: string | undefined;
+  readonly targetNorm?: number | undefined;
+  readonly storage?: string | undefined;
+}
+
+export interface NativeProjection {
+  info(): { inputs: number; outputs: number; bytes: number };
+  readonly disposed: boolean;
+  applySync(x: NativeRows, out: Float32Array): void;
+  apply(x: NativeRows): NativeTensor | NativeJob<NativeTensor>;
+  dispose(): void;
+}
+
+export interface NativeKernelsModule {
+  packAnchors(anchors: NativeTensor, options: NativeAnchorsOptions): NativeJob<NativeAnchors>;
+  packProjection(options: NativeProjectionOptions): NativeJob<NativeProjection>;
+  /** The instruction set that the kernels run on, e.g. `avx512_vnni`; LATENTWIRE_ISA asks for a plainer one. */
+  kernelIsa(): string;
+}
