@@ -48,6 +48,28 @@ export function row({ name, shape, ms, peers = {}, ratio = null, target = null }
   };
 }
 
+/**
+ * One line of a kernel. `target` is [peer, times]: ours is to be so many times as fast; `absolute` is a limit in milliseconds. `limit` is what the
+ * machine needs at least, `ratio` the best peer over ours.
+ */
+export function kernelRow({ name, shape, dtype, threads, ms, peers, limit, target, absolute }) {
+  const best = Math.min(...Object.values(peers));
+  const [peer, times] = target ?? [];
+  const against = peer === undefined ? undefined : peers[peer];
+  return {
+    name,
+    shape,
+    dtype,
+    threads,
+    ms,
+    peers,
+    ratio: Number.isFinite(best) ? best / ms : null,
+    limitShare: limit > 0 ? limit / ms : null,
+    target: absolute !== undefined ? `<= ${1e6 * absolute} ns` : peer === undefined ? null : `>= ${times}x ${peer}`,
+    met: absolute !== undefined ? ms <= absolute : against === undefined ? null : against / ms >= times,
+  };
+}
+
 function processorTicks() {
   try {
     const fields = fs.readFileSync("/proc/stat", "utf8").split("\n")[0].trim().split(/\s+/).slice(1).map(Number);

@@ -1,28 +1,33 @@
-// Runs the benchmarks and prints one table.
+// Runs the benchmarks and prints one table a suite.
 //
-//   npm run -s bench -- [--json] [--save[=name]] [filter]
+//   npm run -s bench -- [--json] [--save] [--suite=main-job|kernels] [--threads=N] [--compare=file] [filter]
 //
-// filter: part of a row's name. --json: the results on stdout as JSON. --save: also writes them to bench/results/<name>.json (name: latest). Every
-// number is a median of interleaved repetitions; progress goes to stderr.
+// filter: part of a row's name. --json: the rows on stdout as one array. --save: also writes them, with date and hardware, to
+// bench/results/<suite>.json. --threads: of the kernels (1). --compare: adds the ratio to the rows of an older file. Every number is a median of
+// interleaved repetitions; progress goes to stderr.
 import fs from "node:fs";
 import path from "node:path";
 import process from "node:process";
-import { fail, root, say } from "../scripts/common.mjs";
+import { commandLine, fail, root, say } from "../scripts/common.mjs";
 import { repetitions, watchHardware } from "./harness.mjs";
 import { disposeModels } from "./models.mjs";
 
-const topics = ["napi", "event-loop", "handoff", "steps"];
+const suites = { "main-job": ["napi", "event-loop", "handoff", "steps"], kernels: ["kernels"] };
 
-function parse(args) {
-  const options = { json: false, save: undefined, filter: "" };
-  for (const arg of args) {
-    const save = /^--save(?:=([\w-]+))?$/.exec(arg);
-    if (arg === "--json") options.json = true;
-    else if (save !== null) options.save = save[1] ?? "latest";
-    else if (arg.startsWith("-")) fail(`unknown option ${arg}; there are --json and --save[=name]`);
-    else options.filter = arg;
-  }
-  return options;
+function parse() {
+  const { values, positionals } = commandLine("[--json] [--save] [--suite=main-job|kernels] [--threads=N] [--compare=file] [filter]", {
+    options: {
+      json: { type: "boolean" },
+      save: { type: "boolean" },
+      suite: { type: "string", choices: Object.keys(suites) },
+      threads: { type: "string" },
+      compare: { type: "string" },
+    },
+    positionals: true,
+  });
+  const threads = Number(values.threads ?? 1);
+  if (!Number.isInteger(threads) || threads < 1) fail(`--threads cannot be '${values.threads}'`);
+  return { ...values, threads, filter: positionals[0] ?? "" };
 }
 
 function cell(value) {
@@ -37,9 +42,10 @@ function cell(value) {
   );
 }
 
-function print(rows, hardware) {
-  const head = ["name", "shape", "ms", "peers", "ratio", "target", "met"];
-  const lines = [head, ...rows.map((one) => head.map((key) => cell(one[key])))];
+function print({ rows, hardware }) {
+  const keys = ["name", "shape", "dtype", "ms", "peers", "ratio", "limitShare", "target", "met", "against"];
+  const head = keys.filter((key) => rows.some((one) => one[key] !== undefined));
+  const lines = [head, ...rows.map((one) => head.map((key) => cell(one[key] ?? null)))];
   const widths = head.map((_, i) => Math.max(...lines.map((line) => line[i].length)));
   for (const line of lines)
     process.stdout.write(
@@ -48,33 +54,36 @@ function print(rows, hardware) {
         .join("  ")
         .trimEnd()}\n`,
     );
-  process.stdout.write(`\nmedians of ${repetitions} interleaved repetitions on ${hardware}\n`);
+  process.stdout.write(`\nmedians of up to ${repetitions} interleaved repetitions on ${hardware}\n\n`);
 }
 
-const options = parse(process.argv.slice(2));
-const describe = watchHardware();
-const rows = [];
-
-function results() {
-  return { date: new Date().toISOString().slice(0, 10), hardware: describe(), repetitions, rows };
+/** Adds to each row how many times as long as in an older file it took. */
+function compare(rows, file) {
+  const key = ({ name, shape, dtype, threads }) => JSON.stringify([name, shape, dtype, threads]);
+  const old = new Map(JSON.parse(fs.readFileSync(file, "utf8")).rows.map((one) => [key(one), one.ms]));
+  for (const one of rows) one.against = old.has(key(one)) ? one.ms / old.get(key(one)) : null;
 }
 
-function save(name) {
-  const folder = path.join(root, "bench", "results");
-  fs.mkdirSync(folder, { recursive: true });
-  fs.writeFileSync(path.join(folder, `${name}.json`), `${JSON.stringify(results(), null, 2)}\n`);
-}
-
-for (const topic of topics) {
-  say(topic);
-  const { run } = await import(`./${topic}.mjs`);
-  rows.push(...(await run((name) => name.includes(options.filter))));
-  // after every topic, so that a run that is cut off keeps what it has
-  if (options.save !== undefined && rows.length > 0) save(options.save);
+const options = parse();
+// before the pool of threads is made
+process.env.LATENTWIRE_THREADS ??= String(options.threads);
+const all = [];
+for (const [suite, topics] of Object.entries(suites)) {
+  if (options.suite !== undefined && options.suite !== suite) continue;
+  const describe = watchHardware();
+  const rows = [];
+  for (const topic of topics) {
+    say(topic);
+    const { run } = await import(`./${topic}.mjs`);
+    rows.push(...(await run((name) => name.includes(options.filter), options)));
+  }
+  if (rows.length === 0) continue;
+  const results = { date: new Date().toISOString().slice(0, 10), hardware: describe(), repetitions, rows };
+  if (options.save) fs.writeFileSync(path.join(root, "bench", "results", `${suite}.json`), `${JSON.stringify(results, null, 2)}\n`);
+  if (options.compare !== undefined) compare(rows, options.compare);
+  if (!options.json) print(results);
+  all.push(...rows);
 }
 await disposeModels();
-if (rows.length === 0) fail(`no benchmark has '${options.filter}' in its name`);
-
-const { hardware } = results();
-if (options.json) process.stdout.write(`${JSON.stringify(results(), null, 2)}\n`);
-else print(rows, hardware);
+if (all.length === 0) fail(`no benchmark has '${options.filter}' in its name`);
+if (options.json) process.stdout.write(`${JSON.stringify(all, null, 2)}\n`);

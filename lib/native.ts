@@ -35,6 +35,8 @@ export interface NativeDiagnostics {
   noop(): void;
   /** Holds a pool thread for `ms` milliseconds. */
   sleepJob(ms: number): NativeJob<undefined>;
+  /** What this thread computes (multiply-adds of f32) and reads (64 MiB) at most, measured now; takes some 50 ms. */
+  probe(): { gflops: number; readGBs: number };
 }
 
 export interface NativeModule extends NativeEngineModule, NativeKernelsModule {

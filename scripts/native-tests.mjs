@@ -20,18 +20,22 @@ function execute(executable, args, environment = {}) {
 }
 
 /** Instruction sets below the best one, whose kernels have to be asked for. */
-const plainer = process.arch === "arm64" ? ["scalar", "neon"] : ["scalar", "avx2", "avx512"];
+const plainer = { arm64: ["scalar", "neon"], x64: ["scalar", "avx2", "avx512"] };
 
-/** Runs a doctest executable, then its kernels with every instruction set, and returns `{passed, failed}`; a crash or an empty run is a failure. */
-export function runDoctest(executable) {
-  const counts = [runCases(executable, [], {})];
-  for (const isa of plainer) counts.push(runCases(executable, ["--test-suite=kernels"], { LATENTWIRE_ISA: isa }));
+/**
+ * Runs a doctest executable, then its kernels with every instruction set, and returns `{passed, failed}`; a crash or an empty run is a failure.
+ * `emulator` is the command in front of it where it is for another processor.
+ */
+export function runDoctest(executable, { emulator = [], arch = process.arch } = {}) {
+  const [command, ...args] = [...emulator, executable];
+  const counts = [runCases(command, args, {})];
+  for (const isa of plainer[arch] ?? []) counts.push(runCases(command, [...args, "--test-suite=kernels"], { LATENTWIRE_ISA: isa }));
   const total = (key) => counts.reduce((sum, one) => sum + one[key], 0);
   return { passed: total("passed"), failed: total("failed") };
 }
 
-function runCases(executable, args, environment) {
-  const result = execute(executable, ["--no-colors=true", ...args], environment);
+function runCases(command, args, environment) {
+  const result = execute(command, [...args, "--no-colors=true"], environment);
   const line = /test cases:\s*\d+\s*\|\s*(\d+) passed\s*\|\s*(\d+) failed/.exec(result.stdout ?? "");
   const passed = Number(line?.[1] ?? 0);
   const failed = Number(line?.[2] ?? 0);

@@ -43,7 +43,6 @@ struct Floats {
 
 // The numbers of a Float32Array, to be used before JavaScript runs again.
 bool floats_of(const Napi::Value& value, Floats* out) {
-  if (!value.IsTypedArray()) return false;
   napi_typedarray_type type = napi_int8_array;
   size_t size = 0;
   void* data = nullptr;

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "kernels/impl/gemm.h"
+#include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
 #include "kernels/table.h"
 
@@ -26,6 +27,7 @@ struct Avx2 {
   template <int R>
   static constexpr int panels_for = avx2_panels<R>;
 
+  static void prefetch(const float* p) noexcept { __builtin_prefetch(p); }
   static F zero() noexcept { return _mm256_setzero_ps(); }
   static F set(float x) noexcept { return _mm256_set1_ps(x); }
   static F load(const float* p) noexcept { return _mm256_loadu_ps(p); }
@@ -133,6 +135,7 @@ void install_avx2(Kernels& table) noexcept {
   install_float_gemm<Avx2>(table.gemm);
   install_code_gemm<Avx2Codes>(table.gemm);
   install_rows<Avx2>(table.rows);
+  install_probe<Avx2>(table.probe);
 }
 
 }  // namespace latentwire

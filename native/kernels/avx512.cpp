@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "kernels/impl/gemm.h"
+#include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
 #include "kernels/table.h"
 
@@ -23,6 +24,7 @@ struct Avx512 {
   template <int R>
   static constexpr int panels_for = avx512_panels<R>;
 
+  static void prefetch(const float* p) noexcept { __builtin_prefetch(p); }
   static F zero() noexcept { return _mm512_setzero_ps(); }
   static F set(float x) noexcept { return _mm512_set1_ps(x); }
   static F load(const float* p) noexcept { return _mm512_loadu_ps(p); }
@@ -110,6 +112,7 @@ void install_avx512(Kernels& table) noexcept {
   install_float_gemm<Avx512>(table.gemm);
   install_code_gemm<Avx512Codes>(table.gemm);
   install_rows<Avx512>(table.rows);
+  install_probe<Avx512>(table.probe);
 }
 
 }  // namespace latentwire

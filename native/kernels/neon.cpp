@@ -2,6 +2,7 @@
 #include <arm_neon.h>
 
 #include "kernels/impl/gemm.h"
+#include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
 #include "kernels/table.h"
 
@@ -18,6 +19,7 @@ struct Neon {
                                     : R == 2 ? 2
                                              : 1;
 
+  static void prefetch(const float* p) noexcept { __builtin_prefetch(p); }
   static F zero() noexcept { return vdupq_n_f32(0); }
   static F set(float x) noexcept { return vdupq_n_f32(x); }
   static F load(const float* p) noexcept { return vld1q_f32(p); }
@@ -115,6 +117,7 @@ void install_neon(Kernels& table) noexcept {
   install_float_gemm<Neon>(table.gemm);
   install_code_gemm<NeonCodes>(table.gemm);
   install_rows<Neon>(table.rows);
+  install_probe<Neon>(table.probe);
 }
 
 }  // namespace latentwire

@@ -5,6 +5,7 @@
 
 #include "core/dtype.h"
 #include "kernels/impl/gemm.h"
+#include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
 #include "kernels/table.h"
 
@@ -19,6 +20,7 @@ struct Scalar {
   template <int>
   static constexpr int panels_for = 1;
 
+  static void prefetch(const float*) noexcept {}
   static F zero() noexcept { return 0; }
   static F set(float x) noexcept { return x; }
   static F load(const float* p) noexcept { return *p; }
@@ -88,6 +90,7 @@ void install_scalar(Kernels& table) noexcept {
   install_float_gemm<Scalar>(table.gemm);
   install_code_gemm<ScalarCodes>(table.gemm);
   install_rows<Scalar>(table.rows);
+  install_probe<Scalar>(table.probe);
 }
 
 }  // namespace latentwire

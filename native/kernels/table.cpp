@@ -17,7 +17,8 @@ struct Step {
 
 bool always(const CpuFeatures&) noexcept { return true; }
 
-#if defined(__x86_64__) || defined(_M_X64)
+// the other compilers' flags and intrinsics are not sorted out: they get the plain table
+#if defined(__GNUC__) && defined(__x86_64__)
 bool has_avx2(const CpuFeatures& cpu) noexcept { return cpu.avx2 && cpu.fma && cpu.f16c; }
 bool has_avx512(const CpuFeatures& cpu) noexcept { return has_avx2(cpu) && cpu.avx512f && cpu.avx512bw && cpu.avx512vl && cpu.avx512dq; }
 bool has_avx512_vnni(const CpuFeatures& cpu) noexcept { return has_avx512(cpu) && cpu.avx512vnni; }
@@ -28,7 +29,7 @@ constexpr std::array steps = {
     Step{Isa::avx512, "avx512", install_avx512, has_avx512},
     Step{Isa::avx512_vnni, "avx512_vnni", install_avx512_vnni, has_avx512_vnni},
 };
-#elif defined(__aarch64__) || defined(_M_ARM64)
+#elif defined(__GNUC__) && defined(__aarch64__)
 bool has_dotprod(const CpuFeatures& cpu) noexcept { return cpu.dotprod; }
 
 constexpr std::array steps = {

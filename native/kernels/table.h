@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/gemm_kernels.h"
+#include "kernels/probe_kernels.h"
 #include "kernels/row_kernels.h"
 
 namespace latentwire {
@@ -19,6 +20,7 @@ struct Kernels {
   Isa isa = Isa::scalar;
   GemmKernels gemm;
   RowKernels rows;
+  ProbeKernels probe;
 };
 
 // The best table that the processor and the environment variable LATENTWIRE_ISA (a name; "scalar" to "avx512_vnni") allow; chosen once. A

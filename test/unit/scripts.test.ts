@@ -10,7 +10,7 @@ const scripts = [
   "check-llama-headers",
   "format",
   "prebuild",
-  "readme-table",
+  "result-tables",
   "setup",
   "test",
   "test-consumer",

@@ -24,7 +24,11 @@ struct Bf16Panel {
 };
 
 // Loops over accumulators must be unrolled whole, or the compiler keeps the arrays in memory.
+#ifdef _MSC_VER
+#define LATENTWIRE_UNROLL
+#else
 #define LATENTWIRE_UNROLL _Pragma("GCC unroll 64")
+#endif
 
 constexpr int64_t cache_line = 16;  // f32
 constexpr int64_t short_row = 1024;
@@ -43,7 +47,7 @@ inline void gemm_tile(const GemmTile& t, const float* x, const typename Panel::E
   for (int64_t k = 0; k < t.depth;) {
     if (ahead) {
       LATENTWIRE_UNROLL
-      for (int r = 0; r < R; r++) __builtin_prefetch(x + (R + r) * t.x_stride + k);
+      for (int r = 0; r < R; r++) V::prefetch(x + (R + r) * t.x_stride + k);
     }
     for (const int64_t end = k + cache_line < t.depth ? k + cache_line : t.depth; k < end; k++) {
       F b[N * registers];

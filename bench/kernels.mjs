@@ -1,0 +1,189 @@
+// The kernels against the libraries that a TypeScript user would call instead, on the same thread count, interleaved; and against what the machine
+// computes and reads at most, measured in the same minute. Rows are named as in docs/performance.md.
+import { Tensor, packAnchors, packProjection } from "../dist/index.js";
+import { native } from "../dist/native.js";
+import { interleave, kernelRow, repetitions } from "./harness.mjs";
+import { ort, ortCosine, ortProjection, plainCosine, simsimd, tunedCosine, unitRows, usearch } from "./peers.mjs";
+
+const storages = ["f32", "f16", "i8"];
+
+/** Normal numbers, never zeros: those run faster. */
+function random(count, seed) {
+  let state = seed >>> 0;
+  const uniform = () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+  // a sum of four uniform numbers is near enough to normal, and fast
+  return Float32Array.from({ length: count }, () => uniform() + uniform() + uniform() + uniform() - 2);
+}
+
+/** Milliseconds of one call: as many in a row as take about 2 ms. */
+async function perCall(work) {
+  let calls = 1;
+  for (;;) {
+    const start = performance.now();
+    for (let i = 0; i < calls; i++) await work();
+    const ms = performance.now() - start;
+    if (ms > 2 || calls > 1e6) return ms / calls;
+    calls = Math.max(calls * 2, Math.ceil((calls * 2.5) / Math.max(ms, 0.01)));
+  }
+}
+
+/** The same for calls that return at once: awaiting them would cost more than some of them do. */
+function perSyncCall(work) {
+  let calls = 1;
+  for (;;) {
+    const start = performance.now();
+    for (let i = 0; i < calls; i++) work();
+    const ms = performance.now() - start;
+    if (ms > 2 || calls > 1e6) return ms / calls;
+    calls = Math.max(calls * 2, Math.ceil((calls * 2.5) / Math.max(ms, 0.01)));
+  }
+}
+
+async function measure(cases, rounds = repetitions) {
+  const probe = () => {
+    const { gflops, readGBs } = native().diagnostics.probe();
+    return { gflops, readGBs };
+  };
+  const timed = Object.entries(cases).map(([name, work]) => async () => ({ [name]: await work() }));
+  const times = await interleave([probe, ...timed], { rounds });
+  const { gflops, readGBs, ...rest } = times;
+  return { times: rest, limits: { gflops, readGBs } };
+}
+
+/** Milliseconds that the machine needs at least: for the arithmetic and for the bytes that must be read, whichever is more. */
+function floor({ flops, bytes, limits, storage }) {
+  // codes: four products a lane instead of one
+  const compute = flops / (limits.gflops * (storage === "i8" ? 4 : 1) * 1e6);
+  return Math.max(compute, bytes / (limits.readGBs * 1e6));
+}
+
+const bytesOf = { f32: 4, f16: 2, i8: 1 };
+
+const cosines = [
+  { name: "A1", n: 1, m: 300, d: 384, js: true, pairs: true, targets: { f32: ["onnxruntime", 4], i8: ["onnxruntime", 12] } },
+  { name: "A2", n: 1, m: 1000, d: 4096, js: true, pairs: true, targets: {} },
+  { name: "A3", n: 64, m: 1000, d: 768, js: true, pairs: true, targets: { f32: ["onnxruntime", 1.2] } },
+  { name: "A4", n: 1000, m: 1000, d: 1024, targets: { f32: ["onnxruntime", 1.15], i8: ["onnxruntime", 3.3] } },
+  { name: "A5", n: 8192, m: 512, d: 4096, rounds: 3, targets: { i8: ["onnxruntime", 3.3] } },
+  { name: "A6", n: 100_000, m: 64, d: 384, rounds: 5, targets: { f32: ["onnxruntime", 2], i8: ["onnxruntime", 1.4] } },
+];
+
+async function cosine({ name, n, m, d, js, pairs, rounds, targets }, threads) {
+  const x = random(n * d, 1);
+  const a = random(m * d, 2);
+  const unit = unitRows(a, m, d);
+  const tensor = Tensor.fromTyped("f32", [m, d], a);
+  const out = new Float32Array(n * m);
+  const packed = {};
+  for (const storage of storages) packed[storage] = await packAnchors(tensor, { storage });
+  const cases = {};
+  for (const storage of storages) cases[storage] = () => perSyncCall(() => packed[storage].relativeSync(x, out));
+  if (js) {
+    cases["plain JS"] = () => perSyncCall(() => plainCosine(x, a, n, m, d, out));
+    cases["tuned JS"] = () => perSyncCall(() => tunedCosine(x, unit, n, m, d, out));
+  }
+  if (pairs && simsimd !== undefined) {
+    const rows = Array.from({ length: n }, (_, i) => x.subarray(i * d, (i + 1) * d));
+    const anchors = Array.from({ length: m }, (_, j) => a.subarray(j * d, (j + 1) * d));
+    cases["simsimd per pair"] = () =>
+      perSyncCall(() => {
+        for (let i = 0; i < n; i++) for (let j = 0; j < m; j++) out[i * m + j] = simsimd.cosine(rows[i], anchors[j]);
+      });
+  }
+  if (pairs && usearch !== undefined)
+    cases["usearch exact top-10"] = () => perSyncCall(() => usearch.exactSearch(a, x, d, 10, usearch.MetricKind.Cos, threads));
+  let session;
+  if (ort !== undefined) {
+    session = await ortCosine(unit, m, d, threads);
+    const feeds = { x: new ort.Tensor("float32", x, [n, d]) };
+    cases.onnxruntime = () => perCall(() => session.run(feeds));
+  }
+  const { times, limits } = await measure(cases, rounds);
+  await session?.release();
+  const peers = Object.fromEntries(Object.entries(times).filter(([key]) => !storages.includes(key)));
+  return storages.map((storage) => {
+    packed[storage].dispose();
+    const flops = 2 * n * m * d;
+    const bytes = n * d * 4 + m * d * bytesOf[storage] + n * m * 4;
+    // one row and its anchors stay in the cache: only the arithmetic bounds it
+    const limit = floor({ flops, bytes: n * d * m > 1e7 ? bytes : 0, limits, storage });
+    return kernelRow({
+      name,
+      shape: `cosine ${n} x ${m} x ${d}`,
+      dtype: storage,
+      threads,
+      ms: times[storage],
+      peers,
+      limit,
+      target: targets[storage],
+    });
+  });
+}
+
+const projections = [
+  { name: "B1", n: 1, d: 896, targets: { f32: ["onnxruntime", 1.5], f16: ["onnxruntime", 1.6] } },
+  { name: "B2", n: 8, d: 896, targets: { f32: ["onnxruntime", 1.25], f16: ["onnxruntime", 1.3] } },
+  { name: "B3", n: 64, d: 896, targets: { i8: ["onnxruntime", 3.5] } },
+  { name: "B4", n: 512, d: 896, targets: { f32: ["onnxruntime", 1.1], i8: ["onnxruntime", 3.2] } },
+];
+
+async function projection({ name, n, d, rounds, targets }, threads) {
+  const x = random(n * d, 3);
+  const w = random(d * d, 4);
+  const bias = random(d, 5);
+  const weights = Tensor.fromTyped("f32", [d, d], w);
+  const out = new Float32Array(n * d);
+  const packed = {};
+  for (const storage of storages) packed[storage] = await packProjection({ layers: [{ weights, bias }], activation: "gelu", storage });
+  const cases = {};
+  for (const storage of storages) cases[storage] = () => perSyncCall(() => packed[storage].applySync(x, out));
+  let session;
+  if (ort !== undefined) {
+    session = await ortProjection(w, bias, d, d, threads);
+    const feeds = { x: new ort.Tensor("float32", x, [n, d]) };
+    cases.onnxruntime = () => perCall(() => session.run(feeds));
+  }
+  const { times, limits } = await measure(cases, rounds);
+  await session?.release();
+  const peers = Object.fromEntries(Object.entries(times).filter(([key]) => !storages.includes(key)));
+  return storages.map((storage) => {
+    packed[storage].dispose();
+    const limit = floor({ flops: 2 * n * d * d, bytes: 0, limits, storage });
+    const shape = `gelu(x W + b) ${n} x ${d} x ${d}`;
+    return kernelRow({ name, shape, dtype: storage, threads, ms: times[storage], peers, limit, target: targets[storage] });
+  });
+}
+
+async function border(threads) {
+  const d = 4;
+  const tensor = Tensor.fromTyped("f32", [1, d], Float32Array.of(1, 2, 3, 4));
+  const anchors = await packAnchors(tensor);
+  const x = Float32Array.of(4, 3, 2, 1);
+  const out = new Float32Array(1);
+  const { times } = await measure({ ours: () => perSyncCall(() => anchors.relativeSync(x, out)) });
+  return [
+    kernelRow({
+      name: "G1",
+      shape: "a handle, two arrays and a product of 4 numbers",
+      dtype: "f32",
+      threads,
+      ms: times.ours,
+      peers: {},
+      limit: 0,
+      absolute: 0.00025,
+    }),
+  ];
+}
+
+export async function run(want, { threads }) {
+  const rows = [];
+  for (const one of cosines) if (want(one.name)) rows.push(...(await cosine(one, threads)));
+  for (const one of projections) if (want(one.name)) rows.push(...(await projection(one, threads)));
+  if (want("G1")) rows.push(...(await border(threads)));
+  return rows;
+}

@@ -1,0 +1,148 @@
+// The libraries that a TypeScript user would call instead of our kernels. They live in bench/node_modules (npm run bench:peers); one that is missing is
+// left out of the rows.
+import { createRequire } from "node:module";
+
+const require = createRequire(import.meta.url);
+
+function optional(name) {
+  try {
+    return require(name);
+  } catch {
+    return undefined;
+  }
+}
+
+export const ort = optional("onnxruntime-node");
+export const simsimd = optional("simsimd");
+export const usearch = optional("usearch");
+
+// ---- a model of one product for onnxruntime: the few fields of its protobuf that it takes ----
+
+function varint(value) {
+  const bytes = [];
+  for (let rest = BigInt(value); ; rest >>= 7n) {
+    const low = Number(rest & 127n);
+    if (rest < 128n) return Buffer.from([...bytes, low]);
+    bytes.push(low | 128);
+  }
+}
+
+const field = (number, value) =>
+  typeof value === "number"
+    ? Buffer.concat([varint(number << 3), varint(value)])
+    : Buffer.concat([varint((number << 3) | 2), varint(value.length), value]);
+const text = (number, value) => field(number, Buffer.from(value));
+const message = (number, ...fields) => field(number, Buffer.concat(fields));
+
+const float = 1;
+
+function tensor(name, dims, data) {
+  const raw = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+  return message(5, ...dims.map((extent) => field(1, extent)), field(2, float), text(8, name), field(9, raw));
+}
+
+function value(number, name, dims) {
+  const shape = message(2, ...dims.map((extent) => message(1, typeof extent === "string" ? text(2, extent) : field(1, extent))));
+  return message(number, text(1, name), message(2, message(1, field(1, float), shape)));
+}
+
+function node(operator, inputs, output, attributes = {}) {
+  const integers = Object.entries(attributes).map(([name, i]) => message(5, text(1, name), field(3, i), field(20, 2)));
+  return message(1, ...inputs.map((name) => text(1, name)), text(2, output), text(4, operator), ...integers);
+}
+
+function model(graph) {
+  return Buffer.concat([field(1, 9), message(8, field(2, 20)), message(7, text(2, "graph"), ...graph)]);
+}
+
+async function session(graph, threads) {
+  const options = { intraOpNumThreads: threads, interOpNumThreads: 1, executionMode: "sequential", graphOptimizationLevel: "all" };
+  return ort.InferenceSession.create(model(graph), options);
+}
+
+/** onnxruntime's way to relative cosines: LpNormalization of the rows, then MatMul with anchors that are normalised already, [d, m]. */
+export async function ortCosine(unitAnchors, m, d, threads) {
+  const graph = [
+    node("LpNormalization", ["x"], "unit", { axis: 1, p: 2 }),
+    node("MatMul", ["unit", "anchors"], "r"),
+    tensor("anchors", [d, m], transpose(unitAnchors, m, d)),
+    value(11, "x", ["n", d]),
+    value(12, "r", ["n", m]),
+  ];
+  return session(graph, threads);
+}
+
+/** y = gelu(x W + b). */
+export async function ortProjection(weights, bias, inputs, outputs, threads) {
+  const graph = [
+    node("MatMul", ["x", "w"], "xw"),
+    node("Add", ["xw", "b"], "xwb"),
+    node("Gelu", ["xwb"], "y"),
+    tensor("w", [inputs, outputs], weights),
+    tensor("b", [outputs], bias),
+    value(11, "x", ["n", inputs]),
+    value(12, "y", ["n", outputs]),
+  ];
+  return session(graph, threads);
+}
+
+export function transpose(x, rows, columns) {
+  const out = new Float32Array(x.length);
+  for (let i = 0; i < rows; i++) for (let k = 0; k < columns; k++) out[k * rows + i] = x[i * columns + k];
+  return out;
+}
+
+// ---- what people write ----
+
+/** Cosines as a loop over rows and anchors that normalises nothing ahead. */
+export function plainCosine(x, anchors, n, m, d, out) {
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j < m; j++) {
+      let dot = 0;
+      let xx = 0;
+      let aa = 0;
+      for (let k = 0; k < d; k++) {
+        const u = x[i * d + k];
+        const v = anchors[j * d + k];
+        dot += u * v;
+        xx += u * u;
+        aa += v * v;
+      }
+      out[i * m + j] = dot / Math.sqrt(xx * aa);
+    }
+  }
+}
+
+/** The same with unit anchors and four sums at a time: about what JavaScript can do. */
+export function tunedCosine(x, unitAnchors, n, m, d, out) {
+  for (let i = 0; i < n; i++) {
+    const row = x.subarray(i * d, (i + 1) * d);
+    let xx = 0;
+    for (let k = 0; k < d; k++) xx += row[k] * row[k];
+    const factor = 1 / Math.sqrt(xx);
+    for (let j = 0; j < m; j++) {
+      const a = unitAnchors.subarray(j * d, (j + 1) * d);
+      let s0 = 0;
+      let s1 = 0;
+      let s2 = 0;
+      let s3 = 0;
+      for (let k = 0; k < d; k += 4) {
+        s0 += row[k] * a[k];
+        s1 += row[k + 1] * a[k + 1];
+        s2 += row[k + 2] * a[k + 2];
+        s3 += row[k + 3] * a[k + 3];
+      }
+      out[i * m + j] = (s0 + s1 + s2 + s3) * factor;
+    }
+  }
+}
+
+export function unitRows(x, rows, d) {
+  const out = new Float32Array(x.length);
+  for (let i = 0; i < rows; i++) {
+    let square = 0;
+    for (let k = 0; k < d; k++) square += x[i * d + k] ** 2;
+    for (let k = 0; k < d; k++) out[i * d + k] = x[i * d + k] / Math.sqrt(square);
+  }
+  return out;
+}
