@@ -5,7 +5,6 @@
 // --check changes nothing and fails if a table is not what the results say.
 import fs from "node:fs";
 import path from "node:path";
-import process from "node:process";
 import { commandLine, fail, root } from "./common.mjs";
 
 const BEGIN = "<!-- results:begin -->";
