@@ -20,29 +20,27 @@ function random(count, seed) {
   return Float32Array.from({ length: count }, () => uniform() + uniform() + uniform() + uniform() - 2);
 }
 
-/** Milliseconds of one call: as many in a row as take about 2 ms. */
-async function perCall(work) {
-  let calls = 1;
-  for (;;) {
+/** Milliseconds of one call, when `repeat(calls)` makes so many in a row: as many as take about 2 ms. */
+async function perCall(repeat) {
+  for (let calls = 1; ;) {
     const start = performance.now();
-    for (let i = 0; i < calls; i++) await work();
+    await repeat(calls);
     const ms = performance.now() - start;
     if (ms > 2 || calls > 1e6) return ms / calls;
     calls = Math.max(calls * 2, Math.ceil((calls * 2.5) / Math.max(ms, 0.01)));
   }
 }
 
-/** The same for calls that return at once: awaiting them would cost more than some of them do. */
-function perSyncCall(work) {
-  let calls = 1;
-  for (;;) {
-    const start = performance.now();
+/** A case of calls that return at once: awaiting each would cost more than some of them do. */
+const sync = (work) => () =>
+  perCall((calls) => {
     for (let i = 0; i < calls; i++) work();
-    const ms = performance.now() - start;
-    if (ms > 2 || calls > 1e6) return ms / calls;
-    calls = Math.max(calls * 2, Math.ceil((calls * 2.5) / Math.max(ms, 0.01)));
-  }
-}
+  });
+
+const onnxruntime = (session, feeds) => () =>
+  perCall(async (calls) => {
+    for (let i = 0; i < calls; i++) await session.run(feeds);
+  });
 
 async function measure(cases, rounds = repetitions) {
   const probe = () => {
@@ -50,9 +48,26 @@ async function measure(cases, rounds = repetitions) {
     return { gflops, readGBs };
   };
   const timed = Object.entries(cases).map(([name, work]) => async () => ({ [name]: await work() }));
-  const times = await interleave([probe, ...timed], { rounds });
-  const { gflops, readGBs, ...rest } = times;
-  return { times: rest, limits: { gflops, readGBs } };
+  const { gflops, readGBs, ...times } = await interleave([probe, ...timed], { rounds });
+  return { times, limits: { gflops, readGBs } };
+}
+
+/**
+ * One row a storage: `packed[storage]` used by `product`, against the peers' cases and, where it is installed, onnxruntime's session on x [n, d].
+ * `bytes(storage)` must be read at least.
+ */
+async function againstPeers({ name, shape, threads, targets, rounds, packed, product, peers, session, x, flops, bytes }) {
+  const cases = { ...peers };
+  for (const storage of storages) cases[storage] = sync(() => product(packed[storage]));
+  if (session !== undefined) cases.onnxruntime = onnxruntime(session, { x });
+  const { times, limits } = await measure(cases, rounds);
+  await session?.release();
+  const others = Object.fromEntries(Object.entries(times).filter(([key]) => !storages.includes(key)));
+  return storages.map((storage) => {
+    packed[storage].dispose();
+    const limit = floor({ flops, bytes: bytes(storage), limits, storage });
+    return kernelRow({ name, shape, dtype: storage, threads, ms: times[storage], peers: others, limit, target: targets[storage] });
+  });
 }
 
 /** Milliseconds that the machine needs at least: for the arithmetic and for the bytes that must be read, whichever is more. */
@@ -81,47 +96,34 @@ async function cosine({ name, n, m, d, js, pairs, rounds, targets }, threads) {
   const out = new Float32Array(n * m);
   const packed = {};
   for (const storage of storages) packed[storage] = await packAnchors(tensor, { storage });
-  const cases = {};
-  for (const storage of storages) cases[storage] = () => perSyncCall(() => packed[storage].relativeSync(x, out));
+  const peers = {};
   if (js) {
-    cases["plain JS"] = () => perSyncCall(() => plainCosine(x, a, n, m, d, out));
-    cases["tuned JS"] = () => perSyncCall(() => tunedCosine(x, unit, n, m, d, out));
+    peers["plain JS"] = sync(() => plainCosine(x, a, n, m, d, out));
+    peers["tuned JS"] = sync(() => tunedCosine(x, unit, n, m, d, out));
   }
   if (pairs && simsimd !== undefined) {
     const rows = Array.from({ length: n }, (_, i) => x.subarray(i * d, (i + 1) * d));
     const anchors = Array.from({ length: m }, (_, j) => a.subarray(j * d, (j + 1) * d));
-    cases["simsimd per pair"] = () =>
-      perSyncCall(() => {
-        for (let i = 0; i < n; i++) for (let j = 0; j < m; j++) out[i * m + j] = simsimd.cosine(rows[i], anchors[j]);
-      });
+    peers["simsimd per pair"] = sync(() => {
+      for (let i = 0; i < n; i++) for (let j = 0; j < m; j++) out[i * m + j] = simsimd.cosine(rows[i], anchors[j]);
+    });
   }
   if (pairs && usearch !== undefined)
-    cases["usearch exact top-10"] = () => perSyncCall(() => usearch.exactSearch(a, x, d, 10, usearch.MetricKind.Cos, threads));
-  let session;
-  if (ort !== undefined) {
-    session = await ortCosine(unit, m, d, threads);
-    const feeds = { x: new ort.Tensor("float32", x, [n, d]) };
-    cases.onnxruntime = () => perCall(() => session.run(feeds));
-  }
-  const { times, limits } = await measure(cases, rounds);
-  await session?.release();
-  const peers = Object.fromEntries(Object.entries(times).filter(([key]) => !storages.includes(key)));
-  return storages.map((storage) => {
-    packed[storage].dispose();
-    const flops = 2 * n * m * d;
-    const bytes = n * d * 4 + m * d * bytesOf[storage] + n * m * 4;
+    peers["usearch exact top-10"] = sync(() => usearch.exactSearch(a, x, d, 10, usearch.MetricKind.Cos, threads));
+  return againstPeers({
+    name,
+    shape: `cosine ${n} x ${m} x ${d}`,
+    threads,
+    targets,
+    rounds,
+    packed,
+    product: (anchors) => anchors.relativeSync(x, out),
+    peers,
+    session: ort && (await ortCosine(unit, m, d, threads)),
+    x: ort && new ort.Tensor("float32", x, [n, d]),
+    flops: 2 * n * m * d,
     // one row and its anchors stay in the cache: only the arithmetic bounds it
-    const limit = floor({ flops, bytes: n * d * m > 1e7 ? bytes : 0, limits, storage });
-    return kernelRow({
-      name,
-      shape: `cosine ${n} x ${m} x ${d}`,
-      dtype: storage,
-      threads,
-      ms: times[storage],
-      peers,
-      limit,
-      target: targets[storage],
-    });
+    bytes: (storage) => (n * d * m > 1e7 ? n * d * 4 + m * d * bytesOf[storage] + n * m * 4 : 0),
   });
 }
 
@@ -140,22 +142,19 @@ async function projection({ name, n, d, rounds, targets }, threads) {
   const out = new Float32Array(n * d);
   const packed = {};
   for (const storage of storages) packed[storage] = await packProjection({ layers: [{ weights, bias }], activation: "gelu", storage });
-  const cases = {};
-  for (const storage of storages) cases[storage] = () => perSyncCall(() => packed[storage].applySync(x, out));
-  let session;
-  if (ort !== undefined) {
-    session = await ortProjection(w, bias, d, d, threads);
-    const feeds = { x: new ort.Tensor("float32", x, [n, d]) };
-    cases.onnxruntime = () => perCall(() => session.run(feeds));
-  }
-  const { times, limits } = await measure(cases, rounds);
-  await session?.release();
-  const peers = Object.fromEntries(Object.entries(times).filter(([key]) => !storages.includes(key)));
-  return storages.map((storage) => {
-    packed[storage].dispose();
-    const limit = floor({ flops: 2 * n * d * d, bytes: 0, limits, storage });
-    const shape = `gelu(x W + b) ${n} x ${d} x ${d}`;
-    return kernelRow({ name, shape, dtype: storage, threads, ms: times[storage], peers, limit, target: targets[storage] });
+  return againstPeers({
+    name,
+    shape: `gelu(x W + b) ${n} x ${d} x ${d}`,
+    threads,
+    targets,
+    rounds,
+    packed,
+    product: (projection) => projection.applySync(x, out),
+    peers: {},
+    session: ort && (await ortProjection(w, bias, d, d, threads)),
+    x: ort && new ort.Tensor("float32", x, [n, d]),
+    flops: 2 * n * d * d,
+    bytes: () => 0,
   });
 }
 
@@ -165,7 +164,7 @@ async function border(threads) {
   const anchors = await packAnchors(tensor);
   const x = Float32Array.of(4, 3, 2, 1);
   const out = new Float32Array(1);
-  const { times } = await measure({ ours: () => perSyncCall(() => anchors.relativeSync(x, out)) });
+  const { times } = await measure({ ours: sync(() => anchors.relativeSync(x, out)) });
   return [
     kernelRow({
       name: "G1",

@@ -1,9 +1,9 @@
 // The public face: re-exports only.
 export { LatentError, latentErrorCodes, type LatentErrorCode, type LatentErrorOptions } from "./errors.js";
 export { Tensor, type Dtype, type TensorData } from "./tensor.js";
-export { packAnchors, PackedAnchors, type PackAnchorsOptions, type Similarity, type Storage, type TopK } from "./kernels/anchors.js";
+export { packAnchors, PackedAnchors, type PackAnchorsOptions, type Similarity, type TopK } from "./kernels/anchors.js";
 export { packProjection, Projection, type PackProjectionOptions, type ProjectionLayer, type ProjectionNorm } from "./kernels/projection.js";
-export type { Rows } from "./kernels/input.js";
+export type { Rows, Storage } from "./kernels/input.js";
 export { Latent, type LatentKind, type LatentReference } from "./spaces/latent.js";
 export type { Space } from "./spaces/space.js";
 export { loadModel, Model, type LoadModelOptions, type LoadProgress, type ModelInfo, type PoolOptions } from "./models/model.js";

@@ -30,7 +30,7 @@ export function fail(message) {
  * `passRest`, what is not an option of the script comes back as `rest`, for another program to judge; then values are written `--name=value`.
  */
 export function commandLine(synopsis = "", { options = {}, positionals = false, passRest = false } = {}) {
-  const usage = `usage: node scripts/${script}.mjs ${synopsis}`.trim();
+  const usage = `usage: node ${path.relative(root, process.argv[1] ?? "")} ${synopsis}`.trim();
   const known = { ...options, help: { type: "boolean" } };
   const args = process.argv.slice(2);
   const own = passRest ? args.filter((arg) => Object.hasOwn(known, /^--([^=]+)/.exec(arg)?.[1] ?? "")) : args;

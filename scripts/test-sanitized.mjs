@@ -7,9 +7,9 @@ import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import process from "node:process";
-import { capture, cmake, fail, root, say } from "./common.mjs";
+import { capture, cmake, commandLine, fail, root, say } from "./common.mjs";
 
-const [sanitizers = "", ...rest] = process.argv.slice(2);
+const [sanitizers = "", ...rest] = commandLine("address,undefined|thread [vitest arguments]", { passRest: true }).rest;
 const thread = sanitizers === "thread";
 if (!thread && sanitizers !== "address,undefined") fail("usage: test-sanitized.mjs address,undefined | thread");
 

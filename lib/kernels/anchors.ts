@@ -1,23 +1,17 @@
 // Relative representations: a vector told by its similarities to anchors, which two models can agree on where their own coordinates differ.
-import { checkInteger, checkKeys, checkOneOf, fallback } from "../check.js";
+import { checkInteger, checkKeys, checkOneOf, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import { native } from "../native.js";
 import type { NativeAnchors } from "../native-kernels.js";
 import { Tensor } from "../tensor.js";
-import { nativeRows, output, rowCount, settled, type Rows } from "./input.js";
+import { checkStorage, nativeRows, output, rowCount, settled, type Rows, type Storage } from "./input.js";
 
 /**
  * `cosine`: ⟨x, a⟩ / (|x| |a|), 0 for a zero vector. `angular`: arccos(cosine) / π, a distance from 0 to 1. `inner`: ⟨x, a⟩. `squared-euclidean`:
  * |x - a|².
  */
 export type Similarity = "cosine" | "angular" | "inner" | "squared-euclidean";
-
-/**
- * How a packed operand is kept. `f16` and `bf16` halve the bytes that a product of a few rows has to read, `i8` quarters them and its arithmetic: codes
- * with one scale an anchor or output, and one a row of x.
- */
-export type Storage = "f32" | "f16" | "bf16" | "i8";
 
 /** Options of {@link packAnchors}. */
 export interface PackAnchorsOptions {
@@ -33,12 +27,6 @@ export interface PackAnchorsOptions {
 }
 
 const similarities = ["cosine", "angular", "inner", "squared-euclidean"] as const;
-const storages = ["f32", "f16", "bf16", "i8"] as const;
-
-/** @internal */
-export function checkStorage(value: unknown): Storage {
-  return checkOneOf("storage", fallback(value, "f32"), storages);
-}
 
 /**
  * Prepares anchors for {@link PackedAnchors.relative}: normalised, converted and laid out once, so that no call does it again.
@@ -54,7 +42,7 @@ export function checkStorage(value: unknown): Storage {
 export async function packAnchors(anchors: Tensor, options: PackAnchorsOptions = {}): Promise<PackedAnchors> {
   checkKeys("options", options, ["similarity", "storage", "centre", "scale", "signal"]);
   const given: unknown = anchors;
-  if (!(given instanceof Tensor)) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "anchors must be a Tensor [m, d]");
+  if (!(given instanceof Tensor)) throw invalid("anchors", "a Tensor [m, d]", given);
   const similarity = checkOneOf("similarity", fallback(options.similarity, "cosine"), similarities);
   const storage = checkStorage(options.storage);
   options.signal?.throwIfAborted();

@@ -1,4 +1,5 @@
 // What the kernels take and give: rows of numbers in, results that are there at once or later.
+import { checkOneOf, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativeJob } from "../native.js";
@@ -11,12 +12,23 @@ import { Tensor } from "../tensor.js";
  */
 export type Rows = Float32Array | Tensor;
 
+/**
+ * How a packed operand is kept. `f16` and `bf16` halve the bytes that a product of a few rows has to read, `i8` quarters them and its arithmetic: codes
+ * with one scale an anchor or output, and one a row of x.
+ */
+export type Storage = "f32" | "f16" | "bf16" | "i8";
+
+/** @internal */
+export function checkStorage(value: unknown): Storage {
+  return checkOneOf("storage", fallback(value, "f32"), ["f32", "f16", "bf16", "i8"]);
+}
+
 /** @internal */
 export function nativeRows(name: string, x: Rows): NativeRows {
   const given: unknown = x; // JavaScript callers may pass anything
   if (given instanceof Tensor) return given.toNative();
   if (given instanceof Float32Array) return given;
-  throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `${name} must be a Float32Array or a Tensor`);
+  throw invalid(name, "a Float32Array or a Tensor", given);
 }
 
 /** @internal The result of a native call that may have been done at once. */
@@ -31,7 +43,7 @@ export function output(out: Float32Array | undefined, rows: number, columns: num
   if (out === undefined) return new Float32Array(rows * columns);
   const given: unknown = out;
   if (given instanceof Float32Array) return given;
-  throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "out must be a Float32Array");
+  throw invalid("out", "a Float32Array", given);
 }
 
 /** @internal How many rows of `dimension` numbers `x` has; the native side checks that they are whole. */

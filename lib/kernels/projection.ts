@@ -5,8 +5,7 @@ import { run } from "../jobs.js";
 import { native } from "../native.js";
 import type { NativeProjection } from "../native-kernels.js";
 import { Tensor } from "../tensor.js";
-import { checkStorage, type Storage } from "./anchors.js";
-import { nativeRows, output, rowCount, settled, type Rows } from "./input.js";
+import { checkStorage, nativeRows, output, rowCount, settled, type Rows, type Storage } from "./input.js";
 
 /** One affine layer of a {@link Projection}. */
 export interface ProjectionLayer {

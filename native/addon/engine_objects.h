@@ -35,16 +35,6 @@ using Harvest = std::function<Job::ToValue()>;
 napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const std::shared_ptr<Request>& request,
                          const std::shared_ptr<Job>& job, Harvest harvest, napi_value listener);
 
-// Runs synchronous code that may throw Failure and turns that into a JavaScript exception with its code.
-template <typename Call>
-auto translate(Napi::Env env, Call&& call) {
-  try {
-    return call();
-  } catch (const Failure& failure) {
-    throw_status(env, failure.status);
-  }
-}
-
 napi_value to_int32_array(napi_env env, const std::vector<int32_t>& values);
 std::vector<int32_t> from_int32_array(const Napi::Value& value, const char* name);
 napi_value tensor_of(napi_env env, const std::vector<float>& values, std::vector<int64_t> shape);

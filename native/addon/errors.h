@@ -5,6 +5,7 @@
 
 #include "addon/napi_setup.h"
 #include "core/status.h"
+#include "engine/failure.h"
 
 namespace latentwire::addon {
 
@@ -14,6 +15,16 @@ napi_value error_value(napi_env env, const Status& status) noexcept;
 // Throws that Error as a JavaScript exception.
 [[noreturn]] void throw_status(napi_env env, const Status& status);
 [[noreturn]] void throw_invalid(napi_env env, const std::string& message);
+
+// Runs synchronous code that may throw Failure and turns that into a JavaScript exception with its code.
+template <typename Call>
+auto translate(Napi::Env env, Call&& call) {
+  try {
+    return call();
+  } catch (const Failure& failure) {
+    throw_status(env, failure.status);
+  }
+}
 
 // The Status of the exception in flight; only inside a catch block. A Napi::Error is not for it.
 Status current_failure() noexcept;

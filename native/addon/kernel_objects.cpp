@@ -12,7 +12,6 @@
 #include "addon/errors.h"
 #include "addon/tagged_wrap.h"
 #include "addon/tensor_object.h"
-#include "engine/failure.h"
 #include "kernels/cosine.h"
 #include "kernels/project.h"
 #include "kernels/table.h"
@@ -20,20 +19,8 @@
 namespace latentwire::addon {
 namespace {
 
-// Multiplications that take about as long as a job's way to its thread and back.
-constexpr int64_t inline_limit = int64_t{1} << 20;
-
 void check(const Status& status) {
   if (!status.ok()) throw Failure(status);
-}
-
-template <typename Call>
-auto translated(Napi::Env env, Call&& call) {
-  try {
-    return call();
-  } catch (const Failure& failure) {
-    throw_status(env, failure.status);
-  }
 }
 
 struct Floats {
@@ -85,8 +72,7 @@ Input input_of(const Napi::CallbackInfo& call, size_t index, int64_t depth) {
   const auto& shape = tensor->shape();
   if (shape.empty() || shape.size() > 2 || shape.back() != depth)
     throw_invalid(env, "x must have the shape [n, " + std::to_string(depth) + "], not " + shape_text(shape));
-  if (tensor->dtype() != Dtype::f32 && tensor->dtype() != Dtype::f16 && tensor->dtype() != Dtype::bf16)
-    throw_status(env, Status::fail(Code::dtype, "x must be f32, f16 or bf16"));
+  if (!is_float(tensor->dtype())) throw_status(env, Status::fail(Code::dtype, "x must be f32, f16 or bf16"));
   return {{tensor->dtype(), tensor->data(), tensor->size() / depth, depth}, tensor};
 }
 
@@ -116,8 +102,8 @@ float* output_of(const Napi::CallbackInfo& call, size_t index, const Input& inpu
 Napi::Value run(const Napi::CallbackInfo& call, Input input, int64_t multiplications,
                 std::function<void(const Rows&, const std::atomic<bool>*)> work, Job::ToValue build) {
   const Napi::Env env = call.Env();
-  return translated(env, [&]() -> Napi::Value {
-    if (multiplications <= inline_limit) {
+  return translate(env, [&]() -> Napi::Value {
+    if (multiplications <= worth_a_thread) {
       work(input.rows, nullptr);
       return {env, build(env)};
     }
@@ -259,18 +245,18 @@ class AnchorsObject : public OperandObject<AnchorsObject, PackedAnchors> {
     const PackedAnchors& anchors = operand(call.Env());
     const Input input = input_of(call, 0, anchors.depth());
     float* out = output_of(call, 1, input, anchors.count());
-    translated(call.Env(), [&] { check(relative(input.rows, anchors, out, anchors.count())); });
+    translate(call.Env(), [&] { check(relative(input.rows, anchors, out, anchors.count())); });
   }
 
   Napi::Value relative_rows(const Napi::CallbackInfo& call) {
     const Shared anchors = shared(call.Env());
     Input input = input_of(call, 0, anchors->depth());
     const int64_t n = input.rows.count;
-    return translated(call.Env(), [&] {
+    return translate(call.Env(), [&] {
       std::shared_ptr<Tensor> out;
       check(Tensor::create(Dtype::f32, {n, anchors->count()}, &out));
       return run(
-          call, std::move(input), n * anchors->count() * anchors->depth(),
+          call, std::move(input), n * anchors->multiplications(),
           [anchors, out](const Rows& x, const std::atomic<bool>* cancel) {
             check(relative(x, *anchors, out->f32(), anchors->count(), cancel));
           },
@@ -283,13 +269,13 @@ class AnchorsObject : public OperandObject<AnchorsObject, PackedAnchors> {
     Input input = input_of(call, 0, anchors->depth());
     const int64_t k = require_int(call, 1, "k", 1, anchors->count());
     const int64_t n = input.rows.count;
-    return translated(call.Env(), [&] {
+    return translate(call.Env(), [&] {
       std::shared_ptr<Tensor> indices;
       std::shared_ptr<Tensor> values;
       check(Tensor::create(Dtype::i32, {n, k}, &indices));
       check(Tensor::create(Dtype::f32, {n, k}, &values));
       return run(
-          call, std::move(input), n * anchors->count() * anchors->depth(),
+          call, std::move(input), n * anchors->multiplications(),
           [anchors, indices, values, k](const Rows& x, const std::atomic<bool>* cancel) {
             check(relative_top_k(x, *anchors, k, static_cast<int32_t*>(indices->data()), values->f32(), cancel));
           },
@@ -307,11 +293,11 @@ class AnchorsObject : public OperandObject<AnchorsObject, PackedAnchors> {
     Input input = input_of(call, 0, anchors->depth());
     const auto bits = static_cast<int>(require_int(call, 1, "bits", 1, 8));
     const int64_t n = input.rows.count;
-    return translated(call.Env(), [&] {
+    return translate(call.Env(), [&] {
       std::shared_ptr<Tensor> out;
       check(Tensor::create(Dtype::i8, {n, code_row_bytes(anchors->count(), bits)}, &out));
       return run(
-          call, std::move(input), n * anchors->count() * anchors->depth(),
+          call, std::move(input), n * anchors->multiplications(),
           [anchors, out, bits](const Rows& x, const std::atomic<bool>* cancel) {
             check(relative_codes(x, *anchors, bits, static_cast<uint8_t*>(out->data()), cancel));
           },
@@ -397,14 +383,14 @@ class ProjectionObject : public OperandObject<ProjectionObject, Projection> {
     const Projection& projection = operand(call.Env());
     const Input input = input_of(call, 0, projection.inputs());
     float* out = output_of(call, 1, input, projection.outputs());
-    translated(call.Env(), [&] { check(projection.apply(input.rows, out, projection.outputs())); });
+    translate(call.Env(), [&] { check(projection.apply(input.rows, out, projection.outputs())); });
   }
 
   Napi::Value apply(const Napi::CallbackInfo& call) {
     const Shared projection = shared(call.Env());
     Input input = input_of(call, 0, projection->inputs());
     const int64_t n = input.rows.count;
-    return translated(call.Env(), [&] {
+    return translate(call.Env(), [&] {
       std::shared_ptr<Tensor> out;
       check(Tensor::create(Dtype::f32, {n, projection->outputs()}, &out));
       return run(

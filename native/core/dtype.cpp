@@ -103,9 +103,20 @@ void f32_to_bf16(const float* in, uint16_t* out, size_t n) noexcept {
   for (size_t i = 0; i < n; i++) out[i] = f32_to_bf16(in[i]);
 }
 
+float float_element(Dtype dtype, const void* data, int64_t at) noexcept {
+  switch (dtype) {
+    case Dtype::f16:
+      return f16_to_f32(static_cast<const uint16_t*>(data)[at]);
+    case Dtype::bf16:
+      return bf16_to_f32(static_cast<const uint16_t*>(data)[at]);
+    default:
+      return static_cast<const float*>(data)[at];
+  }
+}
+
 bool can_convert(Dtype from, Dtype to) noexcept {
   if (from == to || (from == Dtype::i8 && to == Dtype::i32)) return true;
-  return to == Dtype::f32 || to == Dtype::f16 || to == Dtype::bf16;
+  return is_float(to);
 }
 
 void convert_elements(Dtype from, const void* in, Dtype to, void* out, size_t n) noexcept {

@@ -43,6 +43,11 @@ void bf16_to_f32(const uint16_t* in, float* out, size_t n) noexcept;
 void f32_to_f16(const float* in, uint16_t* out, size_t n) noexcept;
 void f32_to_bf16(const float* in, uint16_t* out, size_t n) noexcept;
 
+// f32, f16 or bf16.
+constexpr bool is_float(Dtype dtype) noexcept { return dtype == Dtype::f32 || dtype == Dtype::f16 || dtype == Dtype::bf16; }
+// Element `at` of an array of a float type.
+float float_element(Dtype dtype, const void* data, int64_t at) noexcept;
+
 // True if `convert_elements` knows the pair: every type to a float type, i8 to i32, and a type to itself. Floats have no road to integers
 // here, because that needs a scale.
 bool can_convert(Dtype from, Dtype to) noexcept;

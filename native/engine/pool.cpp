@@ -113,7 +113,7 @@ std::shared_ptr<SequenceState> Pool::create_sequence() {
 void Pool::submit(std::shared_ptr<Request> request) {
   SequenceState& sequence = *request->sequence;
   Status refusal;
-  bool answered = false;
+  bool queued = false;
   {
     const std::lock_guard lock(mutex_);
     const auto claim = [&](SequenceState& s) {
@@ -133,17 +133,17 @@ void Pool::submit(std::shared_ptr<Request> request) {
       } else {
         refusal = Status::fail(Code::pool_poisoned, counters_.poisoned);
       }
-      answered = true;
     } else if (claim(sequence)) {
       if (request->other && !claim(*request->other)) {
         sequence.busy = false;
       } else {
         if (request->interrupts()) sequence.closing = true;
         incoming_.push_back(request);
+        queued = true;
       }
     }
   }
-  if (answered || !refusal.ok()) {
+  if (!queued) {
     request->done(std::move(refusal));
     return;
   }

@@ -9,17 +9,7 @@
 namespace latentwire {
 namespace {
 
-double element(const Rows& rows, int64_t row, int64_t k) noexcept {
-  const int64_t at = row * rows.stride + k;
-  switch (rows.dtype) {
-    case Dtype::f16:
-      return f16_to_f32(static_cast<const uint16_t*>(rows.data)[at]);
-    case Dtype::bf16:
-      return bf16_to_f32(static_cast<const uint16_t*>(rows.data)[at]);
-    default:
-      return static_cast<const float*>(rows.data)[at];
-  }
-}
+double element(const Rows& rows, int64_t row, int64_t k) noexcept { return float_element(rows.dtype, rows.data, row * rows.stride + k); }
 
 std::vector<float> mean_row(const Rows& rows, int64_t depth) {
   std::vector<double> sum(static_cast<size_t>(depth));

@@ -37,6 +37,8 @@ class PackedAnchors {
 
   int64_t count() const noexcept { return matrix_->outputs(); }
   int64_t depth() const noexcept { return matrix_->depth(); }
+  // Of one row.
+  int64_t multiplications() const noexcept { return count() * depth(); }
   size_t bytes() const noexcept { return matrix_->bytes() + squares_.size() * sizeof(float); }
   Similarity similarity() const noexcept { return options_.similarity; }
   Dtype storage() const noexcept { return options_.storage; }

@@ -17,20 +17,8 @@ constexpr size_t alignment = 64;
 
 int64_t round_up(int64_t n, int64_t step) noexcept { return (n + step - 1) / step * step; }
 
-float element(const PackedMatrix::Source& s, int64_t output, int64_t k) noexcept {
-  const int64_t at = output * s.output_stride + k * s.depth_stride;
-  switch (s.dtype) {
-    case Dtype::f16:
-      return f16_to_f32(static_cast<const uint16_t*>(s.data)[at]);
-    case Dtype::bf16:
-      return bf16_to_f32(static_cast<const uint16_t*>(s.data)[at]);
-    default:
-      return static_cast<const float*>(s.data)[at];
-  }
-}
-
 float adjusted(const PackedMatrix::Source& s, const PackedMatrix::Adjust& a, int64_t output, int64_t k) noexcept {
-  float value = element(s, output, k);
+  float value = float_element(s.dtype, s.data, output * s.output_stride + k * s.depth_stride);
   if (a.shift != nullptr) value -= a.shift[k];
   if (a.depth_scale != nullptr) value *= a.depth_scale[k];
   if (a.output_scale != nullptr) value *= a.output_scale[output];
@@ -42,7 +30,6 @@ float adjusted(const PackedMatrix::Source& s, const PackedMatrix::Adjust& a, int
 void PackedMatrix::Free::operator()(void* memory) const noexcept { ::operator delete (memory, std::align_val_t{alignment}); }
 
 Status PackedMatrix::pack(const Source& source, Dtype storage, const Adjust& adjust, std::shared_ptr<const PackedMatrix>* out) {
-  const auto is_float = [](Dtype d) { return d == Dtype::f32 || d == Dtype::f16 || d == Dtype::bf16; };
   if (!is_float(source.dtype)) return Status::fail(Code::dtype, "a matrix to pack must be f32, f16 or bf16");
   if (!is_float(storage) && storage != Dtype::i8) return Status::fail(Code::dtype, "a matrix is packed as f32, f16, bf16 or i8");
   if (source.outputs < 0 || source.depth < 0) return Status::fail(Code::invalid_argument, "a matrix has no negative sizes");

@@ -19,8 +19,6 @@ constexpr int64_t block_rows = 64;
 constexpr int64_t block_panels = 9;
 constexpr int64_t block_columns = block_panels * panel_width;
 constexpr int64_t block_depth = 512;
-// Waking a thread costs what about a million multiplications take.
-constexpr int64_t parallel_from = int64_t{1} << 20;
 
 int64_t round_up(int64_t n, int64_t step) noexcept { return (n + step - 1) / step * step; }
 
@@ -298,12 +296,11 @@ class Product {
 
 Status multiply(const Rows& x, const RowTreatment& treatment, const PackedMatrix& w, bool whole_rows, const TileSink& sink,
                 const std::atomic<bool>* cancel) {
-  if (x.dtype != Dtype::f32 && x.dtype != Dtype::f16 && x.dtype != Dtype::bf16)
-    return Status::fail(Code::dtype, "rows must be f32, f16 or bf16");
+  if (!is_float(x.dtype)) return Status::fail(Code::dtype, "rows must be f32, f16 or bf16");
   if (x.count == 0 || w.outputs() == 0) return {};
   Product product(x, treatment, w, sink);
   ThreadPool& pool = ThreadPool::get();
-  const int64_t threads = x.count * w.outputs() * std::max<int64_t>(w.depth(), 1) < parallel_from ? 1 : pool.threads();
+  const int64_t threads = x.count * w.outputs() * std::max<int64_t>(w.depth(), 1) < worth_a_thread ? 1 : pool.threads();
   // Few rows: more threads than row blocks share the outputs, whole panels each, and every thread treats the rows for itself.
   const int64_t rows_each = whole_rows && threads > 1 ? std::clamp<int64_t>(x.count / (2 * threads), 1, block_rows) : block_rows;
   const int64_t row_blocks = (x.count + rows_each - 1) / rows_each;

@@ -12,6 +12,9 @@
 
 namespace latentwire {
 
+// Waking a thread costs what about so many multiplications take: fewer stay on the thread that asks for them.
+constexpr int64_t worth_a_thread = int64_t{1} << 20;
+
 enum class RowNorm { none, l2, rms, layer };
 
 struct Rows {

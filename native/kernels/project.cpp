@@ -14,17 +14,6 @@ namespace {
 // Rows that pass through both layers together: their hidden activations stay in the last-level cache.
 constexpr int64_t slab_rows = 512;
 
-float weight(const Projection::Layer& layer, int64_t at) noexcept {
-  switch (layer.dtype) {
-    case Dtype::f16:
-      return f16_to_f32(static_cast<const uint16_t*>(layer.weights)[at]);
-    case Dtype::bf16:
-      return bf16_to_f32(static_cast<const uint16_t*>(layer.weights)[at]);
-    default:
-      return static_cast<const float*>(layer.weights)[at];
-  }
-}
-
 Status check(const Projection::Layer& layer, const char* name) {
   if (!layer.bias.empty() && static_cast<int64_t>(layer.bias.size()) != layer.outputs)
     return Status::fail(Code::invalid_argument, std::string("the bias of the ") + name + " layer has " + std::to_string(layer.bias.size()) +
@@ -82,8 +71,8 @@ Status Projection::pack(const Layer& first, const Layer* second, Options options
       std::vector<double> folded(static_cast<size_t>(first.outputs));
       for (int64_t k = 0; k < first.inputs; k++) {
         for (int64_t j = 0; j < first.outputs; j++)
-          folded[static_cast<size_t>(j)] +=
-              static_cast<double>(options.norm_bias[static_cast<size_t>(k)]) * weight(first, k * first.outputs + j);
+          folded[static_cast<size_t>(j)] += static_cast<double>(options.norm_bias[static_cast<size_t>(k)]) *
+                                            float_element(first.dtype, first.weights, k * first.outputs + j);
       }
       p->first_bias_.resize(folded.size());
       for (size_t j = 0; j < folded.size(); j++) p->first_bias_[j] = static_cast<float>(folded[j] + p->first_bias_[j]);
@@ -160,17 +149,11 @@ void Projection::finish_row(const Rows& x, int64_t row, float* y) const noexcept
     return;
   }
   const int64_t at = row * x.stride;
-  switch (x.dtype) {
-    case Dtype::f16:
-      for (int64_t j = 0; j < n; j++) y[j] += f16_to_f32(static_cast<const uint16_t*>(x.data)[at + j]);
-      break;
-    case Dtype::bf16:
-      for (int64_t j = 0; j < n; j++) y[j] += bf16_to_f32(static_cast<const uint16_t*>(x.data)[at + j]);
-      break;
-    default:
-      table.rows.add(y, static_cast<const float*>(x.data) + at, n, y);
-      break;
+  if (x.dtype == Dtype::f32) {
+    table.rows.add(y, static_cast<const float*>(x.data) + at, n, y);
+    return;
   }
+  for (int64_t j = 0; j < n; j++) y[j] += float_element(x.dtype, x.data, at + j);
 }
 
 }  // namespace latentwire

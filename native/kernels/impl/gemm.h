@@ -80,7 +80,7 @@ inline void gemm_tile(const GemmTile& t, const float* x, const typename Panel::E
 }
 
 // As gemm_tile for codes; W::dot adds the products of 4 neighbouring codes to each 32-bit lane.
-template <class W, class, int R, int N>
+template <class W, int R, int N>
 inline void gemm_tile_i8(const GemmTile& t, const uint8_t* x, const int8_t* panels, int32_t* out) noexcept {
   using I = typename W::I;
   constexpr int registers = static_cast<int>(panel_width) / W::lanes;
@@ -143,7 +143,7 @@ struct CodeTiles {
   static constexpr int panels_for = W::template panels_for<R>;
   template <int R, int N>
   static void tile(const GemmTile& t, const Row* x, const Element* panels, Out* out, bool) noexcept {
-    gemm_tile_i8<W, void, R, N>(t, x, panels, out);
+    gemm_tile_i8<W, R, N>(t, x, panels, out);
   }
 };
 

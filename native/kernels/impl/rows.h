@@ -20,12 +20,29 @@ inline typename V::F fold(const float* x, int64_t n, typename V::F start, Step s
   return join(join(a[0], a[1]), join(a[2], a[3]));
 }
 
-// Maps a row; `f(vector)` gives the result of each vector, `index` its first element.
+// Calls `at(i, count)` for every vector of a row: whole ones, then the tail of fewer than V::lanes.
+template <class V, class At>
+inline void each_vector(int64_t n, At at) noexcept {
+  int64_t i = 0;
+  for (; i + V::lanes <= n; i += V::lanes) at(i, int64_t{V::lanes});
+  if (i < n) at(i, n - i);
+}
+template <class V>
+inline typename V::F load_some(const float* p, int64_t count) noexcept {
+  return count == V::lanes ? V::load(p) : V::load_part(p, count);
+}
+template <class V>
+inline void store_some(float* p, typename V::F x, int64_t count) noexcept {
+  if (count == V::lanes)
+    V::store(p, x);
+  else
+    V::store_part(p, x, count);
+}
+
+// Maps a row; `f(vector)` gives the result of each vector.
 template <class V, class F>
 inline void map_row(const float* x, int64_t n, float* out, F f) noexcept {
-  int64_t i = 0;
-  for (; i + V::lanes <= n; i += V::lanes) V::store(out + i, f(V::load(x + i)));
-  if (i < n) V::store_part(out + i, f(V::load_part(x + i, n - i)), n - i);
+  each_vector<V>(n, [&](int64_t i, int64_t count) { store_some<V>(out + i, f(load_some<V>(x + i, count)), count); });
 }
 
 template <class V>
@@ -91,21 +108,12 @@ void row_affine(const float* x, int64_t n, float scale, float shift, float* out)
 
 template <class V>
 void row_affine_by_column(const float* x, int64_t n, const float* weight, const float* bias, float* out) noexcept {
-  using F = typename V::F;
-  const auto at = [&](int64_t i, int64_t count) {
-    const bool whole = count == V::lanes;
-    const auto load = [&](const float* p) { return whole ? V::load(p + i) : V::load_part(p + i, count); };
-    F v = load(x);
-    if (weight != nullptr) v = V::mul(v, load(weight));
-    if (bias != nullptr) v = V::add(v, load(bias));
-    if (whole)
-      V::store(out + i, v);
-    else
-      V::store_part(out + i, v, count);
-  };
-  int64_t i = 0;
-  for (; i + V::lanes <= n; i += V::lanes) at(i, V::lanes);
-  if (i < n) at(i, n - i);
+  each_vector<V>(n, [&](int64_t i, int64_t count) {
+    typename V::F v = load_some<V>(x + i, count);
+    if (weight != nullptr) v = V::mul(v, load_some<V>(weight + i, count));
+    if (bias != nullptr) v = V::add(v, load_some<V>(bias + i, count));
+    store_some<V>(out + i, v, count);
+  });
 }
 
 template <class V>
@@ -138,28 +146,18 @@ template <class V>
 void row_quantise_u8(const float* x, int64_t n, float inverse_scale, uint8_t* out) noexcept {
   const auto scale = V::set(inverse_scale);
   const auto centre = V::set(128.0F);
-  int64_t i = 0;
-  for (; i + V::lanes <= n; i += V::lanes) V::store_u8(out + i, V::fma(V::load(x + i), scale, centre), V::lanes);
-  if (i < n) V::store_u8(out + i, V::fma(V::load_part(x + i, n - i), scale, centre), n - i);
+  each_vector<V>(n, [&](int64_t i, int64_t count) { V::store_u8(out + i, V::fma(load_some<V>(x + i, count), scale, centre), count); });
 }
 
 template <class V>
 void row_dequantise(const int32_t* dot, int64_t n, int32_t offset, const int32_t* sums, float row_scale, const float* scales,
                     float* out) noexcept {
   const auto scale = V::set(row_scale);
-  const auto at = [&](int64_t i, int64_t count) {
+  each_vector<V>(n, [&](int64_t i, int64_t count) {
     // both below 2^31 / 255 * depth 2^16: exact as integers, rounded once
     const auto corrected = V::from_i32_difference(dot + i, sums + i, offset, count);
-    const auto s = count == V::lanes ? V::load(scales + i) : V::load_part(scales + i, count);
-    const auto value = V::mul(corrected, V::mul(scale, s));
-    if (count == V::lanes)
-      V::store(out + i, value);
-    else
-      V::store_part(out + i, value, count);
-  };
-  int64_t i = 0;
-  for (; i + V::lanes <= n; i += V::lanes) at(i, V::lanes);
-  if (i < n) at(i, n - i);
+    store_some<V>(out + i, V::mul(corrected, V::mul(scale, load_some<V>(scales + i, count))), count);
+  });
 }
 
 // The 16-bit types: whole vectors, and the tail through a buffer of one.
