@@ -5,6 +5,7 @@
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/thought.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -22,6 +23,7 @@ constexpr int avx2_panels = R == 1   ? 4
 struct Avx2 {
   using F = __m256;
   using M = __m256;
+  using I = __m256i;
   static constexpr int lanes = 8;
   static constexpr int max_rows = 6;
   template <int R>
@@ -97,6 +99,16 @@ struct Avx2 {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
   }
+  static M less_equal(F a, F b) noexcept { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
+  static uint32_t bits(M m) noexcept { return static_cast<uint32_t>(_mm256_movemask_ps(m)); }
+  static float from_half(uint16_t half) noexcept { return _cvtsh_ss(half); }
+  static I load_u8(const uint8_t* p) noexcept { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+  static I load_i8(const uint8_t* p) noexcept { return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+  template <int Shift, int Width>
+  static I field(I x) noexcept {
+    return _mm256_and_si256(_mm256_srli_epi32(x, Shift), _mm256_set1_epi32((1 << Width) - 1));
+  }
+  static F from_i32(I x) noexcept { return _mm256_cvtepi32_ps(x); }
   static F from_i32_difference(const int32_t* dot, const int32_t* sums, int32_t offset, int64_t n) noexcept {
     const __m256i mask = part_mask(n);
     const __m256i shift = _mm256_mullo_epi32(_mm256_maskload_epi32(sums, mask), _mm256_set1_epi32(offset));
@@ -136,6 +148,7 @@ void install_avx2(Kernels& table) noexcept {
   install_code_gemm<Avx2Codes>(table.gemm);
   install_rows<Avx2>(table.rows);
   install_probe<Avx2>(table.probe);
+  install_thought<Avx2>(table.thought);
 }
 
 }  // namespace latentwire

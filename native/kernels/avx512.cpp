@@ -4,6 +4,7 @@
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/thought.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -19,6 +20,7 @@ __mmask16 part(int64_t n) noexcept { return static_cast<__mmask16>((1U << n) - 1
 struct Avx512 {
   using F = __m512;
   using M = __mmask16;
+  using I = __m512i;
   static constexpr int lanes = 16;
   static constexpr int max_rows = 8;
   template <int R>
@@ -73,6 +75,16 @@ struct Avx512 {
   static F scale(F x, F n) noexcept { return _mm512_scalef_ps(x, n); }
   static float reduce_add(F a) noexcept { return _mm512_reduce_add_ps(a); }
   static float reduce_max(F a) noexcept { return _mm512_reduce_max_ps(a); }
+  static M less_equal(F a, F b) noexcept { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
+  static uint32_t bits(M m) noexcept { return m; }
+  static float from_half(uint16_t half) noexcept { return _cvtsh_ss(half); }
+  static I load_u8(const uint8_t* p) noexcept { return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static I load_i8(const uint8_t* p) noexcept { return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  template <int Shift, int Width>
+  static I field(I x) noexcept {
+    return _mm512_and_si512(_mm512_srli_epi32(x, Shift), _mm512_set1_epi32((1 << Width) - 1));
+  }
+  static F from_i32(I x) noexcept { return _mm512_cvtepi32_ps(x); }
   static F from_i32_difference(const int32_t* dot, const int32_t* sums, int32_t offset, int64_t n) noexcept {
     const __mmask16 mask = part(n);
     const __m512i shift = _mm512_mullo_epi32(_mm512_maskz_loadu_epi32(mask, sums), _mm512_set1_epi32(offset));
@@ -113,6 +125,7 @@ void install_avx512(Kernels& table) noexcept {
   install_code_gemm<Avx512Codes>(table.gemm);
   install_rows<Avx512>(table.rows);
   install_probe<Avx512>(table.probe);
+  install_thought<Avx512>(table.thought);
 }
 
 }  // namespace latentwire

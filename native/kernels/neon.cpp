@@ -4,6 +4,7 @@
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/thought.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -12,6 +13,7 @@ namespace {
 struct Neon {
   using F = float32x4_t;
   using M = uint32x4_t;
+  using I = int32x4_t;
   static constexpr int lanes = 4;
   static constexpr int max_rows = 4;
   template <int R>
@@ -72,6 +74,27 @@ struct Neon {
   }
   static float reduce_add(F a) noexcept { return vaddvq_f32(a); }
   static float reduce_max(F a) noexcept { return vmaxvq_f32(a); }
+  static M less_equal(F a, F b) noexcept { return vcleq_f32(a, b); }
+  static uint32_t bits(M m) noexcept {
+    constexpr uint32_t place[lanes] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(m, vld1q_u32(place)));
+  }
+  static float from_half(uint16_t half) noexcept { return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half))), 0); }
+  static I load_u8(const uint8_t* p) noexcept {
+    uint32_t packed;
+    __builtin_memcpy(&packed, p, sizeof(packed));
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(packed))))));
+  }
+  static I load_i8(const uint8_t* p) noexcept {
+    uint32_t packed;
+    __builtin_memcpy(&packed, p, sizeof(packed));
+    return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(packed)))));
+  }
+  template <int Shift, int Width>
+  static I field(I x) noexcept {
+    return vandq_s32(vshlq_s32(x, vdupq_n_s32(-Shift)), vdupq_n_s32((1 << Width) - 1));
+  }
+  static F from_i32(I x) noexcept { return vcvtq_f32_s32(x); }
   static F from_i32_difference(const int32_t* dot, const int32_t* sums, int32_t offset, int64_t n) noexcept {
     int32_t a[lanes] = {};
     int32_t b[lanes] = {};
@@ -118,6 +141,7 @@ void install_neon(Kernels& table) noexcept {
   install_code_gemm<NeonCodes>(table.gemm);
   install_rows<Neon>(table.rows);
   install_probe<Neon>(table.probe);
+  install_thought<Neon>(table.thought);
 }
 
 }  // namespace latentwire

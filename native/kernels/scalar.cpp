@@ -7,6 +7,7 @@
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/thought.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -15,6 +16,7 @@ namespace {
 struct Scalar {
   using F = float;
   using M = bool;
+  using I = int32_t;
   static constexpr int lanes = 1;
   static constexpr int max_rows = 1;
   template <int>
@@ -47,6 +49,16 @@ struct Scalar {
   static F scale(F x, F n) noexcept { return std::isnan(n) ? n : std::ldexp(x, static_cast<int>(n)); }
   static float reduce_add(F a) noexcept { return a; }
   static float reduce_max(F a) noexcept { return a; }
+  static M less_equal(F a, F b) noexcept { return a <= b; }
+  static uint32_t bits(M m) noexcept { return m ? 1 : 0; }
+  static float from_half(uint16_t half) noexcept { return f16_to_f32(half); }
+  static I load_u8(const uint8_t* p) noexcept { return *p; }
+  static I load_i8(const uint8_t* p) noexcept { return static_cast<int8_t>(*p); }
+  template <int Shift, int Width>
+  static I field(I x) noexcept {
+    return (x >> Shift) & ((1 << Width) - 1);
+  }
+  static F from_i32(I x) noexcept { return static_cast<F>(x); }
   static F from_i32_difference(const int32_t* dot, const int32_t* sums, int32_t offset, int64_t) noexcept {
     return static_cast<float>(*dot - offset * *sums);
   }
@@ -91,6 +103,7 @@ void install_scalar(Kernels& table) noexcept {
   install_code_gemm<ScalarCodes>(table.gemm);
   install_rows<Scalar>(table.rows);
   install_probe<Scalar>(table.probe);
+  install_thought<Scalar>(table.thought);
 }
 
 }  // namespace latentwire
