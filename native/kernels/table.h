@@ -7,6 +7,7 @@
 
 #include "kernels/gemm_kernels.h"
 #include "kernels/row_kernels.h"
+#include "kernels/tile_kernels.h"
 
 namespace latentwire {
 
@@ -19,6 +20,7 @@ struct Kernels {
   Isa isa = Isa::scalar;
   GemmKernels gemm;
   RowKernels rows;
+  TileKernels tiles;
 };
 
 // The best table that the processor and the environment variable LATENTWIRE_ISA (a name; "scalar" to "avx512_vnni") allow; chosen once. A
