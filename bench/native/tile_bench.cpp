@@ -1,7 +1,7 @@
 // Tiles against memcpy of the same source bytes, each round interleaved: a KV cache's worth of f16 (D1, D2 of the performance targets).
 // Prints one JSON line a job; times are medians in ms, the ratio is the median of the rounds' ratios.
 //
-//   build/tile_bench [MiB of f16, default 128] [rounds, default 15]
+//   build/tile_bench [MiB of f16, default 128] [rounds, default 15] [only jobs with this text]
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -69,6 +69,7 @@ int main(int argc, char** argv) {
   char* numbers = static_cast<char*>(std::aligned_alloc(64, 2 * n));
   std::memset(numbers, 1, 2 * n);
   for (const Job& job : jobs) {
+    if (argc > 3 && std::strstr(job.what, argv[3]) == nullptr) continue;
     TileRows t{rows,
                columns,
                columns,
@@ -88,6 +89,7 @@ int main(int argc, char** argv) {
     };
     if (job.back && k.quantise[1][code](t, f16.data(), reinterpret_cast<uint8_t*>(codes), scales.data(), minima.data()) != rows)
       std::abort();
+    run();
     std::vector<double> ours, peer, ratio;
     for (int round = 0; round < rounds; round++) {
       ours.push_back(milliseconds(run));

@@ -114,6 +114,8 @@ struct Avx2 {
   static I sub_int(I a, I b) noexcept { return _mm256_sub_epi32(a, b); }
   static I and_int(I a, I b) noexcept { return _mm256_and_si256(a, b); }
   static I max_int(I a, I b) noexcept { return _mm256_max_epi32(a, b); }
+  // bits of a where the mask has ones, else of b
+  static I select_bits(I mask, I a, I b) noexcept { return _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b)); }
   template <int n>
   static I shift_right(I a) noexcept {
     return _mm256_srli_epi32(a, n);
@@ -131,6 +133,40 @@ struct Avx2 {
     const __m128i half = _mm_max_epu16(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
     return 0xffffU - static_cast<uint32_t>(_mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(half, _mm_set1_epi16(-1))), 0));
   }
+  // the least and the largest key of n (a multiple of 32) numbers: bits, those below the sign of a negative number turned round
+  static void extremes16(const uint16_t* p, int64_t n, int32_t* low, int32_t* high) noexcept {
+    __m256i least = _mm256_set1_epi16(0x7fff);
+    __m256i most = _mm256_set1_epi16(-0x8000);
+    for (int64_t i = 0; i < n; i += 16) {
+      const __m256i x = load_int(p + i);
+      const __m256i key = _mm256_xor_si256(x, _mm256_srli_epi16(_mm256_srai_epi16(x, 15), 1));
+      least = _mm256_min_epi16(least, key);
+      most = _mm256_max_epi16(most, key);
+    }
+    // phminposuw finds the least of unsigned words
+    const __m256i a = _mm256_xor_si256(least, _mm256_set1_epi16(-0x8000));
+    const __m256i b = _mm256_xor_si256(most, _mm256_set1_epi16(0x7fff));
+    const __m128i l = _mm_minpos_epu16(_mm_min_epu16(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)));
+    const __m128i h = _mm_minpos_epu16(_mm_min_epu16(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1)));
+    *low = _mm_extract_epi16(l, 0) - 0x8000;
+    *high = 0x7fff - _mm_extract_epi16(h, 0);
+  }
+  static void extremes32(const float* p, int64_t n, int32_t* low, int32_t* high) noexcept {
+    __m256i least = _mm256_set1_epi32(0x7fffffff);
+    __m256i most = _mm256_set1_epi32(-0x7fffffff - 1);
+    for (int64_t i = 0; i < n; i += 8) {
+      const __m256i x = load_int(p + i);
+      const __m256i key = _mm256_xor_si256(x, _mm256_srli_epi32(_mm256_srai_epi32(x, 31), 1));
+      least = _mm256_min_epi32(least, key);
+      most = _mm256_max_epi32(most, key);
+    }
+    __m128i l = _mm_min_epi32(_mm256_castsi256_si128(least), _mm256_extracti128_si256(least, 1));
+    __m128i h = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+    l = _mm_min_epi32(l, _mm_shuffle_epi32(l, 0x4E));
+    h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0x4E));
+    *low = _mm_cvtsi128_si32(_mm_min_epi32(l, _mm_shuffle_epi32(l, 0xB1)));
+    *high = _mm_cvtsi128_si32(_mm_max_epi32(h, _mm_shuffle_epi32(h, 0xB1)));
+  }
   static uint32_t max_bits32(const float* p, int64_t n) noexcept {
     const __m256i mask = _mm256_set1_epi32(0x7fffffff);
     __m256i most = _mm256_setzero_si256();
@@ -145,23 +181,13 @@ struct Avx2 {
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d)), order);
   }
-  template <bool past_caches>
-  static void store_i8(uint8_t* p, I a, I b, I c, I d) noexcept {
-    if constexpr (past_caches)
-      _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bytes(a, b, c, d));
-    else
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bytes(a, b, c, d));
-  }
+  static void store_i8(uint8_t* p, I a, I b, I c, I d) noexcept { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bytes(a, b, c, d)); }
   // the low 4 bits of 4 vectors, the first of a pair in the low half of a byte
-  template <bool past_caches>
   static void store_i4(uint8_t* p, I a, I b, I c, I d) noexcept {
     const __m256i low = _mm256_and_si256(bytes(a, b, c, d), _mm256_set1_epi8(15));
     const __m256i words = _mm256_maddubs_epi16(low, _mm256_set1_epi16(0x1001));
     const __m128i pairs = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    if constexpr (past_caches)
-      _mm_stream_si128(reinterpret_cast<__m128i*>(p), pairs);
-    else
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), pairs);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), pairs);
   }
   static F load_i8(const uint8_t* p) noexcept {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
@@ -190,6 +216,10 @@ struct Avx2 {
     _mm_stream_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
   static void stream_bf16(uint16_t* p, F x) noexcept { _mm_stream_si128(reinterpret_cast<__m128i*>(p), bf16(x)); }
+  // n, a multiple of 64, bytes to a multiple of 64
+  static void stream_copy(uint8_t* to, const uint8_t* from, int64_t n) noexcept {
+    for (int64_t i = 0; i < n; i += 32) _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i), load_int(from + i));
+  }
   static void fence() noexcept { _mm_sfence(); }
 
   // The Walsh-Hadamard transform of the lanes: each stage adds the neighbour at some distance to x or to -x.

@@ -84,6 +84,8 @@ struct Avx512 {
   static I sub_int(I a, I b) noexcept { return _mm512_sub_epi32(a, b); }
   static I and_int(I a, I b) noexcept { return _mm512_and_si512(a, b); }
   static I max_int(I a, I b) noexcept { return _mm512_max_epi32(a, b); }
+  // bits of a where the mask has ones, else of b
+  static I select_bits(I mask, I a, I b) noexcept { return _mm512_ternarylogic_epi32(mask, a, b, 0xCA); }
   template <int n>
   static I shift_right(I a) noexcept {
     return _mm512_srli_epi32(a, n);
@@ -101,6 +103,38 @@ struct Avx512 {
     const __m128i quarter = _mm_max_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
     return 0xffffU - static_cast<uint32_t>(_mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(quarter, _mm_set1_epi16(-1))), 0));
   }
+  // the least and the largest key of n (a multiple of 32) numbers: bits, those below the sign of a negative number turned round
+  static void extremes16(const uint16_t* p, int64_t n, int32_t* low, int32_t* high) noexcept {
+    __m512i least = _mm512_set1_epi16(0x7fff);
+    __m512i most = _mm512_set1_epi16(-0x8000);
+    for (int64_t i = 0; i < n; i += 32) {
+      const __m512i x = _mm512_loadu_si512(p + i);
+      const __m512i key = _mm512_xor_si512(x, _mm512_srli_epi16(_mm512_srai_epi16(x, 15), 1));
+      least = _mm512_min_epi16(least, key);
+      most = _mm512_max_epi16(most, key);
+    }
+    // phminposuw finds the least of unsigned words
+    const __m512i a = _mm512_xor_si512(least, _mm512_set1_epi16(-0x8000));
+    const __m512i b = _mm512_xor_si512(most, _mm512_set1_epi16(0x7fff));
+    const __m256i lows = _mm256_min_epu16(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    const __m256i highs = _mm256_min_epu16(_mm512_castsi512_si256(b), _mm512_extracti64x4_epi64(b, 1));
+    const __m128i l = _mm_minpos_epu16(_mm_min_epu16(_mm256_castsi256_si128(lows), _mm256_extracti128_si256(lows, 1)));
+    const __m128i h = _mm_minpos_epu16(_mm_min_epu16(_mm256_castsi256_si128(highs), _mm256_extracti128_si256(highs, 1)));
+    *low = _mm_extract_epi16(l, 0) - 0x8000;
+    *high = 0x7fff - _mm_extract_epi16(h, 0);
+  }
+  static void extremes32(const float* p, int64_t n, int32_t* low, int32_t* high) noexcept {
+    __m512i least = _mm512_set1_epi32(0x7fffffff);
+    __m512i most = _mm512_set1_epi32(-0x7fffffff - 1);
+    for (int64_t i = 0; i < n; i += 16) {
+      const __m512i x = _mm512_loadu_si512(p + i);
+      const __m512i key = _mm512_xor_si512(x, _mm512_srli_epi32(_mm512_srai_epi32(x, 31), 1));
+      least = _mm512_min_epi32(least, key);
+      most = _mm512_max_epi32(most, key);
+    }
+    *low = _mm512_reduce_min_epi32(least);
+    *high = _mm512_reduce_max_epi32(most);
+  }
   static uint32_t max_bits32(const float* p, int64_t n) noexcept {
     const __m512i mask = _mm512_set1_epi32(0x7fffffff);
     __m512i most = _mm512_setzero_si512();
@@ -113,22 +147,12 @@ struct Avx512 {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     return _mm512_permutexvar_epi32(order, _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)));
   }
-  template <bool past_caches>
-  static void store_i8(uint8_t* p, I a, I b, I c, I d) noexcept {
-    if constexpr (past_caches)
-      _mm512_stream_si512(reinterpret_cast<__m512i*>(p), bytes(a, b, c, d));
-    else
-      _mm512_storeu_si512(p, bytes(a, b, c, d));
-  }
+  static void store_i8(uint8_t* p, I a, I b, I c, I d) noexcept { _mm512_storeu_si512(p, bytes(a, b, c, d)); }
   // the low 4 bits of 4 vectors, the first of a pair in the low half of a byte
-  template <bool past_caches>
   static void store_i4(uint8_t* p, I a, I b, I c, I d) noexcept {
     const __m512i low = _mm512_and_si512(bytes(a, b, c, d), _mm512_set1_epi8(15));
     const __m256i pairs = _mm512_cvtepi16_epi8(_mm512_maddubs_epi16(low, _mm512_set1_epi16(0x1001)));
-    if constexpr (past_caches)
-      _mm256_stream_si256(reinterpret_cast<__m256i*>(p), pairs);
-    else
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), pairs);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), pairs);
   }
   static F load_i8(const uint8_t* p) noexcept {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
@@ -156,6 +180,10 @@ struct Avx512 {
     _mm256_stream_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
   static void stream_bf16(uint16_t* p, F x) noexcept { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bf16(x)); }
+  // n, a multiple of 64, bytes to a multiple of 64
+  static void stream_copy(uint8_t* to, const uint8_t* from, int64_t n) noexcept {
+    for (int64_t i = 0; i < n; i += 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
+  }
   static void fence() noexcept { _mm_sfence(); }
 
   // The Walsh-Hadamard transform of the lanes: each stage adds the neighbour at some distance to x or to -x.

@@ -92,6 +92,8 @@ struct Neon {
   static I sub_int(I a, I b) noexcept { return vsubq_s32(a, b); }
   static I and_int(I a, I b) noexcept { return vandq_s32(a, b); }
   static I max_int(I a, I b) noexcept { return vmaxq_s32(a, b); }
+  // bits of a where the mask has ones, else of b
+  static I select_bits(I mask, I a, I b) noexcept { return vbslq_s32(vreinterpretq_u32_s32(mask), a, b); }
   template <int n>
   static I shift_right(I a) noexcept {
     return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a), n));
@@ -106,6 +108,31 @@ struct Neon {
     for (int64_t i = 0; i < n; i += 8) most = vmaxq_u16(most, vandq_u16(vld1q_u16(p + i), vdupq_n_u16(0x7fff)));
     return vmaxvq_u16(most);
   }
+  // the least and the largest key of n (a multiple of 32) numbers: bits, those below the sign of a negative number turned round
+  static void extremes16(const uint16_t* p, int64_t n, int32_t* low, int32_t* high) noexcept {
+    int16x8_t least = vdupq_n_s16(0x7fff);
+    int16x8_t most = vdupq_n_s16(-0x8000);
+    for (int64_t i = 0; i < n; i += 8) {
+      const int16x8_t x = vreinterpretq_s16_u16(vld1q_u16(p + i));
+      const int16x8_t key = veorq_s16(x, vandq_s16(vshrq_n_s16(x, 15), vdupq_n_s16(0x7fff)));
+      least = vminq_s16(least, key);
+      most = vmaxq_s16(most, key);
+    }
+    *low = vminvq_s16(least);
+    *high = vmaxvq_s16(most);
+  }
+  static void extremes32(const float* p, int64_t n, int32_t* low, int32_t* high) noexcept {
+    int32x4_t least = vdupq_n_s32(0x7fffffff);
+    int32x4_t most = vdupq_n_s32(-0x7fffffff - 1);
+    for (int64_t i = 0; i < n; i += 4) {
+      const int32x4_t x = vreinterpretq_s32_f32(vld1q_f32(p + i));
+      const int32x4_t key = veorq_s32(x, vandq_s32(vshrq_n_s32(x, 31), vdupq_n_s32(0x7fffffff)));
+      least = vminq_s32(least, key);
+      most = vmaxq_s32(most, key);
+    }
+    *low = vminvq_s32(least);
+    *high = vmaxvq_s32(most);
+  }
   static uint32_t max_bits32(const float* p, int64_t n) noexcept {
     uint32x4_t most = vdupq_n_u32(0);
     for (int64_t i = 0; i < n; i += 4) most = vmaxq_u32(most, vandq_u32(vreinterpretq_u32_f32(vld1q_f32(p + i)), vdupq_n_u32(0x7fffffff)));
@@ -116,12 +143,8 @@ struct Neon {
   static int8x16_t bytes(I a, I b, I c, I d) noexcept {
     return vqmovn_high_s16(vqmovn_s16(vqmovn_high_s32(vqmovn_s32(a), b)), vqmovn_high_s32(vqmovn_s32(c), d));
   }
-  template <bool>
-  static void store_i8(uint8_t* p, I a, I b, I c, I d) noexcept {
-    vst1q_u8(p, vreinterpretq_u8_s8(bytes(a, b, c, d)));
-  }
+  static void store_i8(uint8_t* p, I a, I b, I c, I d) noexcept { vst1q_u8(p, vreinterpretq_u8_s8(bytes(a, b, c, d))); }
   // the low 4 bits of 4 vectors, the first of a pair in the low half of a byte
-  template <bool>
   static void store_i4(uint8_t* p, I a, I b, I c, I d) noexcept {
     const uint16x8_t low = vreinterpretq_u16_u8(vandq_u8(vreinterpretq_u8_s8(bytes(a, b, c, d)), vdupq_n_u8(15)));
     vst1_u8(p, vmovn_u16(vorrq_u16(low, vshrq_n_u16(low, 4))));
@@ -154,6 +177,8 @@ struct Neon {
   static void stream(float* p, F x) noexcept { store(p, x); }
   static void stream_f16(uint16_t* p, F x) noexcept { store_f16(p, x); }
   static void stream_bf16(uint16_t* p, F x) noexcept { store_bf16(p, x); }
+  // n, a multiple of 64, bytes to a multiple of 64
+  static void stream_copy(uint8_t* to, const uint8_t* from, int64_t n) noexcept { __builtin_memcpy(to, from, static_cast<size_t>(n)); }
   static void fence() noexcept {}
 
   // The Walsh-Hadamard transform of the lanes: each stage adds the neighbour at some distance to x or to -x.

@@ -49,8 +49,10 @@ struct ConstTiles {
 };
 
 // code = round(x / scale), ties to even, with scale = max |x| / 448, 127 or 7, or for i4_zero round((x - min) / scale) with scale =
-// (max - min) / 15; the codes are those of the scale as it is stored. Fails with invalid_argument, dtype, cancelled, or non_finite: the
-// first row that holds NaN or an infinity, or whose scale or minimum is too large for f16. The same bits on every processor.
+// (max - min) / 15. Scales of f16 and ue8m0 are rounded up and minima of f16 down, so that no code is cut off; codes are those of scale and
+// minimum as they are stored. Groups whose scale is below 2^-127 count as zeros. Fails with invalid_argument, dtype, cancelled, or
+// non_finite: the first row that holds NaN or an infinity, or whose scale or minimum is too large for its type. The same bits on every
+// processor.
 Status quantise(const Rows& x, int64_t columns, const TileFormat& format, const Tiles& out, const std::atomic<bool>* cancel = nullptr);
 
 // y: [rows, columns] of `dtype` (f32, f16 or bf16), rows `stride` elements apart. The fp8 codes of NaN and the ue8m0 scale of NaN give NaN.

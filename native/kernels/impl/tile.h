@@ -12,8 +12,10 @@ namespace latentwire {
 
 constexpr int64_t tile_span = 2048;
 constexpr int64_t tile_span_groups = tile_span / 32;
+constexpr int64_t tile_ahead = 2048;
 
-// How the numbers of a dtype are read, written and compared. `largest` takes a multiple of 32.
+// How the numbers of a dtype are read, written and compared: magnitudes by their bits, and all numbers by keys, the bits with those below
+// the sign of a negative number turned round. `largest` and `extremes` take a multiple of 32.
 template <class V>
 struct TileF32 {
   using Element = float;
@@ -21,6 +23,10 @@ struct TileF32 {
   static void store(float* p, typename V::F x) noexcept { V::store(p, x); }
   static void stream(float* p, typename V::F x) noexcept { V::stream(p, x); }
   static uint32_t largest(const float* p, int64_t n) noexcept { return V::max_bits32(p, n); }
+  static void extremes(const float* p, int64_t n, int32_t* low, int32_t* high) noexcept { V::extremes32(p, n, low, high); }
+  static int32_t key(float x) noexcept { return turn(__builtin_bit_cast(int32_t, x)); }
+  static float of_key(int32_t key) noexcept { return __builtin_bit_cast(float, turn(key)); }
+  static int32_t turn(int32_t bits) noexcept { return bits ^ ((bits >> 31) & 0x7FFF'FFFF); }
   static uint32_t magnitude(float x) noexcept { return __builtin_bit_cast(uint32_t, x) & 0x7FFF'FFFFU; }
   static float element(uint32_t bits) noexcept { return __builtin_bit_cast(float, bits); }
   static constexpr uint32_t infinity = 0x7F80'0000U;
@@ -32,6 +38,10 @@ struct TileF16 {
   static void store(uint16_t* p, typename V::F x) noexcept { V::store_f16(p, x); }
   static void stream(uint16_t* p, typename V::F x) noexcept { V::stream_f16(p, x); }
   static uint32_t largest(const uint16_t* p, int64_t n) noexcept { return V::max_bits16(p, n); }
+  static void extremes(const uint16_t* p, int64_t n, int32_t* low, int32_t* high) noexcept { V::extremes16(p, n, low, high); }
+  static int32_t key(uint16_t x) noexcept { return turn(static_cast<int16_t>(x)); }
+  static uint16_t of_key(int32_t key) noexcept { return static_cast<uint16_t>(turn(key)); }
+  static int32_t turn(int32_t bits) noexcept { return bits ^ ((bits >> 31) & 0x7FFF); }
   static uint32_t magnitude(uint16_t x) noexcept { return x & 0x7FFFU; }
   static uint16_t element(uint32_t bits) noexcept { return static_cast<uint16_t>(bits); }
   static constexpr uint32_t infinity = 0x7C00U;
@@ -43,26 +53,30 @@ struct TileBf16 {
   static void store(uint16_t* p, typename V::F x) noexcept { V::store_bf16(p, x); }
   static void stream(uint16_t* p, typename V::F x) noexcept { V::stream_bf16(p, x); }
   static uint32_t largest(const uint16_t* p, int64_t n) noexcept { return V::max_bits16(p, n); }
+  static void extremes(const uint16_t* p, int64_t n, int32_t* low, int32_t* high) noexcept { V::extremes16(p, n, low, high); }
+  static int32_t key(uint16_t x) noexcept { return turn(static_cast<int16_t>(x)); }
+  static uint16_t of_key(int32_t key) noexcept { return static_cast<uint16_t>(turn(key)); }
+  static int32_t turn(int32_t bits) noexcept { return bits ^ ((bits >> 31) & 0x7FFF); }
   static uint32_t magnitude(uint16_t x) noexcept { return x & 0x7FFFU; }
   static uint16_t element(uint32_t bits) noexcept { return static_cast<uint16_t>(bits); }
   static constexpr uint32_t infinity = 0x7F80U;
 };
 
-// |y| <= 464 (where 448 ends) to e4m3, to nearest, ties to even, as signed bytes. Adding a power of two whose last place is that of the
-// result rounds; the exponents below that of 2^-6 share its last place.
+// |y| <= 448 to e4m3, to nearest, ties to even, as signed bytes. Adding a power of two whose last place is that of the result rounds; the
+// exponents below that of 2^-6 share its last place. The summand also holds, in its last places, the code of the exponent less the leading
+// bit, so the last places of the sum are the code.
 template <class V>
 inline typename V::I e4m3_of(typename V::F y) noexcept {
   using I = typename V::I;
   const I bits = V::bits(y);
   const I exponent = V::max_int(V::and_int(bits, V::set_int(0x7F80'0000)), V::set_int(121 << 23));
-  const I magic = V::add_int(exponent, V::set_int(20 << 23));
-  const I fraction = V::sub_int(V::bits(V::add(V::abs(y), V::from_bits(magic))), magic);
-  const I magnitude = V::add_int(fraction, V::sub_int(V::template shift_right<20>(exponent), V::set_int(121 << 3)));
-  const I sign = V::and_int(V::template shift_right_signed<24>(bits), V::set_int(-128));
-  return V::add_int(magnitude, sign);
+  const I code = V::add_int(V::template shift_right<20>(exponent), V::set_int((20 << 23) - (121 << 3)));
+  const I sum = V::bits(V::add(V::abs(y), V::from_bits(V::add_int(exponent, code))));
+  return V::select_bits(V::set_int(127), sum, V::template shift_right_signed<24>(bits));
 }
 
-// What the codes of a kind are: bits each, the largest, and how 4 vectors of scaled numbers become codes.
+// What the codes of a kind are: bits each, the largest, and how a vector of scaled numbers becomes codes and how codes are read. Scales are
+// never rounded down, nor minima up, by so much that a code could leave its range.
 template <class V>
 struct TileFp8 {
   using F = typename V::F;
@@ -81,8 +95,7 @@ struct TileI8 {
   static constexpr int bits = 8;
   static constexpr float levels = 127;
   static constexpr bool zero_point = false;
-  // the bytes saturate at 127 by themselves
-  static typename V::I code(F y) noexcept { return V::to_int(V::max(y, V::set(-127.0F))); }
+  static typename V::I code(F y) noexcept { return V::to_int(y); }
   static void load2(const uint8_t* p, F* a, F* b) noexcept {
     *a = V::load_i8(p);
     *b = V::load_i8(p + V::lanes);
@@ -94,7 +107,7 @@ struct TileI4 {
   static constexpr int bits = 4;
   static constexpr float levels = 7;
   static constexpr bool zero_point = false;
-  static typename V::I code(F y) noexcept { return V::to_int(V::min(V::max(y, V::set(-7.0F)), V::set(7.0F))); }
+  static typename V::I code(F y) noexcept { return V::to_int(y); }
   static void load2(const uint8_t* p, F* a, F* b) noexcept {
     V::load_u4(p, 0x88, a, b);  // with the top bit flipped: 8 too many
     *a = V::sub(*a, V::set(8.0F));
@@ -107,7 +120,7 @@ struct TileI4Zero {
   static constexpr int bits = 4;
   static constexpr float levels = 15;
   static constexpr bool zero_point = true;
-  static typename V::I code(F y) noexcept { return V::to_int(V::min(V::max(y, V::zero()), V::set(15.0F))); }
+  static typename V::I code(F y) noexcept { return V::to_int(y); }
   static void load2(const uint8_t* p, F* a, F* b) noexcept { V::load_u4(p, 0, a, b); }
 };
 
@@ -119,8 +132,9 @@ struct TileGroups {
   alignas(64) float minima[tile_span_groups];
 };
 
-// Stores `count` numbers in the type of the scales, and leaves in `values` what was stored. False if one is too large for it.
-template <class V>
+// Stores `count` numbers in the type of the scales, and leaves in `values` what was stored: for f16 the next number up (scales), or down
+// (minima). False if one is too large for it.
+template <class V, bool up>
 inline bool store_scales(TileScale type, float* values, int64_t count, void* out, int64_t at) noexcept {
   if (type == TileScale::f32) {
     __builtin_memcpy(static_cast<float*>(out) + at, values, static_cast<size_t>(count) * sizeof(float));
@@ -135,92 +149,118 @@ inline bool store_scales(TileScale type, float* values, int64_t count, void* out
     }
     return true;
   }
-  uint16_t halves[tile_span_groups];
+  alignas(64) uint16_t halves[tile_span_groups] = {};
+  alignas(64) float nearest[tile_span_groups] = {};
   for (int64_t g = 0; g < count; g += V::lanes) {
     V::store_f16(halves + g, V::load(values + g));
-    V::store(values + g, V::load_f16(halves + g));
+    V::store(nearest + g, V::load_f16(halves + g));
+  }
+  uint32_t bad = 0;
+  for (int64_t g = 0; g < count; g++) {
+    // Scales are not negative: one up in the bits. Down is one up in the bits of a negative number, whose sign even -0 has. No branches:
+    // they would go either way.
+    const int bits = halves[g];
+    if constexpr (up)
+      halves[g] = static_cast<uint16_t>(bits + static_cast<int>(nearest[g] < values[g]));
+    else
+      halves[g] = static_cast<uint16_t>(bits + static_cast<int>(nearest[g] > values[g]) * (2 * (bits >> 15) - 1));
+    bad |= static_cast<uint32_t>((halves[g] & 0x7C00U) == 0x7C00U);
   }
   __builtin_memcpy(static_cast<uint16_t*>(out) + at, halves, static_cast<size_t>(count) * sizeof(uint16_t));
-  uint32_t bad = 0;
-  for (int64_t g = 0; g < count; g++) bad |= (halves[g] & 0x7C00U) == 0x7C00U ? 1U : 0U;
+  for (int64_t g = 0; g < count; g += V::lanes) V::store(values + g, V::load_f16(halves + g));
   return bad == 0;
 }
 
-// The first look at a span: false if a number is not finite.
+// The first look at a span, of groups of `width`: magnitudes, or minima and maxima. False if a number is not finite.
+template <class V, class In, bool zero_point, int64_t width>
+inline bool tile_ranges(const typename In::Element* x, int64_t n, int64_t count, TileGroups<V>* groups) noexcept {
+  alignas(64) typename In::Element low[tile_span_groups] = {};
+  alignas(64) typename In::Element high[tile_span_groups] = {};
+  bool finite = true;
+  const auto magnitudes = [&](int64_t g, uint32_t found) {
+    high[g] = In::element(found);
+    finite = finite && found < In::infinity;
+  };
+  const auto extremes = [&](int64_t g, int32_t least, int32_t most) {
+    low[g] = In::of_key(least);
+    high[g] = In::of_key(most);
+    finite = finite && most < static_cast<int32_t>(In::infinity) && least >= -static_cast<int32_t>(In::infinity);
+  };
+  for (int64_t g = 0; (g + 1) * width <= n; g++) {
+    const auto* from = x + g * width;
+    // the processor's own prefetching stops at page ends
+    for (int64_t i = 0; i < width; i += 32) __builtin_prefetch(from + i + tile_ahead);
+    if constexpr (zero_point) {
+      int32_t least, most;
+      In::extremes(from, width, &least, &most);
+      extremes(g, least, most);
+    } else {
+      magnitudes(g, In::largest(from, width));
+    }
+  }
+  if (n % width != 0) {
+    const auto* from = x + n / width * width;
+    uint32_t found = 0;
+    int32_t least = In::key(from[0]);
+    int32_t most = least;
+    for (int64_t i = 0; i < n % width; i++) {
+      const uint32_t m = In::magnitude(from[i]);
+      const int32_t k = In::key(from[i]);
+      found = m > found ? m : found;
+      least = k < least ? k : least;
+      most = k > most ? k : most;
+    }
+    if constexpr (zero_point)
+      extremes(n / width, least, most);
+    else
+      magnitudes(n / width, found);
+  }
+  if (!finite) return false;
+  for (int64_t g = 0; g < count; g += V::lanes) {
+    V::store(groups->ranges + g, In::load(high + g));
+    if constexpr (zero_point) V::store(groups->minima + g, In::load(low + g));
+  }
+  return true;
+}
+
 template <class V, class In, bool zero_point>
 inline bool tile_ranges(const typename In::Element* x, int64_t n, int shift, int64_t count, TileGroups<V>* groups) noexcept {
-  using F = typename V::F;
-  typename In::Element largest[tile_span_groups] = {};
-  uint32_t all = 0;
-  for (int64_t g = 0; g < count; g++) {
-    const int64_t begin = g << shift;
-    const int64_t width = n - begin < (int64_t{1} << shift) ? n - begin : int64_t{1} << shift;
-    const int64_t whole = width & ~int64_t{31};
-    uint32_t found = whole > 0 ? In::largest(x + begin, whole) : 0;
-    for (int64_t i = whole; i < width; i++) {
-      const uint32_t m = In::magnitude(x[begin + i]);
-      found = m > found ? m : found;
-    }
-    largest[g] = In::element(found);
-    all = found > all ? found : all;
+  switch (shift) {
+    case 5:
+      return tile_ranges<V, In, zero_point, 32>(x, n, count, groups);
+    case 6:
+      return tile_ranges<V, In, zero_point, 64>(x, n, count, groups);
+    default:
+      return tile_ranges<V, In, zero_point, 128>(x, n, count, groups);
   }
-  if (all >= In::infinity) return false;
-  if constexpr (!zero_point) {
-    for (int64_t g = 0; g < count; g += V::lanes) V::store(groups->ranges + g, In::load(largest + g));
-    return true;
-  }
-  for (int64_t g = 0; g < count; g++) {
-    const int64_t begin = g << shift;
-    const int64_t width = n - begin < (int64_t{1} << shift) ? n - begin : int64_t{1} << shift;
-    typename In::Element buffer[V::lanes];
-    const auto load = [&](int64_t i) {
-      if (i + V::lanes <= width) return In::load(x + begin + i);
-      for (int64_t j = 0; j < V::lanes; j++) buffer[j] = x[begin + (i + j < width ? i + j : i)];
-      return In::load(buffer);
-    };
-    F low = load(0);
-    F high = low;
-    for (int64_t i = V::lanes; i < width; i += V::lanes) {
-      const F v = load(i);
-      low = V::min(low, v);
-      high = V::max(high, v);
-    }
-    groups->minima[g] = -V::reduce_max(V::sub(V::zero(), low));
-    groups->ranges[g] = V::reduce_max(high);
-  }
-  uint32_t bad = 0;
-  for (int64_t g = 0; g < count; g += V::lanes)
-    V::store(groups->ranges + g, V::sub(V::load(groups->ranges + g), V::load(groups->minima + g)));
-  for (int64_t g = 0; g < count; g++) bad |= TileF32<V>::magnitude(groups->ranges[g]) >= TileF32<V>::infinity ? 1U : 0U;
-  return bad == 0;
 }
 
-// 4 vectors of numbers to 4 * lanes codes. `at` is their first element within the span.
-template <class V, class In, class Code, bool stream>
+// 4 vectors of numbers to 4 * lanes codes. `at` is their first element within the span; `one` if they are of one group.
+template <class V, class In, class Code, bool one>
 inline void tile_codes(const typename In::Element* x, int64_t at, int shift, const TileGroups<V>& groups, uint8_t* out) noexcept {
   typename V::I codes[4];
   for (int j = 0; j < 4; j++) {
-    const int64_t g = (at + j * V::lanes) >> shift;
+    const int64_t g = (one ? at : at + j * V::lanes) >> shift;
     typename V::F v = In::load(x + j * V::lanes);
     if constexpr (Code::zero_point) v = V::sub(v, V::set(groups.minima[g]));
     codes[j] = Code::code(V::mul(v, V::set(groups.inverses[g])));
   }
   if constexpr (Code::bits == 8)
-    V::template store_i8<stream>(out, codes[0], codes[1], codes[2], codes[3]);
+    V::store_i8(out, codes[0], codes[1], codes[2], codes[3]);
   else
-    V::template store_i4<stream>(out, codes[0], codes[1], codes[2], codes[3]);
+    V::store_i4(out, codes[0], codes[1], codes[2], codes[3]);
 }
 
-template <class V, class In, class Code, bool stream>
+template <class V, class In, class Code, bool one>
 inline void tile_span_codes(const typename In::Element* x, int64_t n, int shift, const TileGroups<V>& groups, uint8_t* out) noexcept {
   constexpr int64_t step = 4 * V::lanes;
   int64_t i = 0;
-  for (; i + step <= n; i += step) tile_codes<V, In, Code, stream>(x + i, i, shift, groups, out + i * Code::bits / 8);
+  for (; i + step <= n; i += step) tile_codes<V, In, Code, one>(x + i, i, shift, groups, out + i * Code::bits / 8);
   if (i == n) return;
   typename In::Element buffer[step] = {};
   alignas(64) uint8_t codes[step];
   __builtin_memcpy(buffer, x + i, static_cast<size_t>(n - i) * sizeof(buffer[0]));
-  tile_codes<V, In, Code, false>(buffer, i, shift, groups, codes);
+  tile_codes<V, In, Code, one>(buffer, i, shift, groups, codes);
   const int64_t bytes = ((n - i) * Code::bits + 7) / 8;
   if (Code::bits == 4 && (n - i) % 2 == 1) codes[bytes - 1] &= 15;  // the padding of a zero point is no zero
   __builtin_memcpy(out + i * Code::bits / 8, codes, static_cast<size_t>(bytes));
@@ -237,24 +277,43 @@ inline bool quantise_row(const TileRows& t, int64_t row, const typename In::Elem
     const int64_t n = t.columns - begin < tile_span ? t.columns - begin : tile_span;
     const int64_t count = t.groups - first < span_groups ? t.groups - first : span_groups;
     if (!tile_ranges<V, In, Code::zero_point>(x + begin, n, t.group_shift, count, groups)) return false;
-    // A scale below 2^-127 has no inverse in f32: its group counts as zeros. So does one that f16 takes for zero.
+    if constexpr (Code::zero_point) {
+      if (!store_scales<V, false>(t.scale, groups->minima, count, minima, row * t.groups + first)) return false;
+      for (int64_t g = 0; g < count; g += V::lanes)
+        V::store(groups->ranges + g, V::sub(V::load(groups->ranges + g), V::load(groups->minima + g)));
+    }
+    bool finite = true;
+    // A scale below 2^-127 has no inverse in f32: its group counts as zeros.
     for (int64_t g = 0; g < count; g += V::lanes) {
       const F scale = V::div(V::load(groups->ranges + g), V::set(Code::levels));
       V::store(groups->ranges + g, V::select(V::less(scale, V::set(0x1p-127F)), V::zero(), scale));
     }
-    if (!store_scales<V>(t.scale, groups->ranges, count, scales, row * t.groups + first)) return false;
     if constexpr (Code::zero_point) {
-      if (!store_scales<V>(t.scale, groups->minima, count, minima, row * t.groups + first)) return false;
+      for (int64_t g = 0; g < count; g++) finite = finite && TileF32<V>::magnitude(groups->ranges[g]) < TileF32<V>::infinity;
     }
+    if (!store_scales<V, true>(t.scale, groups->ranges, count, scales, row * t.groups + first) || !finite) return false;
     for (int64_t g = 0; g < count; g += V::lanes) {
       const F scale = V::load(groups->ranges + g);
       V::store(groups->inverses + g, V::select(V::less(V::zero(), scale), V::div(V::set(1.0F), scale), V::zero()));
     }
+    const auto encode = [&](uint8_t* out) {
+      if ((int64_t{1} << t.group_shift) >= 4 * V::lanes)
+        tile_span_codes<V, In, Code, true>(x + begin, n, t.group_shift, *groups, out);
+      else
+        tile_span_codes<V, In, Code, false>(x + begin, n, t.group_shift, *groups, out);
+    };
     uint8_t* out = codes + begin * Code::bits / 8;
-    if (stream)
-      tile_span_codes<V, In, Code, true>(x + begin, n, t.group_shift, *groups, out);
-    else
-      tile_span_codes<V, In, Code, false>(x + begin, n, t.group_shift, *groups, out);
+    if (!stream) {
+      encode(out);
+      continue;
+    }
+    // whole lines at once, or the processor writes parts of them
+    alignas(64) uint8_t block[tile_span];
+    encode(block);
+    const int64_t bytes = (n * Code::bits + 7) / 8;
+    const int64_t lines = bytes & ~int64_t{63};
+    V::stream_copy(out, block, lines);
+    __builtin_memcpy(out + lines, block + lines, static_cast<size_t>(bytes - lines));
   }
   return true;
 }
