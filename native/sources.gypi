@@ -14,7 +14,8 @@
       "native/kernels/project.cpp",
       "native/kernels/scalar.cpp",
       "native/kernels/table.cpp",
-      "native/kernels/thought.cpp"
+      "native/kernels/thought.cpp",
+      "native/kernels/tile.cpp"
     ],
     "avx2_sources": ["native/kernels/avx2.cpp"],
     "avx2_cflags": ["-mavx2", "-mfma", "-mf16c"],

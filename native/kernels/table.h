@@ -9,6 +9,7 @@
 #include "kernels/probe_kernels.h"
 #include "kernels/row_kernels.h"
 #include "kernels/thought_kernels.h"
+#include "kernels/tile_kernels.h"
 
 namespace latentwire {
 
@@ -23,6 +24,7 @@ struct Kernels {
   RowKernels rows;
   ProbeKernels probe;
   ThoughtKernels thought;
+  TileKernels tiles;
 };
 
 // The best table that the processor and the environment variable LATENTWIRE_ISA (a name; "scalar" to "avx512_vnni") allow; chosen once. A
