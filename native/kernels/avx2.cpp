@@ -102,10 +102,9 @@ struct Avx2 {
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
   }
   static M less_equal(F a, F b) noexcept { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
-  static uint32_t bits(M m) noexcept { return static_cast<uint32_t>(_mm256_movemask_ps(m)); }
+  static uint32_t mask_bits(M m) noexcept { return static_cast<uint32_t>(_mm256_movemask_ps(m)); }
   static float from_half(uint16_t half) noexcept { return _cvtsh_ss(half); }
   static I load_u8(const uint8_t* p) noexcept { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
-  static I load_i8(const uint8_t* p) noexcept { return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
   template <int Shift, int Width>
   static I field(I x) noexcept {
     return _mm256_and_si256(_mm256_srli_epi32(x, Shift), _mm256_set1_epi32((1 << Width) - 1));
@@ -118,7 +117,6 @@ struct Avx2 {
   }
 
   // As integers.
-  using I = __m256i;
   static I bits(F x) noexcept { return _mm256_castps_si256(x); }
   static F from_bits(I x) noexcept { return _mm256_castsi256_ps(x); }
   static I to_int(F x) noexcept { return _mm256_cvtps_epi32(x); }

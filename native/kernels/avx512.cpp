@@ -78,10 +78,9 @@ struct Avx512 {
   static float reduce_add(F a) noexcept { return _mm512_reduce_add_ps(a); }
   static float reduce_max(F a) noexcept { return _mm512_reduce_max_ps(a); }
   static M less_equal(F a, F b) noexcept { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
-  static uint32_t bits(M m) noexcept { return m; }
+  static uint32_t mask_bits(M m) noexcept { return m; }
   static float from_half(uint16_t half) noexcept { return _cvtsh_ss(half); }
   static I load_u8(const uint8_t* p) noexcept { return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-  static I load_i8(const uint8_t* p) noexcept { return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   template <int Shift, int Width>
   static I field(I x) noexcept {
     return _mm512_and_si512(_mm512_srli_epi32(x, Shift), _mm512_set1_epi32((1 << Width) - 1));
@@ -94,7 +93,6 @@ struct Avx512 {
   }
 
   // As integers.
-  using I = __m512i;
   static I bits(F x) noexcept { return _mm512_castps_si512(x); }
   static F from_bits(I x) noexcept { return _mm512_castsi512_ps(x); }
   static I to_int(F x) noexcept { return _mm512_cvtps_epi32(x); }

@@ -76,7 +76,7 @@ struct Neon {
   static float reduce_add(F a) noexcept { return vaddvq_f32(a); }
   static float reduce_max(F a) noexcept { return vmaxvq_f32(a); }
   static M less_equal(F a, F b) noexcept { return vcleq_f32(a, b); }
-  static uint32_t bits(M m) noexcept {
+  static uint32_t mask_bits(M m) noexcept {
     constexpr uint32_t place[lanes] = {1, 2, 4, 8};
     return vaddvq_u32(vandq_u32(m, vld1q_u32(place)));
   }
@@ -85,11 +85,6 @@ struct Neon {
     uint32_t packed;
     __builtin_memcpy(&packed, p, sizeof(packed));
     return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(packed))))));
-  }
-  static I load_i8(const uint8_t* p) noexcept {
-    uint32_t packed;
-    __builtin_memcpy(&packed, p, sizeof(packed));
-    return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(packed)))));
   }
   template <int Shift, int Width>
   static I field(I x) noexcept {
@@ -107,7 +102,6 @@ struct Neon {
   }
 
   // As integers.
-  using I = int32x4_t;
   static I bits(F x) noexcept { return vreinterpretq_s32_f32(x); }
   static F from_bits(I x) noexcept { return vreinterpretq_f32_s32(x); }
   static I to_int(F x) noexcept { return vcvtnq_s32_f32(x); }

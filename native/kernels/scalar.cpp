@@ -53,10 +53,9 @@ struct Scalar {
   static float reduce_add(F a) noexcept { return a; }
   static float reduce_max(F a) noexcept { return a; }
   static M less_equal(F a, F b) noexcept { return a <= b; }
-  static uint32_t bits(M m) noexcept { return m ? 1 : 0; }
+  static uint32_t mask_bits(M m) noexcept { return m ? 1 : 0; }
   static float from_half(uint16_t half) noexcept { return f16_to_f32(half); }
   static I load_u8(const uint8_t* p) noexcept { return *p; }
-  static I load_i8(const uint8_t* p) noexcept { return static_cast<int8_t>(*p); }
   template <int Shift, int Width>
   static I field(I x) noexcept {
     return (x >> Shift) & ((1 << Width) - 1);
@@ -67,7 +66,6 @@ struct Scalar {
   }
 
   // As integers.
-  using I = int32_t;
   static I bits(F x) noexcept { return std::bit_cast<int32_t>(x); }
   static F from_bits(I x) noexcept { return std::bit_cast<float>(x); }
   static I to_int(F x) noexcept { return static_cast<int32_t>(std::nearbyint(x)); }

@@ -100,7 +100,7 @@ int64_t thought_collect(const float* z, int64_t n, const float* maxima, float th
   for_blocks(n, [&](int64_t block, int64_t first, int64_t count) {
     if (!(maxima[block] >= threshold)) return;
     const auto take = [&](int64_t at, typename V::F v) {
-      for (uint32_t left = V::bits(V::less_equal(bound, v)); left != 0; left &= left - 1)
+      for (uint32_t left = V::mask_bits(V::less_equal(bound, v)); left != 0; left &= left - 1)
         ids[found++] = static_cast<int32_t>(first_id + first + at + __builtin_ctz(left));
     };
     int64_t i = 0;
@@ -159,7 +159,7 @@ struct Q8Block {
   static constexpr int64_t bytes = 34;
   static void unpack(const uint8_t* block, float* out) noexcept {
     const auto scale = V::set(V::from_half(half_at(block)));
-    for (int i = 0; i < 32; i += V::lanes) V::store(out + i, V::mul(scale, V::from_i32(V::load_i8(block + 2 + i))));
+    for (int i = 0; i < 32; i += V::lanes) V::store(out + i, V::mul(scale, V::load_i8(block + 2 + i)));
   }
 };
 
