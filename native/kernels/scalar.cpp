@@ -177,7 +177,7 @@ struct ScalarCodes {
   static I dot(I sum, I x, I w) noexcept {
     for (int byte = 0; byte < 4; byte++) {
       const auto u = static_cast<int32_t>((static_cast<uint32_t>(x) >> (8 * byte)) & 255U) - 128;
-      const auto s = static_cast<int32_t>(static_cast<int8_t>((static_cast<uint32_t>(w) >> (8 * byte)) & 255U));
+      const int32_t s = static_cast<int32_t>(static_cast<uint32_t>(w) << (24 - 8 * byte)) >> 24;
       sum += u * s;
     }
     return sum;
