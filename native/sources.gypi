@@ -13,7 +13,9 @@
       "native/kernels/product.cpp",
       "native/kernels/project.cpp",
       "native/kernels/scalar.cpp",
-      "native/kernels/table.cpp"
+      "native/kernels/table.cpp",
+      "native/kernels/thought.cpp",
+      "native/kernels/tile.cpp"
     ],
     "avx2_sources": ["native/kernels/avx2.cpp"],
     "avx2_cflags": ["-mavx2", "-mfma", "-mf16c"],

@@ -5,6 +5,8 @@
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/thought.h"
+#include "kernels/impl/tile.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -22,6 +24,7 @@ constexpr int avx2_panels = R == 1   ? 4
 struct Avx2 {
   using F = __m256;
   using M = __m256;
+  using I = __m256i;
   static constexpr int lanes = 8;
   static constexpr int max_rows = 6;
   template <int R>
@@ -43,7 +46,8 @@ struct Avx2 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
   // to nearest, ties to even; a NaN stays one
-  static void store_bf16(uint16_t* p, F x) noexcept {
+  static void store_bf16(uint16_t* p, F x) noexcept { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bf16(x)); }
+  static __m128i bf16(F x) noexcept {
     const __m256i bits = _mm256_castps_si256(x);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
@@ -51,7 +55,7 @@ struct Avx2 {
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
     const __m256i half = _mm256_blendv_epi8(rounded, quiet, nan);
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(half, half), 0xD8);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+    return _mm256_castsi256_si128(packed);
   }
   static void store_u8(uint8_t* p, F x, int64_t n) noexcept {
     const __m256i codes = _mm256_cvtps_epi32(x);
@@ -97,10 +101,144 @@ struct Avx2 {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
   }
+  static M less_equal(F a, F b) noexcept { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
+  static uint32_t mask_bits(M m) noexcept { return static_cast<uint32_t>(_mm256_movemask_ps(m)); }
+  static float from_half(uint16_t half) noexcept { return _cvtsh_ss(half); }
+  static I load_u8(const uint8_t* p) noexcept { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+  template <int Shift, int Width>
+  static I field(I x) noexcept {
+    return _mm256_and_si256(_mm256_srli_epi32(x, Shift), _mm256_set1_epi32((1 << Width) - 1));
+  }
+  static F from_i32(I x) noexcept { return _mm256_cvtepi32_ps(x); }
   static F from_i32_difference(const int32_t* dot, const int32_t* sums, int32_t offset, int64_t n) noexcept {
     const __m256i mask = part_mask(n);
     const __m256i shift = _mm256_mullo_epi32(_mm256_maskload_epi32(sums, mask), _mm256_set1_epi32(offset));
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_maskload_epi32(dot, mask), shift));
+  }
+
+  // As integers.
+  static I bits(F x) noexcept { return _mm256_castps_si256(x); }
+  static F from_bits(I x) noexcept { return _mm256_castsi256_ps(x); }
+  static I to_int(F x) noexcept { return _mm256_cvtps_epi32(x); }
+  static F to_float(I x) noexcept { return _mm256_cvtepi32_ps(x); }
+  static I set_int(int32_t x) noexcept { return _mm256_set1_epi32(x); }
+  static I add_int(I a, I b) noexcept { return _mm256_add_epi32(a, b); }
+  static I sub_int(I a, I b) noexcept { return _mm256_sub_epi32(a, b); }
+  static I and_int(I a, I b) noexcept { return _mm256_and_si256(a, b); }
+  static I max_int(I a, I b) noexcept { return _mm256_max_epi32(a, b); }
+  // bits of a where the mask has ones, else of b
+  static I select_bits(I mask, I a, I b) noexcept { return _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b)); }
+  template <int n>
+  static I shift_right(I a) noexcept {
+    return _mm256_srli_epi32(a, n);
+  }
+  template <int n>
+  static I shift_right_signed(I a) noexcept {
+    return _mm256_srai_epi32(a, n);
+  }
+  static I load_int(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  // the largest of n (a multiple of 32) numbers without their sign bits
+  static uint32_t max_bits16(const uint16_t* p, int64_t n) noexcept {
+    const __m256i mask = _mm256_set1_epi16(0x7fff);
+    __m256i most = _mm256_setzero_si256();
+    for (int64_t i = 0; i < n; i += 16) most = _mm256_max_epu16(most, _mm256_and_si256(load_int(p + i), mask));
+    const __m128i half = _mm_max_epu16(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+    return 0xffffU - static_cast<uint32_t>(_mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(half, _mm_set1_epi16(-1))), 0));
+  }
+  // the least and the largest key of n (a multiple of 32) numbers: bits, those below the sign of a negative number turned round
+  static void extremes16(const uint16_t* p, int64_t n, int32_t* low, int32_t* high) noexcept {
+    __m256i least = _mm256_set1_epi16(0x7fff);
+    __m256i most = _mm256_set1_epi16(-0x8000);
+    for (int64_t i = 0; i < n; i += 16) {
+      const __m256i x = load_int(p + i);
+      const __m256i key = _mm256_xor_si256(x, _mm256_srli_epi16(_mm256_srai_epi16(x, 15), 1));
+      least = _mm256_min_epi16(least, key);
+      most = _mm256_max_epi16(most, key);
+    }
+    // phminposuw finds the least of unsigned words
+    const __m256i a = _mm256_xor_si256(least, _mm256_set1_epi16(-0x8000));
+    const __m256i b = _mm256_xor_si256(most, _mm256_set1_epi16(0x7fff));
+    const __m128i l = _mm_minpos_epu16(_mm_min_epu16(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)));
+    const __m128i h = _mm_minpos_epu16(_mm_min_epu16(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1)));
+    *low = _mm_extract_epi16(l, 0) - 0x8000;
+    *high = 0x7fff - _mm_extract_epi16(h, 0);
+  }
+  static void extremes32(const float* p, int64_t n, int32_t* low, int32_t* high) noexcept {
+    __m256i least = _mm256_set1_epi32(0x7fffffff);
+    __m256i most = _mm256_set1_epi32(-0x7fffffff - 1);
+    for (int64_t i = 0; i < n; i += 8) {
+      const __m256i x = load_int(p + i);
+      const __m256i key = _mm256_xor_si256(x, _mm256_srli_epi32(_mm256_srai_epi32(x, 31), 1));
+      least = _mm256_min_epi32(least, key);
+      most = _mm256_max_epi32(most, key);
+    }
+    __m128i l = _mm_min_epi32(_mm256_castsi256_si128(least), _mm256_extracti128_si256(least, 1));
+    __m128i h = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+    l = _mm_min_epi32(l, _mm_shuffle_epi32(l, 0x4E));
+    h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0x4E));
+    *low = _mm_cvtsi128_si32(_mm_min_epi32(l, _mm_shuffle_epi32(l, 0xB1)));
+    *high = _mm_cvtsi128_si32(_mm_max_epi32(h, _mm_shuffle_epi32(h, 0xB1)));
+  }
+  static uint32_t max_bits32(const float* p, int64_t n) noexcept {
+    const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+    __m256i most = _mm256_setzero_si256();
+    for (int64_t i = 0; i < n; i += 8) most = _mm256_max_epi32(most, _mm256_and_si256(load_int(p + i), mask));
+    __m128i half = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4E));
+    return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_max_epi32(half, _mm_shuffle_epi32(half, 0xB1))));
+  }
+
+  // Bytes: 4 vectors of integers, saturated to s8, in order.
+  static I bytes(I a, I b, I c, I d) noexcept {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d)), order);
+  }
+  static void store_i8(uint8_t* p, I a, I b, I c, I d) noexcept { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bytes(a, b, c, d)); }
+  // the low 4 bits of 4 vectors, the first of a pair in the low half of a byte
+  static void store_i4(uint8_t* p, I a, I b, I c, I d) noexcept {
+    const __m256i low = _mm256_and_si256(bytes(a, b, c, d), _mm256_set1_epi8(15));
+    const __m256i words = _mm256_maddubs_epi16(low, _mm256_set1_epi16(0x1001));
+    const __m128i pairs = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), pairs);
+  }
+  static F load_i8(const uint8_t* p) noexcept {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
+  // the 4-bit numbers of `lanes` bytes, each byte xor `flip`
+  static void load_u4(const uint8_t* p, int flip, F* a, F* b) noexcept {
+    const __m128i pairs = _mm_xor_si128(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), _mm_set1_epi8(static_cast<char>(flip)));
+    const __m128i low = _mm_and_si128(pairs, _mm_set1_epi8(15));
+    const __m128i high = _mm_and_si128(_mm_srli_epi16(pairs, 4), _mm_set1_epi8(15));
+    const __m128i all = _mm_unpacklo_epi8(low, high);
+    *a = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(all));
+    *b = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(all, 8)));
+  }
+  // A code with its fraction at the top of that of an f16 is 2^-8 of its value, denormals included; the code of NaN gets its exponent.
+  static F load_e4m3(const uint8_t* p) noexcept {
+    const __m128i wide = _mm_slli_epi16(_mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))), 7);
+    const __m128i magnitude = _mm_and_si128(wide, _mm_set1_epi16(0x3f80));
+    const __m128i sign = _mm_slli_epi16(_mm_and_si128(wide, _mm_set1_epi16(0x4000)), 1);
+    const __m128i nan = _mm_and_si128(_mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x3f80)), _mm_set1_epi16(0x7c00));
+    return _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(_mm_or_si128(magnitude, sign), nan)), _mm256_set1_ps(256.0F));
+  }
+
+  // Stores past the caches, to aligned addresses; other cores see them in order only after a fence.
+  static void stream(float* p, F x) noexcept { _mm256_stream_ps(p, x); }
+  static void stream_f16(uint16_t* p, F x) noexcept {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  static void stream_bf16(uint16_t* p, F x) noexcept { _mm_stream_si128(reinterpret_cast<__m128i*>(p), bf16(x)); }
+  // n, a multiple of 64, bytes to a multiple of 64
+  static void stream_copy(uint8_t* to, const uint8_t* from, int64_t n) noexcept {
+    for (int64_t i = 0; i < n; i += 32) _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i), load_int(from + i));
+  }
+  static void fence() noexcept { _mm_sfence(); }
+
+  // The Walsh-Hadamard transform of the lanes: each stage adds the neighbour at some distance to x or to -x.
+  static F hadamard(F x) noexcept {
+    x = _mm256_add_ps(_mm256_permute_ps(x, 0xB1), _mm256_xor_ps(x, _mm256_setr_ps(0, -0.0F, 0, -0.0F, 0, -0.0F, 0, -0.0F)));
+    x = _mm256_add_ps(_mm256_permute_ps(x, 0x4E), _mm256_xor_ps(x, _mm256_setr_ps(0, 0, -0.0F, -0.0F, 0, 0, -0.0F, -0.0F)));
+    return _mm256_add_ps(_mm256_permute2f128_ps(x, x, 1), _mm256_xor_ps(x, _mm256_setr_ps(0, 0, 0, 0, -0.0F, -0.0F, -0.0F, -0.0F)));
   }
 };
 
@@ -136,6 +274,8 @@ void install_avx2(Kernels& table) noexcept {
   install_code_gemm<Avx2Codes>(table.gemm);
   install_rows<Avx2>(table.rows);
   install_probe<Avx2>(table.probe);
+  install_thought<Avx2>(table.thought);
+  install_tiles<Avx2>(table.tiles);
 }
 
 }  // namespace latentwire

@@ -4,6 +4,8 @@
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/thought.h"
+#include "kernels/impl/tile.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -19,6 +21,7 @@ __mmask16 part(int64_t n) noexcept { return static_cast<__mmask16>((1U << n) - 1
 struct Avx512 {
   using F = __m512;
   using M = __mmask16;
+  using I = __m512i;
   static constexpr int lanes = 16;
   static constexpr int max_rows = 8;
   template <int R>
@@ -40,13 +43,14 @@ struct Avx512 {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
   // to nearest, ties to even; a NaN stays one
-  static void store_bf16(uint16_t* p, F x) noexcept {
+  static void store_bf16(uint16_t* p, F x) noexcept { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bf16(x)); }
+  static __m256i bf16(F x) noexcept {
     const __m512i bits = _mm512_castps_si512(x);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
     const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40));
     const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
+    return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet));
   }
   static void store_u8(uint8_t* p, F x, int64_t n) noexcept {
     const __m128i codes = _mm512_cvtusepi32_epi8(_mm512_cvtps_epu32(x));
@@ -73,10 +77,140 @@ struct Avx512 {
   static F scale(F x, F n) noexcept { return _mm512_scalef_ps(x, n); }
   static float reduce_add(F a) noexcept { return _mm512_reduce_add_ps(a); }
   static float reduce_max(F a) noexcept { return _mm512_reduce_max_ps(a); }
+  static M less_equal(F a, F b) noexcept { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
+  static uint32_t mask_bits(M m) noexcept { return m; }
+  static float from_half(uint16_t half) noexcept { return _cvtsh_ss(half); }
+  static I load_u8(const uint8_t* p) noexcept { return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  template <int Shift, int Width>
+  static I field(I x) noexcept {
+    return _mm512_and_si512(_mm512_srli_epi32(x, Shift), _mm512_set1_epi32((1 << Width) - 1));
+  }
+  static F from_i32(I x) noexcept { return _mm512_cvtepi32_ps(x); }
   static F from_i32_difference(const int32_t* dot, const int32_t* sums, int32_t offset, int64_t n) noexcept {
     const __mmask16 mask = part(n);
     const __m512i shift = _mm512_mullo_epi32(_mm512_maskz_loadu_epi32(mask, sums), _mm512_set1_epi32(offset));
     return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_maskz_loadu_epi32(mask, dot), shift));
+  }
+
+  // As integers.
+  static I bits(F x) noexcept { return _mm512_castps_si512(x); }
+  static F from_bits(I x) noexcept { return _mm512_castsi512_ps(x); }
+  static I to_int(F x) noexcept { return _mm512_cvtps_epi32(x); }
+  static F to_float(I x) noexcept { return _mm512_cvtepi32_ps(x); }
+  static I set_int(int32_t x) noexcept { return _mm512_set1_epi32(x); }
+  static I add_int(I a, I b) noexcept { return _mm512_add_epi32(a, b); }
+  static I sub_int(I a, I b) noexcept { return _mm512_sub_epi32(a, b); }
+  static I and_int(I a, I b) noexcept { return _mm512_and_si512(a, b); }
+  static I max_int(I a, I b) noexcept { return _mm512_max_epi32(a, b); }
+  // bits of a where the mask has ones, else of b
+  static I select_bits(I mask, I a, I b) noexcept { return _mm512_ternarylogic_epi32(mask, a, b, 0xCA); }
+  template <int n>
+  static I shift_right(I a) noexcept {
+    return _mm512_srli_epi32(a, n);
+  }
+  template <int n>
+  static I shift_right_signed(I a) noexcept {
+    return _mm512_srai_epi32(a, n);
+  }
+  // the largest of n (a multiple of 32) numbers without their sign bits
+  static uint32_t max_bits16(const uint16_t* p, int64_t n) noexcept {
+    const __m512i mask = _mm512_set1_epi16(0x7fff);
+    __m512i most = _mm512_setzero_si512();
+    for (int64_t i = 0; i < n; i += 32) most = _mm512_max_epu16(most, _mm512_and_si512(_mm512_loadu_si512(p + i), mask));
+    const __m256i half = _mm256_max_epu16(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
+    const __m128i quarter = _mm_max_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    return 0xffffU - static_cast<uint32_t>(_mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(quarter, _mm_set1_epi16(-1))), 0));
+  }
+  // the least and the largest key of n (a multiple of 32) numbers: bits, those below the sign of a negative number turned round
+  static void extremes16(const uint16_t* p, int64_t n, int32_t* low, int32_t* high) noexcept {
+    __m512i least = _mm512_set1_epi16(0x7fff);
+    __m512i most = _mm512_set1_epi16(-0x8000);
+    for (int64_t i = 0; i < n; i += 32) {
+      const __m512i x = _mm512_loadu_si512(p + i);
+      const __m512i key = _mm512_xor_si512(x, _mm512_srli_epi16(_mm512_srai_epi16(x, 15), 1));
+      least = _mm512_min_epi16(least, key);
+      most = _mm512_max_epi16(most, key);
+    }
+    // phminposuw finds the least of unsigned words
+    const __m512i a = _mm512_xor_si512(least, _mm512_set1_epi16(-0x8000));
+    const __m512i b = _mm512_xor_si512(most, _mm512_set1_epi16(0x7fff));
+    const __m256i lows = _mm256_min_epu16(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    const __m256i highs = _mm256_min_epu16(_mm512_castsi512_si256(b), _mm512_extracti64x4_epi64(b, 1));
+    const __m128i l = _mm_minpos_epu16(_mm_min_epu16(_mm256_castsi256_si128(lows), _mm256_extracti128_si256(lows, 1)));
+    const __m128i h = _mm_minpos_epu16(_mm_min_epu16(_mm256_castsi256_si128(highs), _mm256_extracti128_si256(highs, 1)));
+    *low = _mm_extract_epi16(l, 0) - 0x8000;
+    *high = 0x7fff - _mm_extract_epi16(h, 0);
+  }
+  static void extremes32(const float* p, int64_t n, int32_t* low, int32_t* high) noexcept {
+    __m512i least = _mm512_set1_epi32(0x7fffffff);
+    __m512i most = _mm512_set1_epi32(-0x7fffffff - 1);
+    for (int64_t i = 0; i < n; i += 16) {
+      const __m512i x = _mm512_loadu_si512(p + i);
+      const __m512i key = _mm512_xor_si512(x, _mm512_srli_epi32(_mm512_srai_epi32(x, 31), 1));
+      least = _mm512_min_epi32(least, key);
+      most = _mm512_max_epi32(most, key);
+    }
+    *low = _mm512_reduce_min_epi32(least);
+    *high = _mm512_reduce_max_epi32(most);
+  }
+  static uint32_t max_bits32(const float* p, int64_t n) noexcept {
+    const __m512i mask = _mm512_set1_epi32(0x7fffffff);
+    __m512i most = _mm512_setzero_si512();
+    for (int64_t i = 0; i < n; i += 16) most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_loadu_si512(p + i), mask));
+    return static_cast<uint32_t>(_mm512_reduce_max_epi32(most));
+  }
+
+  // Bytes: 4 vectors of integers, saturated to s8, in order.
+  static I bytes(I a, I b, I c, I d) noexcept {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_epi32(order, _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)));
+  }
+  static void store_i8(uint8_t* p, I a, I b, I c, I d) noexcept { _mm512_storeu_si512(p, bytes(a, b, c, d)); }
+  // the low 4 bits of 4 vectors, the first of a pair in the low half of a byte
+  static void store_i4(uint8_t* p, I a, I b, I c, I d) noexcept {
+    const __m512i low = _mm512_and_si512(bytes(a, b, c, d), _mm512_set1_epi8(15));
+    const __m256i pairs = _mm512_cvtepi16_epi8(_mm512_maddubs_epi16(low, _mm512_set1_epi16(0x1001)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), pairs);
+  }
+  static F load_i8(const uint8_t* p) noexcept {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  // the 4-bit numbers of `lanes` bytes, each byte xor `flip`
+  static void load_u4(const uint8_t* p, int flip, F* a, F* b) noexcept {
+    const __m128i pairs = _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), _mm_set1_epi8(static_cast<char>(flip)));
+    const __m128i low = _mm_and_si128(pairs, _mm_set1_epi8(15));
+    const __m128i high = _mm_and_si128(_mm_srli_epi16(pairs, 4), _mm_set1_epi8(15));
+    *a = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high)));
+    *b = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpackhi_epi8(low, high)));
+  }
+  // A code with its fraction at the top of that of an f16 is 2^-8 of its value, denormals included; the code of NaN gets its exponent.
+  static F load_e4m3(const uint8_t* p) noexcept {
+    const __m256i wide = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 7);
+    const __m256i magnitude = _mm256_and_si256(wide, _mm256_set1_epi16(0x3f80));
+    const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x4000)), 1);
+    const __m256i nan = _mm256_and_si256(_mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x3f80)), _mm256_set1_epi16(0x7c00));
+    return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(_mm256_or_si256(magnitude, sign), nan)), _mm512_set1_ps(256.0F));
+  }
+
+  // Stores past the caches, to aligned addresses; other cores see them in order only after a fence.
+  static void stream(float* p, F x) noexcept { _mm512_stream_ps(p, x); }
+  static void stream_f16(uint16_t* p, F x) noexcept {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  static void stream_bf16(uint16_t* p, F x) noexcept { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bf16(x)); }
+  // n, a multiple of 64, bytes to a multiple of 64
+  static void stream_copy(uint8_t* to, const uint8_t* from, int64_t n) noexcept {
+    for (int64_t i = 0; i < n; i += 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
+  }
+  static void fence() noexcept { _mm_sfence(); }
+
+  // The Walsh-Hadamard transform of the lanes: each stage adds the neighbour at some distance to x or to -x.
+  static F hadamard(F x) noexcept {
+    const F minus = _mm512_set1_ps(-0.0F);
+    x = _mm512_add_ps(_mm512_permute_ps(x, 0xB1), _mm512_mask_xor_ps(x, 0xAAAA, x, minus));
+    x = _mm512_add_ps(_mm512_permute_ps(x, 0x4E), _mm512_mask_xor_ps(x, 0xCCCC, x, minus));
+    x = _mm512_add_ps(_mm512_shuffle_f32x4(x, x, 0xB1), _mm512_mask_xor_ps(x, 0xF0F0, x, minus));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(x, x, 0x4E), _mm512_mask_xor_ps(x, 0xFF00, x, minus));
   }
 };
 
@@ -113,6 +247,8 @@ void install_avx512(Kernels& table) noexcept {
   install_code_gemm<Avx512Codes>(table.gemm);
   install_rows<Avx512>(table.rows);
   install_probe<Avx512>(table.probe);
+  install_thought<Avx512>(table.thought);
+  install_tiles<Avx512>(table.tiles);
 }
 
 }  // namespace latentwire

@@ -4,6 +4,8 @@
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/thought.h"
+#include "kernels/impl/tile.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -12,6 +14,7 @@ namespace {
 struct Neon {
   using F = float32x4_t;
   using M = uint32x4_t;
+  using I = int32x4_t;
   static constexpr int lanes = 4;
   static constexpr int max_rows = 4;
   template <int R>
@@ -72,6 +75,22 @@ struct Neon {
   }
   static float reduce_add(F a) noexcept { return vaddvq_f32(a); }
   static float reduce_max(F a) noexcept { return vmaxvq_f32(a); }
+  static M less_equal(F a, F b) noexcept { return vcleq_f32(a, b); }
+  static uint32_t mask_bits(M m) noexcept {
+    constexpr uint32_t place[lanes] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(m, vld1q_u32(place)));
+  }
+  static float from_half(uint16_t half) noexcept { return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half))), 0); }
+  static I load_u8(const uint8_t* p) noexcept {
+    uint32_t packed;
+    __builtin_memcpy(&packed, p, sizeof(packed));
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(packed))))));
+  }
+  template <int Shift, int Width>
+  static I field(I x) noexcept {
+    return vandq_s32(vshlq_s32(x, vdupq_n_s32(-Shift)), vdupq_n_s32((1 << Width) - 1));
+  }
+  static F from_i32(I x) noexcept { return vcvtq_f32_s32(x); }
   static F from_i32_difference(const int32_t* dot, const int32_t* sums, int32_t offset, int64_t n) noexcept {
     int32_t a[lanes] = {};
     int32_t b[lanes] = {};
@@ -80,6 +99,114 @@ struct Neon {
       b[i] = sums[i];
     }
     return vcvtq_f32_s32(vmlsq_n_s32(vld1q_s32(a), vld1q_s32(b), offset));
+  }
+
+  // As integers.
+  static I bits(F x) noexcept { return vreinterpretq_s32_f32(x); }
+  static F from_bits(I x) noexcept { return vreinterpretq_f32_s32(x); }
+  static I to_int(F x) noexcept { return vcvtnq_s32_f32(x); }
+  static F to_float(I x) noexcept { return vcvtq_f32_s32(x); }
+  static I set_int(int32_t x) noexcept { return vdupq_n_s32(x); }
+  static I add_int(I a, I b) noexcept { return vaddq_s32(a, b); }
+  static I sub_int(I a, I b) noexcept { return vsubq_s32(a, b); }
+  static I and_int(I a, I b) noexcept { return vandq_s32(a, b); }
+  static I max_int(I a, I b) noexcept { return vmaxq_s32(a, b); }
+  // bits of a where the mask has ones, else of b
+  static I select_bits(I mask, I a, I b) noexcept { return vbslq_s32(vreinterpretq_u32_s32(mask), a, b); }
+  template <int n>
+  static I shift_right(I a) noexcept {
+    return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a), n));
+  }
+  template <int n>
+  static I shift_right_signed(I a) noexcept {
+    return vshrq_n_s32(a, n);
+  }
+  // the largest of n (a multiple of 32) numbers without their sign bits
+  static uint32_t max_bits16(const uint16_t* p, int64_t n) noexcept {
+    uint16x8_t most = vdupq_n_u16(0);
+    for (int64_t i = 0; i < n; i += 8) most = vmaxq_u16(most, vandq_u16(vld1q_u16(p + i), vdupq_n_u16(0x7fff)));
+    return vmaxvq_u16(most);
+  }
+  // the least and the largest key of n (a multiple of 32) numbers: bits, those below the sign of a negative number turned round
+  static void extremes16(const uint16_t* p, int64_t n, int32_t* low, int32_t* high) noexcept {
+    int16x8_t least = vdupq_n_s16(0x7fff);
+    int16x8_t most = vdupq_n_s16(-0x8000);
+    for (int64_t i = 0; i < n; i += 8) {
+      const int16x8_t x = vreinterpretq_s16_u16(vld1q_u16(p + i));
+      const int16x8_t key = veorq_s16(x, vandq_s16(vshrq_n_s16(x, 15), vdupq_n_s16(0x7fff)));
+      least = vminq_s16(least, key);
+      most = vmaxq_s16(most, key);
+    }
+    *low = vminvq_s16(least);
+    *high = vmaxvq_s16(most);
+  }
+  static void extremes32(const float* p, int64_t n, int32_t* low, int32_t* high) noexcept {
+    int32x4_t least = vdupq_n_s32(0x7fffffff);
+    int32x4_t most = vdupq_n_s32(-0x7fffffff - 1);
+    for (int64_t i = 0; i < n; i += 4) {
+      const int32x4_t x = vreinterpretq_s32_f32(vld1q_f32(p + i));
+      const int32x4_t key = veorq_s32(x, vandq_s32(vshrq_n_s32(x, 31), vdupq_n_s32(0x7fffffff)));
+      least = vminq_s32(least, key);
+      most = vmaxq_s32(most, key);
+    }
+    *low = vminvq_s32(least);
+    *high = vmaxvq_s32(most);
+  }
+  static uint32_t max_bits32(const float* p, int64_t n) noexcept {
+    uint32x4_t most = vdupq_n_u32(0);
+    for (int64_t i = 0; i < n; i += 4) most = vmaxq_u32(most, vandq_u32(vreinterpretq_u32_f32(vld1q_f32(p + i)), vdupq_n_u32(0x7fffffff)));
+    return vmaxvq_u32(most);
+  }
+
+  // Bytes: 4 vectors of integers, saturated to s8, in order.
+  static int8x16_t bytes(I a, I b, I c, I d) noexcept {
+    return vqmovn_high_s16(vqmovn_s16(vqmovn_high_s32(vqmovn_s32(a), b)), vqmovn_high_s32(vqmovn_s32(c), d));
+  }
+  static void store_i8(uint8_t* p, I a, I b, I c, I d) noexcept { vst1q_u8(p, vreinterpretq_u8_s8(bytes(a, b, c, d))); }
+  // the low 4 bits of 4 vectors, the first of a pair in the low half of a byte
+  static void store_i4(uint8_t* p, I a, I b, I c, I d) noexcept {
+    const uint16x8_t low = vreinterpretq_u16_u8(vandq_u8(vreinterpretq_u8_s8(bytes(a, b, c, d)), vdupq_n_u8(15)));
+    vst1_u8(p, vmovn_u16(vorrq_u16(low, vshrq_n_u16(low, 4))));
+  }
+  static uint8x8_t load_bytes(const uint8_t* p) noexcept {
+    uint32_t packed;
+    __builtin_memcpy(&packed, p, sizeof(packed));
+    return vcreate_u8(packed);
+  }
+  static F load_i8(const uint8_t* p) noexcept {
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(load_bytes(p))))));
+  }
+  // the 4-bit numbers of `lanes` bytes, each byte xor `flip`
+  static void load_u4(const uint8_t* p, int flip, F* a, F* b) noexcept {
+    const uint8x8_t pairs = veor_u8(load_bytes(p), vdup_n_u8(static_cast<uint8_t>(flip)));
+    const uint16x8_t wide = vmovl_u8(vzip1_u8(vand_u8(pairs, vdup_n_u8(15)), vshr_n_u8(pairs, 4)));
+    *a = vcvtq_f32_u32(vmovl_u16(vget_low_u16(wide)));
+    *b = vcvtq_f32_u32(vmovl_u16(vget_high_u16(wide)));
+  }
+  // A code with its fraction at the top of that of an f16 is 2^-8 of its value, denormals included; the code of NaN gets its exponent.
+  static F load_e4m3(const uint8_t* p) noexcept {
+    const uint16x4_t wide = vshl_n_u16(vget_low_u16(vmovl_u8(load_bytes(p))), 7);
+    const uint16x4_t magnitude = vand_u16(wide, vdup_n_u16(0x3f80));
+    const uint16x4_t sign = vshl_n_u16(vand_u16(wide, vdup_n_u16(0x4000)), 1);
+    const uint16x4_t nan = vand_u16(vceq_u16(magnitude, vdup_n_u16(0x3f80)), vdup_n_u16(0x7c00));
+    return vmulq_n_f32(vcvt_f32_f16(vreinterpret_f16_u16(vorr_u16(vorr_u16(magnitude, sign), nan))), 256.0F);
+  }
+
+  // There are no stores past the caches in C.
+  static void stream(float* p, F x) noexcept { store(p, x); }
+  static void stream_f16(uint16_t* p, F x) noexcept { store_f16(p, x); }
+  static void stream_bf16(uint16_t* p, F x) noexcept { store_bf16(p, x); }
+  // n, a multiple of 64, bytes to a multiple of 64
+  static void stream_copy(uint8_t* to, const uint8_t* from, int64_t n) noexcept { __builtin_memcpy(to, from, static_cast<size_t>(n)); }
+  static void fence() noexcept {}
+
+  // The Walsh-Hadamard transform of the lanes: each stage adds the neighbour at some distance to x or to -x.
+  static F hadamard(F x) noexcept {
+    const uint32x4_t second = {0, 0x80000000U, 0, 0x80000000U};
+    const uint32x4_t upper = {0, 0, 0x80000000U, 0x80000000U};
+    const auto negate = [](F v, uint32x4_t which) { return vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(v), which)); };
+    x = vaddq_f32(vrev64q_f32(x), negate(x, second));
+    return vaddq_f32(vextq_f32(x, x, 2), negate(x, upper));
   }
 };
 
@@ -118,6 +245,8 @@ void install_neon(Kernels& table) noexcept {
   install_code_gemm<NeonCodes>(table.gemm);
   install_rows<Neon>(table.rows);
   install_probe<Neon>(table.probe);
+  install_thought<Neon>(table.thought);
+  install_tiles<Neon>(table.tiles);
 }
 
 }  // namespace latentwire

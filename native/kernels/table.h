@@ -8,6 +8,8 @@
 #include "kernels/gemm_kernels.h"
 #include "kernels/probe_kernels.h"
 #include "kernels/row_kernels.h"
+#include "kernels/thought_kernels.h"
+#include "kernels/tile_kernels.h"
 
 namespace latentwire {
 
@@ -21,6 +23,8 @@ struct Kernels {
   GemmKernels gemm;
   RowKernels rows;
   ProbeKernels probe;
+  ThoughtKernels thought;
+  TileKernels tiles;
 };
 
 // The best table that the processor and the environment variable LATENTWIRE_ISA (a name; "scalar" to "avx512_vnni") allow; chosen once. A
