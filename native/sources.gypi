@@ -8,11 +8,13 @@
     ],
     "kernels_sources": [
       "native/kernels/cosine.cpp",
+      "native/kernels/digest.cpp",
       "native/kernels/latent_step.cpp",
       "native/kernels/packed_matrix.cpp",
       "native/kernels/product.cpp",
       "native/kernels/project.cpp",
       "native/kernels/scalar.cpp",
+      "native/kernels/stats.cpp",
       "native/kernels/table.cpp",
       "native/kernels/tile.cpp"
     ],

@@ -4,6 +4,7 @@
 
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/stats.h"
 #include "kernels/impl/tile.h"
 #include "kernels/table.h"
 
@@ -262,6 +263,7 @@ void install_avx2(Kernels& table) noexcept {
   install_code_gemm<Avx2Codes>(table.gemm);
   install_rows<Avx2>(table.rows);
   install_tiles<Avx2>(table.tiles);
+  install_stats<Avx2>(table.stats);
 }
 
 }  // namespace latentwire

@@ -3,6 +3,7 @@
 
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/stats.h"
 #include "kernels/impl/tile.h"
 #include "kernels/table.h"
 
@@ -229,6 +230,7 @@ void install_avx512(Kernels& table) noexcept {
   install_code_gemm<Avx512Codes>(table.gemm);
   install_rows<Avx512>(table.rows);
   install_tiles<Avx512>(table.tiles);
+  install_stats<Avx512>(table.stats);
 }
 
 }  // namespace latentwire

@@ -3,6 +3,7 @@
 
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/stats.h"
 #include "kernels/impl/tile.h"
 #include "kernels/table.h"
 
@@ -226,6 +227,7 @@ void install_neon(Kernels& table) noexcept {
   install_code_gemm<NeonCodes>(table.gemm);
   install_rows<Neon>(table.rows);
   install_tiles<Neon>(table.tiles);
+  install_stats<Neon>(table.stats);
 }
 
 }  // namespace latentwire

@@ -8,6 +8,7 @@
 #include "core/dtype.h"
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/stats.h"
 #include "kernels/impl/tile.h"
 #include "kernels/table.h"
 
@@ -179,6 +180,7 @@ void install_scalar(Kernels& table) noexcept {
   install_code_gemm<ScalarCodes>(table.gemm);
   install_rows<Scalar>(table.rows);
   install_tiles<Scalar>(table.tiles);
+  install_stats<Scalar>(table.stats);
 }
 
 }  // namespace latentwire

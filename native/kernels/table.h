@@ -7,6 +7,7 @@
 
 #include "kernels/gemm_kernels.h"
 #include "kernels/row_kernels.h"
+#include "kernels/stats_kernels.h"
 #include "kernels/tile_kernels.h"
 
 namespace latentwire {
@@ -21,6 +22,7 @@ struct Kernels {
   GemmKernels gemm;
   RowKernels rows;
   TileKernels tiles;
+  StatsKernels stats;
 };
 
 // The best table that the processor and the environment variable LATENTWIRE_ISA (a name; "scalar" to "avx512_vnni") allow; chosen once. A
