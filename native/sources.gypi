@@ -7,6 +7,7 @@
       "native/core/thread_pool.cpp"
     ],
     "kernels_sources": [
+      "native/kernels/codebook.cpp",
       "native/kernels/cosine.cpp",
       "native/kernels/digest.cpp",
       "native/kernels/latent_step.cpp",

@@ -2,6 +2,7 @@
 // broadcast.
 #include <immintrin.h>
 
+#include "kernels/impl/codebook.h"
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/rows.h"
 #include "kernels/impl/stats.h"
@@ -264,6 +265,7 @@ void install_avx2(Kernels& table) noexcept {
   install_rows<Avx2>(table.rows);
   install_tiles<Avx2>(table.tiles);
   install_stats<Avx2>(table.stats);
+  install_codebook<Avx2>(table.codebook);
 }
 
 }  // namespace latentwire

@@ -1,6 +1,7 @@
 // AVX-512 F, BW, VL and DQ: 32 registers of 16 lanes. The widest tile is 8 rows of 3 panels: 24 accumulators, 3 panels, 1 broadcast.
 #include <immintrin.h>
 
+#include "kernels/impl/codebook.h"
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/rows.h"
 #include "kernels/impl/stats.h"
@@ -231,6 +232,7 @@ void install_avx512(Kernels& table) noexcept {
   install_rows<Avx512>(table.rows);
   install_tiles<Avx512>(table.tiles);
   install_stats<Avx512>(table.stats);
+  install_codebook<Avx512>(table.codebook);
 }
 
 }  // namespace latentwire

@@ -1,6 +1,7 @@
 // NEON of arm64: 32 registers of 4 lanes. The widest tile is 4 rows of one panel, 16 accumulators, with 4 registers of panel.
 #include <arm_neon.h>
 
+#include "kernels/impl/codebook.h"
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/rows.h"
 #include "kernels/impl/stats.h"
@@ -228,6 +229,7 @@ void install_neon(Kernels& table) noexcept {
   install_rows<Neon>(table.rows);
   install_tiles<Neon>(table.tiles);
   install_stats<Neon>(table.stats);
+  install_codebook<Neon>(table.codebook);
 }
 
 }  // namespace latentwire

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/dtype.h"
+#include "kernels/impl/codebook.h"
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/rows.h"
 #include "kernels/impl/stats.h"
@@ -181,6 +182,7 @@ void install_scalar(Kernels& table) noexcept {
   install_rows<Scalar>(table.rows);
   install_tiles<Scalar>(table.tiles);
   install_stats<Scalar>(table.stats);
+  install_codebook<Scalar>(table.codebook);
 }
 
 }  // namespace latentwire

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/codebook_kernels.h"
 #include "kernels/gemm_kernels.h"
 #include "kernels/row_kernels.h"
 #include "kernels/stats_kernels.h"
@@ -23,6 +24,7 @@ struct Kernels {
   RowKernels rows;
   TileKernels tiles;
   StatsKernels stats;
+  CodebookKernels codebook;
 };
 
 // The best table that the processor and the environment variable LATENTWIRE_ISA (a name; "scalar" to "avx512_vnni") allow; chosen once. A
