@@ -17,6 +17,8 @@ struct StatsKernels {
   // Copies n bytes past the caches; other threads may read them only after a call of `fence`.
   void (*stream_copy)(const void* from, void* to, int64_t n) noexcept = nullptr;
   void (*fence)() noexcept = nullptr;
+  // XXH3's sums after so many more whole blocks of 1024 bytes, with its 192 bytes of secret; nullptr where xxHash does it as well itself.
+  void (*xxh3_blocks)(uint64_t* sums, const void* data, int64_t blocks, const uint8_t* secret) noexcept = nullptr;
 };
 
 }  // namespace latentwire

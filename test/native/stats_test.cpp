@@ -244,6 +244,28 @@ TEST_SUITE("kernels") {
       CHECK(digest == digest_of(worse.data(), worse.size()));
       CHECK(std::equal(worse.begin(), worse.end(), to.begin()));
     }
+    // every table's loop, from any address, against xxHash: its sums after whole blocks
+    std::vector<uint8_t> bytes(40000);
+    for (uint8_t& b : bytes) b = static_cast<uint8_t>(numbers.below(256));
+    for (const Kernels& table : all_kernels()) {
+      if (table.stats.xxh3_blocks == nullptr) continue;
+      for (size_t blocks = 0; blocks < 20; blocks++) {
+        XXH3_state_t state;
+        XXH3_128bits_reset(&state);
+        std::array<uint64_t, 8> sums;
+        std::memcpy(sums.data(), state.acc, sizeof(sums));
+        const uint8_t* from = bytes.data() + blocks * 3;
+        XXH3_128bits_update(&state, from, blocks * 1024 + 1);
+        table.stats.xxh3_blocks(sums.data(), from, static_cast<int64_t>(blocks), state.extSecret);
+        // xxHash keeps up to 256 bytes to itself unless more follow
+        if (blocks > 0) CHECK(state.nbStripesSoFar == 0);
+        if (blocks > 1) REQUIRE(std::memcmp(sums.data(), state.acc, sizeof(sums)) == 0);
+      }
+    }
+    for (size_t n = 0; n < 36000; n += n < 300 ? 1 : 1 + static_cast<size_t>(numbers.below(150))) {
+      const XXH128_hash_t want = XXH3_128bits(bytes.data() + n % 7, n);
+      REQUIRE(digest_of(bytes.data() + n % 7, n) == Digest128{want.low64, want.high64});
+    }
     Digest128 digest;
     bool finite = false;
     CHECK(copy_and_digest(nullptr, nullptr, 3, Dtype::f16, &digest, &finite).code == Code::invalid_argument);
