@@ -118,6 +118,8 @@ float stats_entropy(const float* p, int64_t n) noexcept {
   return bad == 0 ? static_cast<float>(total) : bad;
 }
 
+constexpr int64_t copy_ahead = 16384;
+
 template <class V>
 void stats_stream_copy(const void* from, void* to, int64_t n) noexcept {
   const auto* p = static_cast<const uint8_t*>(from);
@@ -129,7 +131,13 @@ void stats_stream_copy(const void* from, void* to, int64_t n) noexcept {
   }
   __builtin_memcpy(q, p, static_cast<size_t>(head));
   const int64_t lines = (n - head) & ~int64_t{63};
-  V::stream_copy(q + head, p + head, lines);
+  constexpr int64_t chunk = 1024;
+  for (int64_t i = head; i < head + lines; i += chunk) {
+    const int64_t bytes = head + lines - i < chunk ? head + lines - i : chunk;
+    // what is read next comes while this is written
+    for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(p + i + line + copy_ahead);
+    V::stream_copy(q + i, p + i, bytes);
+  }
   __builtin_memcpy(q + head + lines, p + head + lines, static_cast<size_t>(n - head - lines));
 }
 
