@@ -7,12 +7,15 @@
       "native/core/thread_pool.cpp"
     ],
     "kernels_sources": [
+      "native/kernels/codebook.cpp",
       "native/kernels/cosine.cpp",
+      "native/kernels/digest.cpp",
       "native/kernels/latent_step.cpp",
       "native/kernels/packed_matrix.cpp",
       "native/kernels/product.cpp",
       "native/kernels/project.cpp",
       "native/kernels/scalar.cpp",
+      "native/kernels/stats.cpp",
       "native/kernels/table.cpp",
       "native/kernels/thought.cpp",
       "native/kernels/tile.cpp"

@@ -20,6 +20,7 @@ const {
 /** Headers that no npm package has: what to look for, and the Debian package that brings it. */
 const HEADERS = [
   { file: "eigen3/Eigen/Core", package: "libeigen3-dev", tests: false },
+  { file: "xxhash.h", package: "libxxhash-dev", tests: false },
   { file: "doctest/doctest.h", package: "doctest-dev", tests: true },
 ];
 const INCLUDE_FOLDERS = ["/usr/include", "/usr/local/include", "/opt/homebrew/include"];

@@ -2,11 +2,14 @@
 // broadcast.
 #include <immintrin.h>
 
+#include "kernels/impl/codebook.h"
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/stats.h"
 #include "kernels/impl/thought.h"
 #include "kernels/impl/tile.h"
+#include "kernels/impl/xxh3.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -267,6 +270,30 @@ struct Avx2Codes {
   }
 };
 
+// 64-bit lanes, for the hash.
+struct Avx2Hash {
+  using I = __m256i;
+  static constexpr int lanes = 4;
+
+  static I load(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static void store(void* p, I x) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
+  static I set(uint32_t x) noexcept { return _mm256_set1_epi32(static_cast<int32_t>(x)); }
+  static I add(I a, I b) noexcept { return _mm256_add_epi64(a, b); }
+  static I exclusive_or(I a, I b) noexcept { return _mm256_xor_si256(a, b); }
+  // of the low halves
+  static I multiply(I a, I b) noexcept { return _mm256_mul_epu32(a, b); }
+  static I high_halves(I a) noexcept { return _mm256_shuffle_epi32(a, 0x31); }
+  static I swap_lanes(I a) noexcept { return _mm256_shuffle_epi32(a, 0x4E); }
+  template <int n>
+  static I shift_right(I a) noexcept {
+    return _mm256_srli_epi64(a, n);
+  }
+  template <int n>
+  static I shift_left(I a) noexcept {
+    return _mm256_slli_epi64(a, n);
+  }
+};
+
 }  // namespace
 
 void install_avx2(Kernels& table) noexcept {
@@ -276,6 +303,9 @@ void install_avx2(Kernels& table) noexcept {
   install_probe<Avx2>(table.probe);
   install_thought<Avx2>(table.thought);
   install_tiles<Avx2>(table.tiles);
+  install_stats<Avx2>(table.stats);
+  table.stats.xxh3_blocks = xxh3_blocks<Avx2Hash>;
+  install_codebook<Avx2>(table.codebook);
 }
 
 }  // namespace latentwire

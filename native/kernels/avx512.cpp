@@ -1,11 +1,14 @@
 // AVX-512 F, BW, VL and DQ: 32 registers of 16 lanes. The widest tile is 8 rows of 3 panels: 24 accumulators, 3 panels, 1 broadcast.
 #include <immintrin.h>
 
+#include "kernels/impl/codebook.h"
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/stats.h"
 #include "kernels/impl/thought.h"
 #include "kernels/impl/tile.h"
+#include "kernels/impl/xxh3.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -240,6 +243,30 @@ struct Avx512Codes {
   }
 };
 
+// 64-bit lanes, for the hash.
+struct Avx512Hash {
+  using I = __m512i;
+  static constexpr int lanes = 8;
+
+  static I load(const void* p) noexcept { return _mm512_loadu_si512(p); }
+  static void store(void* p, I x) noexcept { _mm512_storeu_si512(p, x); }
+  static I set(uint32_t x) noexcept { return _mm512_set1_epi32(static_cast<int32_t>(x)); }
+  static I add(I a, I b) noexcept { return _mm512_add_epi64(a, b); }
+  static I exclusive_or(I a, I b) noexcept { return _mm512_xor_si512(a, b); }
+  // of the low halves
+  static I multiply(I a, I b) noexcept { return _mm512_mul_epu32(a, b); }
+  static I high_halves(I a) noexcept { return _mm512_shuffle_epi32(a, static_cast<_MM_PERM_ENUM>(0x31)); }
+  static I swap_lanes(I a) noexcept { return _mm512_shuffle_epi32(a, static_cast<_MM_PERM_ENUM>(0x4E)); }
+  template <int n>
+  static I shift_right(I a) noexcept {
+    return _mm512_srli_epi64(a, n);
+  }
+  template <int n>
+  static I shift_left(I a) noexcept {
+    return _mm512_slli_epi64(a, n);
+  }
+};
+
 }  // namespace
 
 void install_avx512(Kernels& table) noexcept {
@@ -249,6 +276,9 @@ void install_avx512(Kernels& table) noexcept {
   install_probe<Avx512>(table.probe);
   install_thought<Avx512>(table.thought);
   install_tiles<Avx512>(table.tiles);
+  install_stats<Avx512>(table.stats);
+  table.stats.xxh3_blocks = xxh3_blocks<Avx512Hash>;
+  install_codebook<Avx512>(table.codebook);
 }
 
 }  // namespace latentwire

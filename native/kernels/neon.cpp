@@ -1,9 +1,11 @@
 // NEON of arm64: 32 registers of 4 lanes. The widest tile is 4 rows of one panel, 16 accumulators, with 4 registers of panel.
 #include <arm_neon.h>
 
+#include "kernels/impl/codebook.h"
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/stats.h"
 #include "kernels/impl/thought.h"
 #include "kernels/impl/tile.h"
 #include "kernels/table.h"
@@ -247,6 +249,8 @@ void install_neon(Kernels& table) noexcept {
   install_probe<Neon>(table.probe);
   install_thought<Neon>(table.thought);
   install_tiles<Neon>(table.tiles);
+  install_stats<Neon>(table.stats);
+  install_codebook<Neon>(table.codebook);
 }
 
 }  // namespace latentwire

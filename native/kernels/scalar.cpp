@@ -6,9 +6,11 @@
 #include <limits>
 
 #include "core/dtype.h"
+#include "kernels/impl/codebook.h"
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
+#include "kernels/impl/stats.h"
 #include "kernels/impl/thought.h"
 #include "kernels/impl/tile.h"
 #include "kernels/table.h"
@@ -193,6 +195,8 @@ void install_scalar(Kernels& table) noexcept {
   install_probe<Scalar>(table.probe);
   install_thought<Scalar>(table.thought);
   install_tiles<Scalar>(table.tiles);
+  install_stats<Scalar>(table.stats);
+  install_codebook<Scalar>(table.codebook);
 }
 
 }  // namespace latentwire

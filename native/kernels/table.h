@@ -5,9 +5,11 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/codebook_kernels.h"
 #include "kernels/gemm_kernels.h"
 #include "kernels/probe_kernels.h"
 #include "kernels/row_kernels.h"
+#include "kernels/stats_kernels.h"
 #include "kernels/thought_kernels.h"
 #include "kernels/tile_kernels.h"
 
@@ -25,6 +27,8 @@ struct Kernels {
   ProbeKernels probe;
   ThoughtKernels thought;
   TileKernels tiles;
+  StatsKernels stats;
+  CodebookKernels codebook;
 };
 
 // The best table that the processor and the environment variable LATENTWIRE_ISA (a name; "scalar" to "avx512_vnni") allow; chosen once. A
