@@ -29,7 +29,10 @@
       "native/kv/llama_state.cpp"
     ],
     "fit_sources": [
-      "native/fit/alignment.cpp"
+      "native/fit/alignment.cpp",
+      "native/fit/decompose.cpp",
+      "native/fit/gram.cpp",
+      "native/fit/ridge.cpp"
     ],
     "engine_sources": [
       "native/engine/gguf_file.cpp",
