@@ -127,7 +127,7 @@ Status truncated_svd(const DenseMatrix& a, int64_t k, uint64_t seed, const std::
     const CounterRandom random(seed);
     const EigenColumns matrix = view(a);
     EigenColumns sketch(a.columns, width);
-    for (int64_t i = 0; i < sketch.size(); i++) sketch.data()[i] = (random.at(static_cast<uint64_t>(i)) >> 63U) != 0 ? 1.0 : -1.0;
+    for (int64_t i = 0; i < sketch.size(); i++) sketch.data()[i] = random.sign(static_cast<uint64_t>(i));
     EigenColumns range = orthonormal(times(matrix, sketch));
     for (int i = 0; i < power_iterations; i++) {
       if (is_cancelled(cancel)) return cancelled_fit();

@@ -23,6 +23,10 @@ constexpr int64_t strip_rows = 48;
 constexpr int64_t task_rows = 4 * strip_rows;
 // One line more than the rows: transposed columns must not all fall into one set of the cache.
 constexpr int64_t column_stride = block_rows + 16;
+// Sums stay f32 for so many blocks, 4096 rows, and are f64 from there on.
+constexpr int blocks_in_f32 = 8;
+// Rows whose sums by column stay f32.
+constexpr int64_t sum_rows = 64;
 // Multiplications up to which f64 throughout costs milliseconds.
 constexpr double small_work = 3e7;
 
@@ -70,7 +74,7 @@ struct Side {
 struct Block {
   int64_t count;
   int buffer;
-  const float* roots;
+  const double* roots;
 };
 
 class FloatProduct {
@@ -79,6 +83,8 @@ class FloatProduct {
     transposed_ = floats(x_.columns * column_stride);
     x_panels_ = floats(panels_of(x_.columns) * block_rows * panel_width);
     y_panels_ = floats(panels_of(y_.columns) * block_rows * panel_width);
+    gram_ = floats(x_.columns * padded(x_.columns));
+    cross_ = floats(x_.columns * padded(y_.columns));
     for (int64_t p = 0; p < panels_of(x_.columns); p += block_panels) add_tasks(p * panel_width, p, true);
     for (int64_t p = 0; p < panels_of(y_.columns); p += block_panels) add_tasks(0, p, false);
   }
@@ -101,8 +107,7 @@ class FloatProduct {
 
   void run(const Block& block, int64_t index) const {
     const Task& task = tasks_[static_cast<size_t>(index)];
-    const int64_t total_panels = panels_of(task.lower ? x_.columns : y_.columns);
-    alignas(64) float products[strip_rows * block_columns];
+    const int64_t columns = task.lower ? x_.columns : y_.columns;
     for (int64_t i = task.row; i < std::min(task.row + task_rows, x_.columns); i += strip_rows) {
       GemmTile t{};
       t.rows = std::min(strip_rows, x_.columns - i);
@@ -110,14 +115,26 @@ class FloatProduct {
       t.x_stride = column_stride;
       t.panels = (task.lower ? x_panels_ : y_panels_).get() + task.panel * block_rows * panel_width;
       t.panel_stride = block_rows * panel_width;
-      t.panel_count = std::min(block_panels, total_panels - task.panel);
-      if (task.lower) t.panel_count = std::min(t.panel_count, panels_of(i + t.rows) - task.panel);
+      t.panel_count = std::min(block_panels, panels_of(task.lower ? i + t.rows : columns) - task.panel);
       t.depth = block.count;
-      t.out = products;
-      t.out_stride = block_columns;
+      t.out_stride = padded(columns);
+      t.out = (task.lower ? gram_ : cross_).get() + i * t.out_stride + task.panel * panel_width;
+      t.accumulate = in_f32_ > 0;
       table_.gemm.f32(t);
-      for (int64_t r = 0; r < t.rows; r++) add_row(task, i + r, products + r * block_columns);
     }
+  }
+
+  // Behind every block: moves the f32 sums on when they are of enough rows, or the last ones.
+  void settle(bool last) {
+    in_f32_++;
+    if (in_f32_ < blocks_in_f32 && !last) return;
+    in_f32_ = 0;
+    for_blocks(x_.columns, strip_rows, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        add(gram_.get() + i * padded(x_.columns), i + 1, out_.gram.row(i));
+        add(cross_.get() + i * padded(y_.columns), y_.columns, out_.cross.row(i));
+      }
+    });
   }
 
  private:
@@ -128,55 +145,64 @@ class FloatProduct {
     bool lower;
   };
 
+  static int64_t padded(int64_t columns) noexcept { return panels_of(columns) * panel_width; }
+
   void add_tasks(int64_t first_row, int64_t panel, bool lower) {
     for (int64_t row = first_row; row < x_.columns; row += task_rows) tasks_.push_back({row, panel, lower});
   }
 
-  void add_row(const Task& task, int64_t i, const float* products) const noexcept {
-    const int64_t j = task.panel * panel_width;
-    const int64_t count = std::min(block_columns, task.lower ? i + 1 - j : y_.columns - j);
-    double* to = (task.lower ? out_.gram : out_.cross).row(i) + j;
-    for (int64_t c = 0; c < count; c++) to[c] += static_cast<double>(products[c]);
+  static void add(const float* sums, int64_t count, double* to) noexcept {
+    for (int64_t c = 0; c < count; c++) to[c] += static_cast<double>(sums[c]);
   }
 
   static void pack_panel(Side* side, const Block& block, int64_t panel, float* panels) noexcept {
+    using Lanes = Eigen::Array<float, panel_width, 1>;
     const int64_t first = panel * panel_width;
     const int64_t present = std::min(panel_width, side->columns - first);
     const float* from = side->raw[static_cast<size_t>(block.buffer)].get() + first;
     float* to = panels + panel * block_rows * panel_width;
-    float shift[panel_width] = {};
-    std::copy_n(side->shift.data() + first, present, shift);
-    double sums[panel_width] = {};
-    double squares[panel_width] = {};
-    for (int64_t k = 0; k < block.count; k++, from += side->columns, to += panel_width) {
-      const float root = block.roots == nullptr ? 1.0F : block.roots[k];
-      if (present == panel_width) {
-        for (int64_t c = 0; c < panel_width; c++) to[c] = (from[c] - shift[c]) * root;
-      } else {
-        for (int64_t c = 0; c < panel_width; c++) to[c] = c < present ? (from[c] - shift[c]) * root : 0.0F;
+    Lanes shift = Lanes::Zero();
+    std::copy_n(side->shift.data() + first, present, shift.data());
+    for (int64_t k = 0; k < block.count; k += sum_rows) {
+      Lanes sums = Lanes::Zero();
+      Lanes squares = Lanes::Zero();
+      for (int64_t r = k; r < std::min(k + sum_rows, block.count); r++, from += side->columns, to += panel_width) {
+        const float root = block.roots == nullptr ? 1.0F : static_cast<float>(block.roots[r]);
+        Lanes values = Lanes::Zero();
+        if (present == panel_width) {
+          values = (Lanes::Map(from) - shift) * root;
+        } else {
+          for (int64_t c = 0; c < present; c++) values[c] = (from[c] - shift[c]) * root;
+        }
+        Lanes::Map(to) = values;
+        sums += values * root;
+        squares += values.square();
       }
-      for (int64_t c = 0; c < panel_width; c++) {
-        const auto value = static_cast<double>(to[c]);
-        sums[c] += value * static_cast<double>(root);
-        squares[c] += value * value;
+      for (int64_t c = 0; c < present; c++) {
+        side->sums[static_cast<size_t>(first + c)] += static_cast<double>(sums[c]);
+        side->squares[static_cast<size_t>(first + c)] += static_cast<double>(squares[c]);
       }
-    }
-    for (int64_t c = 0; c < present; c++) {
-      side->sums[static_cast<size_t>(first + c)] += sums[c];
-      side->squares[static_cast<size_t>(first + c)] += squares[c];
     }
   }
 
+  // In squares of 4 by 4, which Eigen turns in registers.
   void transpose_panel(const Block& block, int64_t panel) noexcept {
+    using Square = Eigen::Matrix<float, 4, 4, Eigen::RowMajor>;
     const int64_t first = panel * panel_width;
     const int64_t present = std::min(panel_width, x_.columns - first);
     const float* from = x_panels_.get() + panel * block_rows * panel_width;
     float* to = transposed_.get() + first * column_stride;
-    for (int64_t k = 0; k < block.count; k += panel_width) {
-      const int64_t rows = std::min(panel_width, block.count - k);
-      for (int64_t c = 0; c < present; c++) {
-        for (int64_t r = 0; r < rows; r++) to[c * column_stride + k + r] = from[(k + r) * panel_width + c];
+    const int64_t whole_rows = block.count / 4 * 4;
+    const int64_t whole_columns = present / 4 * 4;
+    for (int64_t k = 0; k < whole_rows; k += 4) {
+      for (int64_t c = 0; c < whole_columns; c += 4) {
+        Square square = Eigen::Map<const Square, 0, Eigen::OuterStride<panel_width>>(from + k * panel_width + c);
+        square.transposeInPlace();
+        Eigen::Map<Square, 0, Eigen::OuterStride<column_stride>>(to + c * column_stride + k) = square;
       }
+    }
+    for (int64_t k = 0; k < block.count; k++) {
+      for (int64_t c = k < whole_rows ? whole_columns : 0; c < present; c++) to[c * column_stride + k] = from[k * panel_width + c];
     }
   }
 
@@ -187,6 +213,9 @@ class FloatProduct {
   Floats transposed_;  // [x columns, column_stride]
   Floats x_panels_;    // [panels][block_rows][16]
   Floats y_panels_;
+  Floats gram_;   // [x columns, 16 panels], the sums of the last `in_f32_` blocks; of the upper half nothing is defined
+  Floats cross_;  // [x columns, 16 panels]
+  int in_f32_ = 0;
   std::vector<Task> tasks_;
 };
 
@@ -200,6 +229,8 @@ class DoubleProduct {
     load(&x_, block, &x_block_);
     load(&y_, block, &y_block_);
   }
+
+  void settle(bool) const noexcept {}
 
   int64_t tasks() const noexcept { return 2 * ((x_.columns + task_rows - 1) / task_rows); }
 
@@ -217,7 +248,7 @@ class DoubleProduct {
  private:
   static void load(Side* side, const Block& block, EigenMatrix* to) {
     for (int64_t k = 0; k < block.count; k++) {
-      const double root = block.roots == nullptr ? 1.0 : static_cast<double>(block.roots[k]);
+      const double root = block.roots == nullptr ? 1.0 : block.roots[k];
       for (int64_t c = 0; c < side->columns; c++) {
         const auto at = static_cast<size_t>(c);
         const float raw = side->raw[static_cast<size_t>(block.buffer)][k * side->columns + c];
@@ -239,7 +270,7 @@ class DoubleProduct {
 template <class Product>
 Status accumulate(const MomentsInput& input, const std::atomic<bool>* cancel, Side* x, Side* y, Moments* out) {
   Product product(x, y, out);
-  std::vector<float> roots(static_cast<size_t>(input.weights == nullptr ? 0 : block_rows));
+  std::vector<double> roots(static_cast<size_t>(input.weights == nullptr ? 0 : block_rows));
   x->read(0, std::min(block_rows, input.rows), 0);
   y->read(0, std::min(block_rows, input.rows), 0);
   if (input.centred) {
@@ -250,13 +281,11 @@ Status accumulate(const MomentsInput& input, const std::atomic<bool>* cancel, Si
   for (int64_t first = 0; first < input.rows; first += block_rows, buffer = 1 - buffer) {
     if (is_cancelled(cancel)) return cancelled_fit();
     const int64_t next = first + block_rows;
-    for (size_t k = 0; k < roots.size(); k++) {
-      if (first + static_cast<int64_t>(k) < input.rows) roots[k] = std::sqrt(input.weights[first + static_cast<int64_t>(k)]);
-    }
     const Block block{std::min(block_rows, input.rows - first), buffer, roots.empty() ? nullptr : roots.data()};
     for (int64_t k = 0; k < block.count; k++) {
-      const double root = block.roots == nullptr ? 1.0 : static_cast<double>(block.roots[k]);
-      out->weight += root * root;
+      const double weight = input.weights == nullptr ? 1.0 : static_cast<double>(input.weights[first + k]);
+      out->weight += weight;
+      if (input.weights != nullptr) roots[static_cast<size_t>(k)] = std::sqrt(weight);
     }
     product.pack(block);
     // the first piece of work is to read the next block
@@ -270,6 +299,7 @@ Status accumulate(const MomentsInput& input, const std::atomic<bool>* cancel, Si
         }
       }
     });
+    product.settle(next >= input.rows);
   }
   return {};
 }

@@ -39,7 +39,7 @@ struct Moments {
 
 constexpr int64_t max_fit_columns = int64_t{1} << 16;
 
-// Products are f32 within blocks of some hundred rows and f64 between them: relative to sum |x_i| |x_j| an element is right to about 1e-7.
+// Products are f32 within blocks of some thousand rows and f64 between them: relative to sum |x_i| |x_j| an element is right to about 1e-7.
 // Where rows are few enough for X'X to be nearly singular, or the work is small, everything is f64. Centred moments lose nothing to a large
 // mean. Bit-identical at any number of threads. Fails with invalid_argument (sizes, weights, no weight at all), non_finite (in X or Y, or
 // squares beyond f32), cancelled or out_of_memory; `out` is only written on success.

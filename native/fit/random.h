@@ -18,6 +18,9 @@ class CounterRandom {
     return z ^ (z >> 31U);
   }
 
+  // Number `counter` as 1 or -1.
+  double sign(uint64_t counter) const noexcept { return (at(counter) >> 63U) != 0 ? 1.0 : -1.0; }
+
   uint64_t next() noexcept { return at(counter_++); }
 
   // In [0, 1), all 53 bits.
