@@ -31,7 +31,10 @@
     "fit_sources": [
       "native/fit/alignment.cpp",
       "native/fit/decompose.cpp",
+      "native/fit/gcca.cpp",
       "native/fit/gram.cpp",
+      "native/fit/procrustes.cpp",
+      "native/fit/quantiles.cpp",
       "native/fit/ridge.cpp"
     ],
     "engine_sources": [
