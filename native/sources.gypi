@@ -33,6 +33,8 @@
       "native/fit/decompose.cpp",
       "native/fit/gcca.cpp",
       "native/fit/gram.cpp",
+      "native/fit/kmeans.cpp",
+      "native/fit/logistic.cpp",
       "native/fit/procrustes.cpp",
       "native/fit/quantiles.cpp",
       "native/fit/ridge.cpp"

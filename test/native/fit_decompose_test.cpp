@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 #include "fit/decompose.h"
 #include "fit/procrustes.h"
