@@ -25,6 +25,8 @@ constexpr int64_t task_rows = 4 * strip_rows;
 constexpr int64_t column_stride = block_rows + 16;
 // Sums stay f32 for so many blocks, 4096 rows, and are f64 from there on.
 constexpr int blocks_in_f32 = 8;
+// Panels that are packed together.
+constexpr int64_t group_panels = 4;
 // Rows whose sums by column stay f32.
 constexpr int64_t sum_rows = 64;
 // Multiplications up to which f64 throughout costs milliseconds.
@@ -64,6 +66,7 @@ struct Side {
 
   int64_t columns;
   const RowReader* reader;
+  bool summed = true;           // `sums` and `squares` are wanted; f64 blocks have them anyway
   std::array<Floats, 2> raw;    // [block_rows, columns]
   std::vector<float> shift;     // [columns], subtracted from every row
   std::vector<double> sums;     // [columns], of w (x - shift)
@@ -90,15 +93,17 @@ class FloatProduct {
   }
 
   void pack(const Block& block) {
-    const int64_t x_panels = panels_of(x_.columns);
-    for_blocks(x_panels + panels_of(y_.columns), 4, [&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; p++) {
-        if (p < x_panels) {
-          pack_panel(&x_, block, p, x_panels_.get());
-          transpose_panel(block, p);
-        } else {
-          pack_panel(&y_, block, p - x_panels, y_panels_.get());
+    const int64_t x_groups = (panels_of(x_.columns) + group_panels - 1) / group_panels;
+    const int64_t y_groups = (panels_of(y_.columns) + group_panels - 1) / group_panels;
+    for_blocks(x_groups + y_groups, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t group = begin; group < end; group++) {
+        if (group >= x_groups) {
+          pack_panels(&y_, block, (group - x_groups) * group_panels, y_panels_.get());
+          continue;
         }
+        const int64_t first = group * group_panels;
+        pack_panels(&x_, block, first, x_panels_.get());
+        for (int64_t p = first; p < std::min(first + group_panels, panels_of(x_.columns)); p++) transpose_panel(block, p);
       }
     });
   }
@@ -155,45 +160,55 @@ class FloatProduct {
     for (int64_t c = 0; c < count; c++) to[c] += static_cast<double>(sums[c]);
   }
 
-  static void pack_panel(Side* side, const Block& block, int64_t panel, float* panels) noexcept {
+  // Some panels at a time, so that of each row a few lines in sequence are read.
+  static void pack_panels(Side* side, const Block& block, int64_t first_panel, float* panels) noexcept {
     using Lanes = Eigen::Array<float, panel_width, 1>;
-    const int64_t first = panel * panel_width;
-    const int64_t present = std::min(panel_width, side->columns - first);
-    const float* from = side->raw[static_cast<size_t>(block.buffer)].get() + first;
-    float* to = panels + panel * block_rows * panel_width;
-    Lanes shift = Lanes::Zero();
-    std::copy_n(side->shift.data() + first, present, shift.data());
+    const int64_t count = std::min(group_panels, panels_of(side->columns) - first_panel);
+    const float* from = side->raw[static_cast<size_t>(block.buffer)].get() + first_panel * panel_width;
+    Lanes shifts[group_panels], sums[group_panels], squares[group_panels];
+    for (int64_t p = 0; p < count; p++) {
+      shifts[p] = Lanes::Zero();
+      std::copy_n(side->shift.data() + (first_panel + p) * panel_width, present(*side, first_panel + p), shifts[p].data());
+    }
     for (int64_t k = 0; k < block.count; k += sum_rows) {
-      Lanes sums = Lanes::Zero();
-      Lanes squares = Lanes::Zero();
-      for (int64_t r = k; r < std::min(k + sum_rows, block.count); r++, from += side->columns, to += panel_width) {
+      for (int64_t p = 0; p < count; p++) sums[p] = squares[p] = Lanes::Zero();
+      for (int64_t r = k; r < std::min(k + sum_rows, block.count); r++) {
         const float root = block.roots == nullptr ? 1.0F : static_cast<float>(block.roots[r]);
-        Lanes values = Lanes::Zero();
-        if (present == panel_width) {
-          values = (Lanes::Map(from) - shift) * root;
-        } else {
-          for (int64_t c = 0; c < present; c++) values[c] = (from[c] - shift[c]) * root;
+        for (int64_t p = 0; p < count; p++) {
+          const float* row = from + r * side->columns + p * panel_width;
+          Lanes values = Lanes::Zero();
+          if (const int64_t columns = present(*side, first_panel + p); columns == panel_width) {
+            values = (Lanes::Map(row) - shifts[p]) * root;
+          } else {
+            for (int64_t c = 0; c < columns; c++) values[c] = (row[c] - shifts[p][c]) * root;
+          }
+          Lanes::Map(panels + ((first_panel + p) * block_rows + r) * panel_width) = values;
+          if (!side->summed) continue;
+          sums[p] += values * root;
+          squares[p] += values.square();
         }
-        Lanes::Map(to) = values;
-        sums += values * root;
-        squares += values.square();
       }
-      for (int64_t c = 0; c < present; c++) {
-        side->sums[static_cast<size_t>(first + c)] += static_cast<double>(sums[c]);
-        side->squares[static_cast<size_t>(first + c)] += static_cast<double>(squares[c]);
+      for (int64_t p = 0; p < count; p++) {
+        for (int64_t c = 0; c < present(*side, first_panel + p); c++) {
+          const auto column = static_cast<size_t>((first_panel + p) * panel_width + c);
+          side->sums[column] += static_cast<double>(sums[p][c]);
+          side->squares[column] += static_cast<double>(squares[p][c]);
+        }
       }
     }
   }
+
+  static int64_t present(const Side& side, int64_t panel) noexcept { return std::min(panel_width, side.columns - panel * panel_width); }
 
   // In squares of 4 by 4, which Eigen turns in registers.
   void transpose_panel(const Block& block, int64_t panel) noexcept {
     using Square = Eigen::Matrix<float, 4, 4, Eigen::RowMajor>;
     const int64_t first = panel * panel_width;
-    const int64_t present = std::min(panel_width, x_.columns - first);
+    const int64_t columns = present(x_, panel);
     const float* from = x_panels_.get() + panel * block_rows * panel_width;
     float* to = transposed_.get() + first * column_stride;
     const int64_t whole_rows = block.count / 4 * 4;
-    const int64_t whole_columns = present / 4 * 4;
+    const int64_t whole_columns = columns / 4 * 4;
     for (int64_t k = 0; k < whole_rows; k += 4) {
       for (int64_t c = 0; c < whole_columns; c += 4) {
         Square square = Eigen::Map<const Square, 0, Eigen::OuterStride<panel_width>>(from + k * panel_width + c);
@@ -202,7 +217,7 @@ class FloatProduct {
       }
     }
     for (int64_t k = 0; k < block.count; k++) {
-      for (int64_t c = k < whole_rows ? whole_columns : 0; c < present; c++) to[c * column_stride + k] = from[k * panel_width + c];
+      for (int64_t c = k < whole_rows ? whole_columns : 0; c < columns; c++) to[c * column_stride + k] = from[k * panel_width + c];
     }
   }
 
@@ -367,6 +382,7 @@ Status accumulate_moments(const MomentsInput& input, const std::atomic<bool>* ca
     Side x(input.x_columns, &input.x), y(input.y_columns, &input.y);
     const double work = static_cast<double>(input.rows) * static_cast<double>(input.x_columns) *
                         (static_cast<double>(input.x_columns) + 2.0 * static_cast<double>(input.y_columns)) / 2;
+    x.summed = input.centred;
     const bool exact = input.rows < 4 * input.x_columns || work < small_work;
     Status status =
         exact ? accumulate<DoubleProduct>(input, cancel, &x, &y, &sums) : accumulate<FloatProduct>(input, cancel, &x, &y, &sums);
