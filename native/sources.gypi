@@ -34,7 +34,15 @@
       "native/kv/llama_state.cpp"
     ],
     "fit_sources": [
-      "native/fit/alignment.cpp"
+      "native/fit/alignment.cpp",
+      "native/fit/decompose.cpp",
+      "native/fit/gcca.cpp",
+      "native/fit/gram.cpp",
+      "native/fit/kmeans.cpp",
+      "native/fit/logistic.cpp",
+      "native/fit/procrustes.cpp",
+      "native/fit/quantiles.cpp",
+      "native/fit/ridge.cpp"
     ],
     "engine_sources": [
       "native/engine/gguf_file.cpp",

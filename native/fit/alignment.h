@@ -4,24 +4,19 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "core/status.h"
+#include "fit/gram.h"
 
 namespace latentwire {
-
-// Writes rows [first, first + count) of a matrix [rows, d] to `out` as f32, [count, d]. Called from the calling thread,
-// in order.
-using RowReader = std::function<void(int64_t first, int64_t count, float* out)>;
 
 // Absolute, as in the reference code: not scaled by the trace of the Gram matrix.
 constexpr double kAlignmentLambda = 1e-5;
 
-// W = (Wo' Wo + lambda I)^-1 Wo' Wi, so that u = h W; Wo and Wi are [vocab, d], W is [d, d] row-major. Gram matrices
-// and solve are in f64, in one pass over the rows; memory is 4 d^2 doubles and a block of rows. Errors:
-// invalid_argument (sizes, or lambda not positive), cancelled, non_finite (NaN or infinity in a matrix, or a solution
-// that does not satisfy the normal equations to 1e-6), out_of_memory. `w` is only written on success.
+// W = (Wo' Wo + lambda I)^-1 Wo' Wi, so that u = h W; Wo and Wi are [vocab, d], W is [d, d] row-major. One pass over the rows (gram.h has
+// the precision), then a solve in f64. Errors: invalid_argument (sizes, or lambda not positive), cancelled, non_finite (NaN or infinity in
+// a matrix, or a solution that does not satisfy the normal equations to 1e-6), out_of_memory. `w` is only written on success.
 Status solve_alignment(int64_t vocab, int64_t d, const RowReader& output, const RowReader& input, double lambda,
                        const std::atomic<bool>& cancel, std::vector<float>* w);
 
