@@ -12,7 +12,7 @@ import { commandLine, fail, root, say } from "../scripts/common.mjs";
 import { repetitions, watchHardware } from "./harness.mjs";
 import { disposeModels } from "./models.mjs";
 
-const suites = { "main-job": ["napi", "event-loop", "handoff", "steps"], kernels: ["kernels"] };
+const suites = { "main-job": ["napi", "event-loop", "handoff", "steps"], kernels: ["kernels", "native-benches"] };
 
 function parse() {
   const { values, positionals } = commandLine("[--json] [--save] [--suite=main-job|kernels] [--threads=N] [--compare=file] [filter]", {

@@ -3,7 +3,7 @@ import process from "node:process";
 import { commandLine, filesBelow, has, fail, run } from "./common.mjs";
 
 const { write = false } = commandLine("[--write]", { options: { write: { type: "boolean" } } }).values;
-const native = ["native", "test/native", "test/fuzz"].flatMap((folder) => filesBelow(folder, [".cpp", ".h"]));
+const native = ["native", "test/native", "test/fuzz", "bench/native"].flatMap((folder) => filesBelow(folder, [".cpp", ".h"]));
 
 if (!has("clang-format")) fail("clang-format not found (Debian, Ubuntu: apt-get install clang-format)");
 const cpp = native.length === 0 ? 0 : run("clang-format", [...(write ? ["-i"] : ["--dry-run", "--Werror"]), ...native], { soft: true });

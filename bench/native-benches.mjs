@@ -1,0 +1,41 @@
+// The rows that are measured in C++: bench/native/<name>_bench.cpp, built into build-bench against the peers that C++ has (OpenBLAS, Eigen, XXH3,
+// memcpy). Each prints one JSON line a row.
+import { spawnSync } from "node:child_process";
+import fs from "node:fs";
+import path from "node:path";
+import process from "node:process";
+import { cmake, fail, root, say } from "../scripts/common.mjs";
+
+const build = "build-bench";
+const rowsOf = { thought_bench: ["C2"], tile_bench: ["D1", "D2", "D3"], codebook_bench: ["E1"], fit_bench: ["F1"], threads_bench: ["G2"] };
+
+/** OpenBLAS before 0.3.25 takes new processors for a Prescott; the names are those of its OPENBLAS_CORETYPE. */
+function coreType() {
+  const flags = fs.existsSync("/proc/cpuinfo") ? fs.readFileSync("/proc/cpuinfo", "utf8") : "";
+  if (/\bavx512f\b/.test(flags)) return { OPENBLAS_CORETYPE: "SKYLAKEX" };
+  return /\bavx2\b/.test(flags) ? { OPENBLAS_CORETYPE: "HASWELL" } : {};
+}
+
+function rows(name, filter, threads) {
+  const result = spawnSync(path.join(root, build, name), [`--threads=${threads}`, filter], {
+    env: { LATENTWIRE_THREADS: String(threads), OPENBLAS_NUM_THREADS: String(threads), ...coreType(), ...process.env },
+    stdio: ["ignore", "pipe", "inherit"],
+    encoding: "utf8",
+  });
+  if (result.status !== 0) fail(`${build}/${name} failed (${result.error?.message ?? result.signal ?? `exit code ${result.status}`})`);
+  return result.stdout
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => JSON.parse(line));
+}
+
+export async function run(want, { threads, filter }) {
+  const names = Object.keys(rowsOf).filter((name) => rowsOf[name].some(want));
+  if (names.length === 0) return [];
+  say(`building ${build}, or bringing it up to date`);
+  cmake(build, { definitions: { LATENTWIRE_BENCH: "ON", CMAKE_BUILD_TYPE: "Release" }, targets: names });
+  return names.flatMap((name) => {
+    say(name);
+    return rows(name, filter, threads);
+  });
+}
