@@ -131,10 +131,10 @@ constexpr int64_t probe_floats = int64_t{16} << 20;
 // their operands into the caches. The first round warms up and is not counted, unless the cases are `slow` ones.
 inline Samples interleave(std::vector<Case> cases, int rounds = 11, bool slow = false) {
   static const std::vector<float> memory(probe_floats, 1.0F);
-  static volatile float sink = 0;
+  static volatile float result = 0;
   const size_t jobs = cases.size();
-  cases.push_back({fma_probe, [] { sink = kernels().probe.multiply_add(probe_rounds); }});
-  cases.push_back({read_probe, [] { sink = kernels().rows.sum(memory.data(), probe_floats); }});
+  cases.push_back({fma_probe, [] { result = result + kernels().probe.multiply_add(probe_rounds); }});
+  cases.push_back({read_probe, [] { result = result + kernels().rows.sum(memory.data(), probe_floats); }});
   std::vector<int> calls(cases.size(), 1);
   Samples samples;
   for (int round = slow ? 0 : -1; round < rounds; round++) {

@@ -29,8 +29,10 @@ std::function<void()> projections() {
   constexpr int64_t n = 512, d = 896;
   const std::vector<float> w = normal_numbers(d * d, 3);
   const auto x = std::make_shared<std::vector<float>>(normal_numbers(n * d, 4)), y = std::make_shared<std::vector<float>>(n * d);
+  Projection::Options options;
+  options.activation = Activation::gelu;
   std::shared_ptr<const Projection> projection;
-  require(Projection::pack({Dtype::f32, w.data(), d, d, normal_numbers(d, 6)}, nullptr, {.activation = Activation::gelu}, &projection));
+  require(Projection::pack({Dtype::f32, w.data(), d, d, normal_numbers(d, 6)}, nullptr, options, &projection));
   return [=] { require(projection->apply({Dtype::f32, x->data(), n, d}, y->data(), d)); };
 }
 
