@@ -71,10 +71,23 @@ inline void require(const Status& status) {
   std::exit(1);
 }
 
+// How long this thread has waited for a core so far, in ms; 0 where the system does not say.
+inline double waited() {
+  double ns = 0;
+  if (std::FILE* file = std::fopen("/proc/thread-self/schedstat", "r"); file != nullptr) {
+    if (std::fscanf(file, "%*s %lf", &ns) != 1) ns = 0;
+    std::fclose(file);
+  }
+  return ns / 1e6;
+}
+
+// Without what one thread waited because others had its core; for several threads that cannot be told.
 inline double milliseconds(const std::function<void()>& job) {
+  const double before = waited();
   const auto begin = std::chrono::steady_clock::now();
   job();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+  const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+  return options().threads > 1 ? ms : ms - (waited() - before);
 }
 
 inline double median(std::vector<double> x) {
@@ -124,7 +137,7 @@ struct Case {
 
 inline const std::string fma_probe = "multiply-adds", read_probe = "reads";
 constexpr int64_t probe_rounds = 200'000;
-constexpr int64_t probe_floats = int64_t{16} << 20;
+constexpr int64_t probe_floats = int64_t{64} << 20;  // more than a cache holds
 
 // Runs every case once a round, each round beginning with another case, so that a slow minute of the machine hits all of them alike; what
 // the machine can do at most is measured as one of them, on one thread. Short cases are repeated for 2 ms, behind one call that brings
