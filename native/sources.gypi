@@ -35,6 +35,7 @@
     ],
     "fit_sources": [
       "native/fit/alignment.cpp",
+      "native/fit/cholesky.cpp",
       "native/fit/decompose.cpp",
       "native/fit/gcca.cpp",
       "native/fit/gram.cpp",

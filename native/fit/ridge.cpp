@@ -8,6 +8,7 @@
 #include <limits>
 #include <string>
 
+#include "fit/cholesky.h"
 #include "fit/decompose.h"
 #include "fit/eigen.h"
 #include "fit/random.h"
@@ -19,18 +20,23 @@ constexpr double max_residual = 1e-6;
 constexpr int64_t solve_columns = 64;
 constexpr int64_t probes = 16;
 
-// Solves by columns on all threads; returns |(A W - C) Z| / |C Z|, which for the random signs Z is about |A W - C| / |C| and costs next to
-// nothing.
-template <class Factor>
-double solve_columnwise(const Factor& factor, const EigenColumns& a, const EigenColumns& c, EigenColumns* w) {
-  w->resize(a.rows(), c.cols());
-  for_blocks(c.cols(), solve_columns,
-             [&](int64_t begin, int64_t end) { w->middleCols(begin, end - begin) = factor.solve(c.middleCols(begin, end - begin)); });
+// |(A W - C) Z| / |C Z| with A = G + lambda I, which for the random signs Z is about |A W - C| / |C| and costs next to nothing.
+double residual_of(const DenseMatrix& gram, double lambda, const DenseMatrix& w, const DenseMatrix& c) {
   const CounterRandom random(0);
-  EigenColumns signs(c.cols(), probes);
+  EigenMatrix signs(c.columns, probes);
   for (int64_t i = 0; i < signs.size(); i++) signs.data()[i] = random.sign(static_cast<uint64_t>(i));
-  const EigenColumns wanted = c * signs;
-  return (a * (*w * signs) - wanted).norm() / std::max(wanted.norm(), std::numeric_limits<double>::min());
+  const EigenMatrix wanted = view(c) * signs;
+  const EigenMatrix solution = view(w) * signs;
+  return (view(gram) * solution + lambda * solution - wanted).norm() / std::max(wanted.norm(), std::numeric_limits<double>::min());
+}
+
+// By columns on all threads.
+DenseMatrix solve_columnwise(const Eigen::LDLT<EigenColumns>& factor, const DenseMatrix& c) {
+  DenseMatrix w(c.rows, c.columns);
+  for_blocks(c.columns, solve_columns, [&](int64_t begin, int64_t end) {
+    view(w).middleCols(begin, end - begin) = factor.solve(view(c).middleCols(begin, end - begin));
+  });
+  return w;
 }
 
 double condition_of(double rcond) { return rcond > 0 ? 1 / rcond : std::numeric_limits<double>::infinity(); }
@@ -45,30 +51,32 @@ Status solve_ridge(const Moments& moments, const RidgeOptions& options, const st
   return guarded([&]() -> Status {
     LinearFit fit;
     fit.lambda = options.relative ? options.lambda * view(moments.gram).trace() / static_cast<double>(d) : options.lambda;
-    EigenColumns a = view(moments.gram);
-    a.diagonal().array() += fit.lambda;
-    const EigenColumns c = view(moments.cross);
-    EigenColumns w;
+    const DenseMatrix& c = moments.cross;
     double residual = std::numeric_limits<double>::infinity();
-    const Eigen::LLT<EigenColumns> cholesky(a);
-    if (is_cancelled(cancel)) return cancelled_fit();
-    if (cholesky.info() == Eigen::Success) {
-      residual = solve_columnwise(cholesky, a, c, &w);
-      fit.condition = condition_of(cholesky.rcond());
+    {
+      Cholesky cholesky;
+      if (cholesky.factor(moments.gram, fit.lambda, cancel)) {
+        fit.w = cholesky.solve(c, cancel);
+        fit.condition = cholesky.condition();
+        residual = residual_of(moments.gram, fit.lambda, fit.w, c);
+      }
     }
+    if (is_cancelled(cancel)) return cancelled_fit();
     if (!(residual <= max_residual)) {
-      if (is_cancelled(cancel)) return cancelled_fit();
+      EigenColumns a = view(moments.gram);
+      a.diagonal().array() += fit.lambda;
       const Eigen::LDLT<EigenColumns> pivoted(a);
-      residual = solve_columnwise(pivoted, a, c, &w);
+      fit.w = solve_columnwise(pivoted, c);
       fit.condition = condition_of(pivoted.rcond());
+      residual = residual_of(moments.gram, fit.lambda, fit.w, c);
     }
     if (is_cancelled(cancel)) return cancelled_fit();
-    if (!(residual <= max_residual) || !w.allFinite())
+    if (!(residual <= max_residual) || !all_finite(fit.w))
       return Status::fail(Code::non_finite, "the normal equations could not be solved: relative residual " + std::to_string(residual));
-    fit.w = dense(w);
-    fit.bias.resize(static_cast<size_t>(c.cols()));
+    const auto w = view(fit.w);
+    fit.bias.resize(static_cast<size_t>(c.columns));
     view(fit.bias) = view(moments.y_mean) - w.transpose() * view(moments.x_mean);
-    const double explained = w.cwiseProduct(c).sum() + fit.lambda * w.squaredNorm();
+    const double explained = w.cwiseProduct(view(c)).sum() + fit.lambda * w.squaredNorm();
     fit.unexplained = moments.y_squares > 0 ? std::max(0.0, 1 - explained / moments.y_squares) : 0;
     *out = std::move(fit);
     return {};

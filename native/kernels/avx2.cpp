@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "kernels/impl/codebook.h"
+#include "kernels/impl/doubles.h"
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
@@ -294,6 +295,20 @@ struct Avx2Hash {
   }
 };
 
+// f64: 4 rows of one panel, 8 sums.
+struct Avx2Doubles {
+  using D = __m256d;
+  static constexpr int lanes = 4;
+  static constexpr int rows = 4;
+  static constexpr int panels = 1;
+
+  static D set(double x) noexcept { return _mm256_set1_pd(x); }
+  static D load(const double* p) noexcept { return _mm256_loadu_pd(p); }
+  static void store(double* p, D x) noexcept { _mm256_storeu_pd(p, x); }
+  static D sub(D a, D b) noexcept { return _mm256_sub_pd(a, b); }
+  static D fma(D a, D b, D c) noexcept { return _mm256_fmadd_pd(a, b, c); }
+};
+
 }  // namespace
 
 void install_avx2(Kernels& table) noexcept {
@@ -306,6 +321,7 @@ void install_avx2(Kernels& table) noexcept {
   install_stats<Avx2>(table.stats);
   table.stats.xxh3_blocks = xxh3_blocks<Avx2Hash>;
   install_codebook<Avx2>(table.codebook);
+  install_doubles<Avx2Doubles>(table.doubles);
 }
 
 }  // namespace latentwire

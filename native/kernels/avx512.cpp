@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "kernels/impl/codebook.h"
+#include "kernels/impl/doubles.h"
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
@@ -267,6 +268,20 @@ struct Avx512Hash {
   }
 };
 
+// f64: 8 rows of 3 panels, 24 sums.
+struct Avx512Doubles {
+  using D = __m512d;
+  static constexpr int lanes = 8;
+  static constexpr int rows = 8;
+  static constexpr int panels = 3;
+
+  static D set(double x) noexcept { return _mm512_set1_pd(x); }
+  static D load(const double* p) noexcept { return _mm512_loadu_pd(p); }
+  static void store(double* p, D x) noexcept { _mm512_storeu_pd(p, x); }
+  static D sub(D a, D b) noexcept { return _mm512_sub_pd(a, b); }
+  static D fma(D a, D b, D c) noexcept { return _mm512_fmadd_pd(a, b, c); }
+};
+
 }  // namespace
 
 void install_avx512(Kernels& table) noexcept {
@@ -279,6 +294,7 @@ void install_avx512(Kernels& table) noexcept {
   install_stats<Avx512>(table.stats);
   table.stats.xxh3_blocks = xxh3_blocks<Avx512Hash>;
   install_codebook<Avx512>(table.codebook);
+  install_doubles<Avx512Doubles>(table.doubles);
 }
 
 }  // namespace latentwire

@@ -2,6 +2,7 @@
 #include <arm_neon.h>
 
 #include "kernels/impl/codebook.h"
+#include "kernels/impl/doubles.h"
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
@@ -240,6 +241,20 @@ struct NeonCodes {
   }
 };
 
+// f64: 4 rows of one panel, 16 sums.
+struct NeonDoubles {
+  using D = float64x2_t;
+  static constexpr int lanes = 2;
+  static constexpr int rows = 4;
+  static constexpr int panels = 1;
+
+  static D set(double x) noexcept { return vdupq_n_f64(x); }
+  static D load(const double* p) noexcept { return vld1q_f64(p); }
+  static void store(double* p, D x) noexcept { vst1q_f64(p, x); }
+  static D sub(D a, D b) noexcept { return vsubq_f64(a, b); }
+  static D fma(D a, D b, D c) noexcept { return vfmaq_f64(c, a, b); }
+};
+
 }  // namespace
 
 void install_neon(Kernels& table) noexcept {
@@ -251,6 +266,7 @@ void install_neon(Kernels& table) noexcept {
   install_tiles<Neon>(table.tiles);
   install_stats<Neon>(table.stats);
   install_codebook<Neon>(table.codebook);
+  install_doubles<NeonDoubles>(table.doubles);
 }
 
 }  // namespace latentwire

@@ -7,6 +7,7 @@
 
 #include "core/dtype.h"
 #include "kernels/impl/codebook.h"
+#include "kernels/impl/doubles.h"
 #include "kernels/impl/gemm.h"
 #include "kernels/impl/probe.h"
 #include "kernels/impl/rows.h"
@@ -186,6 +187,19 @@ struct ScalarCodes {
   }
 };
 
+struct ScalarDoubles {
+  using D = double;
+  static constexpr int lanes = 1;
+  static constexpr int rows = 2;
+  static constexpr int panels = 1;
+
+  static D set(double x) noexcept { return x; }
+  static D load(const double* p) noexcept { return *p; }
+  static void store(double* p, D x) noexcept { *p = x; }
+  static D sub(D a, D b) noexcept { return a - b; }
+  static D fma(D a, D b, D c) noexcept { return a * b + c; }
+};
+
 }  // namespace
 
 void install_scalar(Kernels& table) noexcept {
@@ -197,6 +211,7 @@ void install_scalar(Kernels& table) noexcept {
   install_tiles<Scalar>(table.tiles);
   install_stats<Scalar>(table.stats);
   install_codebook<Scalar>(table.codebook);
+  install_doubles<ScalarDoubles>(table.doubles);
 }
 
 }  // namespace latentwire

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/codebook_kernels.h"
+#include "kernels/double_kernels.h"
 #include "kernels/gemm_kernels.h"
 #include "kernels/probe_kernels.h"
 #include "kernels/row_kernels.h"
@@ -29,6 +30,7 @@ struct Kernels {
   TileKernels tiles;
   StatsKernels stats;
   CodebookKernels codebook;
+  DoubleKernels doubles;
 };
 
 // The best table that the processor and the environment variable LATENTWIRE_ISA (a name; "scalar" to "avx512_vnni") allow; chosen once. A
