@@ -5,10 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <new>
 
+#include "core/large_pages.h"
 #include "fit/eigen.h"
+#include "kernels/scratch.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -19,6 +20,8 @@ constexpr int64_t block_rows = 128;
 constexpr int64_t group_panels = 12;
 // As many as the widest tile: 3 panels of 128 rows, 24 KB, stay in the first-level cache.
 constexpr int64_t chunk_panels = 3;
+
+thread_local Scratch scratch;
 
 int64_t round_up(int64_t n, int64_t to) noexcept { return (n + to - 1) / to * to; }
 
@@ -37,7 +40,7 @@ bool factor_square(double* a) noexcept {
 }
 
 // x = U'^-1 x for a square x.
-void solve_lower_square(const double* u, double* x) noexcept {
+void solve_lower_square(const double* __restrict u, double* __restrict x) noexcept {
   for (int64_t k = 0; k < tile; k++) {
     for (int64_t c = 0; c < tile; c++) x[k * tile + c] /= u[k * tile + k];
     for (int64_t r = k + 1; r < tile; r++) {
@@ -47,7 +50,7 @@ void solve_lower_square(const double* u, double* x) noexcept {
 }
 
 // x = U^-1 x for a square x.
-void solve_upper_square(const double* u, double* x) noexcept {
+void solve_upper_square(const double* __restrict u, double* __restrict x) noexcept {
   for (int64_t k = tile - 1; k >= 0; k--) {
     for (int64_t c = 0; c < tile; c++) x[k * tile + c] /= u[k * tile + k];
     for (int64_t r = 0; r < k; r++) {
@@ -62,50 +65,47 @@ void Cholesky::Free::operator()(double* memory) const noexcept { ::operator dele
 
 Cholesky::Doubles Cholesky::doubles(int64_t count) {
   const size_t bytes = static_cast<size_t>(std::max<int64_t>(count, 1)) * sizeof(double);
-  return Doubles(static_cast<double*>(::operator new (bytes, std::align_val_t{64})));
+  void* memory = ::operator new (bytes, std::align_val_t{64});
+  prefer_large_pages(memory, bytes);
+  return Doubles(static_cast<double*>(memory));
 }
 
 bool Cholesky::factor(const DenseMatrix& a, double shift, const std::atomic<bool>* cancel) {
   size_ = a.rows;
   rows_ = round_up(size_, tile);
   const int64_t panel = rows_ * tile;
-  upper_ = doubles(rows_ * rows_);
-  lower_ = doubles(rows_ * rows_);
-  std::vector<double> sums(static_cast<size_t>(size_));
-  // row j of the lower half is column j of the upper one
+  factor_ = doubles(rows_ * rows_);
+  std::vector<double> sums(static_cast<size_t>(rows_));
   for_blocks(rows_ / tile, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; p++) {
-      double* to = upper_.get() + p * panel;
-      std::fill_n(to, (p + 1) * tile * tile, 0.0);
-      for (int64_t c = 0; c < tile; c++) {
-        const int64_t j = p * tile + c;
-        if (j >= size_) {
-          to[j * tile + c] = 1;
-          continue;
-        }
-        for (int64_t i = 0; i <= j; i++) to[i * tile + c] = a.row(j)[i];
-        to[j * tile + c] += shift;
+      const int64_t first = p * tile;
+      const int64_t columns = std::min(tile, size_ - first);
+      double* to = factor_.get() + p * panel;
+      std::fill_n(to, columns < tile ? panel : 0, 0.0);
+      for (int64_t i = 0; i < std::min(first + tile, size_); i++) {
+        for (int64_t c = 0; c < columns; c++) to[i * tile + c] = a.row(first + c)[i];
       }
+      for (int64_t c = 0; c < columns; c++) {
+        const double* row = a.row(first + c);
+        double* diagonal = to + (first + c) * tile + c;
+        *diagonal += shift;
+        double sum = std::abs(*diagonal) - std::abs(row[first + c]);
+        for (int64_t i = 0; i < size_; i++) sum += std::abs(row[i]);
+        sums[static_cast<size_t>(first + c)] = sum;
+      }
+      for (int64_t c = columns; c < tile; c++) to[(first + c) * tile + c] = 1;
     }
   });
-  for (int64_t j = 0; j < size_; j++) {
-    const double* row = a.row(j);
-    for (int64_t i = 0; i < j; i++) {
-      sums[static_cast<size_t>(i)] += std::abs(row[i]);
-      sums[static_cast<size_t>(j)] += std::abs(row[i]);
-    }
-    sums[static_cast<size_t>(j)] += std::abs(row[j] + shift);
-  }
   norm_ = size_ == 0 ? 0 : *std::max_element(sums.begin(), sums.end());
   for (int64_t first = 0; first < rows_; first += block_rows) {
     if (is_cancelled(cancel) || !factor_block(first, std::min(first + block_rows, rows_), cancel)) return false;
   }
-  // the other triangle, square by square
+  // U' below the diagonal, square by square
   for_blocks(rows_ / tile, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; p++) {
-      for (int64_t q = p; q < rows_ / tile; q++) {
-        const double* from = upper_.get() + q * panel + p * tile * tile;
-        double* to = lower_.get() + p * panel + q * tile * tile;
+      for (int64_t q = p + 1; q < rows_ / tile; q++) {
+        const double* from = factor_.get() + q * panel + p * tile * tile;
+        double* to = factor_.get() + p * panel + q * tile * tile;
         for (int64_t r = 0; r < tile; r++) {
           for (int64_t c = 0; c < tile; c++) to[c * tile + r] = from[r * tile + c];
         }
@@ -119,7 +119,7 @@ bool Cholesky::factor(const DenseMatrix& a, double shift, const std::atomic<bool
 bool Cholesky::factor_block(int64_t first, int64_t end, const std::atomic<bool>* cancel) {
   const auto product = kernels().doubles.subtract_product;
   const int64_t panel = rows_ * tile;
-  double* const u = upper_.get();
+  double* const u = factor_.get();
   // the rows [row, row + 8) of panels from `p` on, once the rows above them in this block are done
   const auto take_off = [&](int64_t row, int64_t p, int64_t panels) {
     product({u + row / tile * panel + first * tile, u + p * panel + first * tile, panel, row - first, panels, u + p * panel + row * tile,
@@ -156,9 +156,9 @@ void Cholesky::solve_panels(double* x, int64_t panels) const noexcept {
   const auto product = kernels().doubles.subtract_product;
   const int64_t panel = rows_ * tile;
   // takes the rows [from, from + depth) of X, times the factor's, off the rows [row, row + 8)
-  const auto take_off = [&](const double* factor, int64_t row, int64_t from, int64_t depth, int64_t p, int64_t count) {
-    product(
-        {factor + row / tile * panel + from * tile, x + p * panel + from * tile, panel, depth, count, x + p * panel + row * tile, panel});
+  const double* const u = factor_.get();
+  const auto take_off = [&](int64_t row, int64_t from, int64_t depth, int64_t p, int64_t count) {
+    product({u + row / tile * panel + from * tile, x + p * panel + from * tile, panel, depth, count, x + p * panel + row * tile, panel});
   };
   const auto in_chunks = [&](const auto& body) {
     for (int64_t p = 0; p < panels; p += chunk_panels) body(p, std::min(chunk_panels, panels - p));
@@ -167,14 +167,13 @@ void Cholesky::solve_panels(double* x, int64_t panels) const noexcept {
     const int64_t end = std::min(first + block_rows, rows_);
     for (int64_t from = 0; from < first; from += block_rows) {
       in_chunks([&](int64_t p, int64_t count) {
-        for (int64_t row = first; row < end; row += tile) take_off(upper_.get(), row, from, block_rows, p, count);
+        for (int64_t row = first; row < end; row += tile) take_off(row, from, block_rows, p, count);
       });
     }
     in_chunks([&](int64_t p, int64_t count) {
       for (int64_t row = first; row < end; row += tile) {
-        take_off(upper_.get(), row, first, row - first, p, count);
-        for (int64_t q = p; q < p + count; q++)
-          solve_lower_square(upper_.get() + row / tile * panel + row * tile, x + q * panel + row * tile);
+        take_off(row, first, row - first, p, count);
+        for (int64_t q = p; q < p + count; q++) solve_lower_square(u + row / tile * panel + row * tile, x + q * panel + row * tile);
       }
     });
   }
@@ -182,14 +181,13 @@ void Cholesky::solve_panels(double* x, int64_t panels) const noexcept {
     const int64_t end = std::min(first + block_rows, rows_);
     for (int64_t from = end; from < rows_; from += block_rows) {
       in_chunks([&](int64_t p, int64_t count) {
-        for (int64_t row = first; row < end; row += tile) take_off(lower_.get(), row, from, std::min(block_rows, rows_ - from), p, count);
+        for (int64_t row = first; row < end; row += tile) take_off(row, from, std::min(block_rows, rows_ - from), p, count);
       });
     }
     in_chunks([&](int64_t p, int64_t count) {
       for (int64_t row = end - tile; row >= first; row -= tile) {
-        take_off(lower_.get(), row, row + tile, end - row - tile, p, count);
-        for (int64_t q = p; q < p + count; q++)
-          solve_upper_square(upper_.get() + row / tile * panel + row * tile, x + q * panel + row * tile);
+        take_off(row, row + tile, end - row - tile, p, count);
+        for (int64_t q = p; q < p + count; q++) solve_upper_square(u + row / tile * panel + row * tile, x + q * panel + row * tile);
       }
     });
   }
@@ -201,17 +199,22 @@ DenseMatrix Cholesky::solve(const DenseMatrix& c, const std::atomic<bool>* cance
   const int64_t panel = rows_ * tile;
   for_blocks(round_up(c.columns, tile) / tile, group_panels, [&](int64_t begin, int64_t end) {
     if (is_cancelled(cancel)) return;
-    const Doubles x = doubles((end - begin) * panel);
+    const auto bytes = static_cast<size_t>(group_panels * panel) * sizeof(double);
+    auto* const x = reinterpret_cast<double*>(scratch.reserve(bytes));
+    if (x == nullptr) throw std::bad_alloc();
     const auto each_row = [&](const auto& body) {
       for (int64_t p = begin; p < end; p++) {
-        const auto bytes = static_cast<size_t>(std::min(tile, c.columns - p * tile)) * sizeof(double);
-        for (int64_t i = 0; i < size_; i++) body(x.get() + (p - begin) * panel + i * tile, i, p * tile, bytes);
+        const int64_t columns = std::min(tile, c.columns - p * tile);
+        for (int64_t i = 0; i < size_; i++) body(x + (p - begin) * panel + i * tile, i, p * tile, columns);
       }
     };
-    std::fill_n(x.get(), (end - begin) * panel, 0.0);
-    each_row([&](double* at, int64_t i, int64_t j, size_t bytes) { std::memcpy(at, c.row(i) + j, bytes); });
-    solve_panels(x.get(), end - begin);
-    each_row([&](const double* at, int64_t i, int64_t j, size_t bytes) { std::memcpy(w.row(i) + j, at, bytes); });
+    for (int64_t p = 0; p < end - begin; p++) std::fill_n(x + p * panel + size_ * tile, (rows_ - size_) * tile, 0.0);
+    each_row([&](double* at, int64_t i, int64_t j, int64_t columns) {
+      std::copy_n(c.row(i) + j, columns, at);
+      std::fill_n(at + columns, tile - columns, 0.0);
+    });
+    solve_panels(x, end - begin);
+    each_row([&](const double* at, int64_t i, int64_t j, int64_t columns) { std::copy_n(at, columns, w.row(i) + j); });
   });
   return w;
 }

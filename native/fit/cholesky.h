@@ -11,7 +11,7 @@ namespace latentwire {
 
 class Cholesky {
  public:
-  // Of a + shift I, of which the lower half is read. False when it is not positive definite as far as f64 can tell, or when `cancel` was
+  // Of a + shift I, where `a` is symmetric. False when it is not positive definite as far as f64 can tell, or when `cancel` was
   // set. Throws std::bad_alloc. Bit-identical at any number of threads, as are the solves.
   bool factor(const DenseMatrix& a, double shift, const std::atomic<bool>* cancel);
 
@@ -34,8 +34,7 @@ class Cholesky {
   int64_t size_ = 0;
   int64_t rows_ = 0;  // of panels: a multiple of 8, with ones on the diagonal behind the last
   double norm_ = 0;   // of a + shift I, in the 1-norm
-  Doubles upper_;     // U of U'U, in panels; below the diagonal nothing is defined
-  Doubles lower_;     // U' in panels
+  Doubles factor_;    // in panels: U of U'U, and below its diagonal U'
 };
 
 }  // namespace latentwire

@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/large_pages.h"
 #include "fit/eigen.h"
 #include "kernels/table.h"
 
@@ -38,8 +39,10 @@ struct Free {
 using Floats = std::unique_ptr<float[], Free>;
 
 Floats floats(int64_t count) {
-  return Floats(
-      static_cast<float*>(::operator new (static_cast<size_t>(std::max<int64_t>(count, 1)) * sizeof(float), std::align_val_t{64})));
+  const size_t bytes = static_cast<size_t>(std::max<int64_t>(count, 1)) * sizeof(float);
+  void* memory = ::operator new (bytes, std::align_val_t{64});
+  prefer_large_pages(memory, bytes);
+  return Floats(static_cast<float*>(memory));
 }
 
 int64_t panels_of(int64_t columns) noexcept { return (columns + panel_width - 1) / panel_width; }

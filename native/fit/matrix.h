@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/large_pages.h"
+
 namespace latentwire {
 
 struct DenseMatrix {
@@ -12,7 +14,11 @@ struct DenseMatrix {
   std::vector<double> values;  // row-major
 
   DenseMatrix() = default;
-  DenseMatrix(int64_t n, int64_t m) : rows(n), columns(m), values(static_cast<size_t>(n * m)) {}
+  DenseMatrix(int64_t n, int64_t m) : rows(n), columns(m) {
+    values.reserve(static_cast<size_t>(n * m));
+    prefer_large_pages(values.data(), static_cast<size_t>(n * m) * sizeof(double));
+    values.resize(static_cast<size_t>(n * m));
+  }
 
   double* row(int64_t i) noexcept { return values.data() + i * columns; }
   const double* row(int64_t i) const noexcept { return values.data() + i * columns; }

@@ -1,0 +1,26 @@
+// Pages of 2 MB for large memory, before it is touched: a fault for every 4 KB of it can cost more than the work on it.
+#pragma once
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <cstddef>
+#include <cstdint>
+
+namespace latentwire {
+
+// Only a wish, and for memory that will be used whole: nothing else changes, whether the system grants it or not.
+inline void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) noexcept {
+#if defined(__linux__)
+  constexpr uintptr_t page = 4096;
+  constexpr size_t large = size_t{4} << 20;
+  if (bytes < large) return;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / page * page;
+  // larger pages than `page` make this fail, which does no harm
+  (void)::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+}  // namespace latentwire
