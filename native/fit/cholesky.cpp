@@ -1,6 +1,6 @@
 // All matrices lie in panels of 8 columns. A panel of U is at once what the product takes for its rows and what it takes for its columns,
 // so nothing is packed. 128 rows of U are finished at a time: their squares on the diagonal first, then the panels behind, then what they
-// take off all that is below. A solve keeps 12 panels of C in the second-level cache while the factor passes.
+// take off all that is below.
 #include "fit/cholesky.h"
 
 #include <algorithm>
@@ -17,7 +17,8 @@ namespace {
 
 constexpr int64_t tile = double_panel;
 constexpr int64_t block_rows = 128;
-constexpr int64_t group_panels = 12;
+// What of C is solved in one go: a block of the factor comes from memory once for 192 columns.
+constexpr int64_t group_panels = 24;
 // As many as the widest tile: 3 panels of 128 rows, 24 KB, stay in the first-level cache.
 constexpr int64_t chunk_panels = 3;
 
