@@ -19,6 +19,7 @@ constexpr int64_t tile_ahead = 2048;
 template <class V>
 struct TileF32 {
   using Element = float;
+  using Key = int32_t;
   static typename V::F load(const float* p) noexcept { return V::load(p); }
   static void store(float* p, typename V::F x) noexcept { V::store(p, x); }
   static void stream(float* p, typename V::F x) noexcept { V::stream(p, x); }
@@ -28,12 +29,12 @@ struct TileF32 {
   static float of_key(int32_t key) noexcept { return __builtin_bit_cast(float, turn(key)); }
   static int32_t turn(int32_t bits) noexcept { return bits ^ ((bits >> 31) & 0x7FFF'FFFF); }
   static uint32_t magnitude(float x) noexcept { return __builtin_bit_cast(uint32_t, x) & 0x7FFF'FFFFU; }
-  static float element(uint32_t bits) noexcept { return __builtin_bit_cast(float, bits); }
   static constexpr uint32_t infinity = 0x7F80'0000U;
 };
 template <class V>
 struct TileF16 {
   using Element = uint16_t;
+  using Key = int16_t;
   static typename V::F load(const uint16_t* p) noexcept { return V::load_f16(p); }
   static void store(uint16_t* p, typename V::F x) noexcept { V::store_f16(p, x); }
   static void stream(uint16_t* p, typename V::F x) noexcept { V::stream_f16(p, x); }
@@ -43,12 +44,12 @@ struct TileF16 {
   static uint16_t of_key(int32_t key) noexcept { return static_cast<uint16_t>(turn(key)); }
   static int32_t turn(int32_t bits) noexcept { return bits ^ ((bits >> 31) & 0x7FFF); }
   static uint32_t magnitude(uint16_t x) noexcept { return x & 0x7FFFU; }
-  static uint16_t element(uint32_t bits) noexcept { return static_cast<uint16_t>(bits); }
   static constexpr uint32_t infinity = 0x7C00U;
 };
 template <class V>
 struct TileBf16 {
   using Element = uint16_t;
+  using Key = int16_t;
   static typename V::F load(const uint16_t* p) noexcept { return V::load_bf16(p); }
   static void store(uint16_t* p, typename V::F x) noexcept { V::store_bf16(p, x); }
   static void stream(uint16_t* p, typename V::F x) noexcept { V::stream_bf16(p, x); }
@@ -58,7 +59,6 @@ struct TileBf16 {
   static uint16_t of_key(int32_t key) noexcept { return static_cast<uint16_t>(turn(key)); }
   static int32_t turn(int32_t bits) noexcept { return bits ^ ((bits >> 31) & 0x7FFF); }
   static uint32_t magnitude(uint16_t x) noexcept { return x & 0x7FFFU; }
-  static uint16_t element(uint32_t bits) noexcept { return static_cast<uint16_t>(bits); }
   static constexpr uint32_t infinity = 0x7F80U;
 };
 
@@ -174,18 +174,9 @@ inline bool store_scales(TileScale type, float* values, int64_t count, void* out
 // The first look at a span, of groups of `width`: magnitudes, or minima and maxima. False if a number is not finite.
 template <class V, class In, bool zero_point, int64_t width>
 inline bool tile_ranges(const typename In::Element* x, int64_t n, int64_t count, TileGroups<V>* groups) noexcept {
-  alignas(64) typename In::Element low[tile_span_groups] = {};
-  alignas(64) typename In::Element high[tile_span_groups] = {};
-  bool finite = true;
-  const auto magnitudes = [&](int64_t g, uint32_t found) {
-    high[g] = In::element(found);
-    finite = finite && found < In::infinity;
-  };
-  const auto extremes = [&](int64_t g, int32_t least, int32_t most) {
-    low[g] = In::of_key(least);
-    high[g] = In::of_key(most);
-    finite = finite && most < static_cast<int32_t>(In::infinity) && least >= -static_cast<int32_t>(In::infinity);
-  };
+  // Keys or magnitudes, judged and turned back into numbers all at once.
+  alignas(64) typename In::Key low[tile_span_groups] = {};
+  alignas(64) typename In::Key high[tile_span_groups] = {};
   for (int64_t g = 0; (g + 1) * width <= n; g++) {
     const auto* from = x + g * width;
     // the processor's own prefetching stops at page ends
@@ -193,9 +184,10 @@ inline bool tile_ranges(const typename In::Element* x, int64_t n, int64_t count,
     if constexpr (zero_point) {
       int32_t least, most;
       In::extremes(from, width, &least, &most);
-      extremes(g, least, most);
+      low[g] = static_cast<typename In::Key>(least);
+      high[g] = static_cast<typename In::Key>(most);
     } else {
-      magnitudes(g, In::largest(from, width));
+      high[g] = static_cast<typename In::Key>(In::largest(from, width));
     }
   }
   if (n % width != 0) {
@@ -210,15 +202,24 @@ inline bool tile_ranges(const typename In::Element* x, int64_t n, int64_t count,
       least = k < least ? k : least;
       most = k > most ? k : most;
     }
-    if constexpr (zero_point)
-      extremes(n / width, least, most);
-    else
-      magnitudes(n / width, found);
+    low[n / width] = static_cast<typename In::Key>(least);
+    high[n / width] = static_cast<typename In::Key>(zero_point ? most : static_cast<int32_t>(found));
   }
-  if (!finite) return false;
+  alignas(64) typename In::Element least[tile_span_groups];
+  alignas(64) typename In::Element most[tile_span_groups];
+  uint32_t bad = 0;
+  for (int64_t g = 0; g < tile_span_groups; g++) {
+    bad |= static_cast<uint32_t>(high[g] >= static_cast<typename In::Key>(In::infinity));
+    most[g] = In::of_key(high[g]);
+    if constexpr (zero_point) {
+      bad |= static_cast<uint32_t>(low[g] < -static_cast<int32_t>(In::infinity));
+      least[g] = In::of_key(low[g]);
+    }
+  }
+  if (bad != 0) return false;
   for (int64_t g = 0; g < count; g += V::lanes) {
-    V::store(groups->ranges + g, In::load(high + g));
-    if constexpr (zero_point) V::store(groups->minima + g, In::load(low + g));
+    V::store(groups->ranges + g, In::load(most + g));
+    if constexpr (zero_point) V::store(groups->minima + g, In::load(least + g));
   }
   return true;
 }
@@ -289,7 +290,12 @@ inline bool quantise_row(const TileRows& t, int64_t row, const typename In::Elem
       V::store(groups->ranges + g, V::select(V::less(scale, V::set(0x1p-127F)), V::zero(), scale));
     }
     if constexpr (Code::zero_point) {
-      for (int64_t g = 0; g < count; g++) finite = finite && TileF32<V>::magnitude(groups->ranges[g]) < TileF32<V>::infinity;
+      uint32_t most = 0;
+      for (int64_t g = 0; g < count; g++) {
+        const uint32_t magnitude = TileF32<V>::magnitude(groups->ranges[g]);
+        most = magnitude > most ? magnitude : most;
+      }
+      finite = most < TileF32<V>::infinity;
     }
     if (!store_scales<V, true>(t.scale, groups->ranges, count, scales, row * t.groups + first) || !finite) return false;
     for (int64_t g = 0; g < count; g += V::lanes) {
