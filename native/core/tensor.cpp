@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <new>
 
+#include "core/large_pages.h"
 #include "core/thread_pool.h"
 
 namespace latentwire {
@@ -37,6 +38,7 @@ Status Tensor::create(Dtype dtype, std::vector<int64_t> shape, std::shared_ptr<T
     return Status::fail(Code::out_of_memory,
                         "no memory for a tensor of shape " + shape_text(shape) + " (" + std::to_string(bytes) + " bytes)");
   }
+  prefer_large_pages(memory, bytes);
   std::unique_ptr<void, Free> guard(memory);
   out->reset(new Tensor(dtype, std::move(shape), static_cast<int64_t>(size), memory));
   static_cast<void>(guard.release());
