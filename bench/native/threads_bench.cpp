@@ -109,7 +109,7 @@ int main(int argc, char** argv) {
   for (const Job& job : jobs) {
     const Process one(job, 1), two(job, 2);
     Samples samples;
-    for (int round = -1; round < 21; round++) {
+    for (int round = -1; round < 11; round++) {
       const bool first = round % 2 == 0;
       const double a = first ? one.run() : two.run();
       const double b = first ? two.run() : one.run();

@@ -227,11 +227,6 @@ struct Avx2 {
   }
 
   // Stores past the caches, to aligned addresses; other cores see them in order only after a fence.
-  static void stream(float* p, F x) noexcept { _mm256_stream_ps(p, x); }
-  static void stream_f16(uint16_t* p, F x) noexcept {
-    _mm_stream_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-  }
-  static void stream_bf16(uint16_t* p, F x) noexcept { _mm_stream_si128(reinterpret_cast<__m128i*>(p), bf16(x)); }
   // n, a multiple of 64, bytes to a multiple of 64
   static void stream_copy(uint8_t* to, const uint8_t* from, int64_t n) noexcept {
     for (int64_t i = 0; i < n; i += 32) _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i), load_int(from + i));

@@ -195,13 +195,21 @@ struct Avx512 {
     const __m256i nan = _mm256_and_si256(_mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x3f80)), _mm256_set1_epi16(0x7c00));
     return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(_mm256_or_si256(magnitude, sign), nan)), _mm512_set1_ps(256.0F));
   }
+  // the same for two vectors at once
+  static void load2_e4m3(const uint8_t* p, F* a, F* b) noexcept {
+    const __m512i wide = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    const __m512i largest = _mm512_set1_epi16(0x3f80);
+    const __m512i magnitude = _mm512_and_si512(_mm512_slli_epi16(wide, 7), largest);
+    // magnitude | (sign & top bit)
+    const __m512i halves = _mm512_ternarylogic_epi32(magnitude, _mm512_slli_epi16(wide, 8), _mm512_set1_epi16(-0x8000), 0xF8);
+    const __mmask32 nan = _mm512_cmpeq_epi16_mask(magnitude, largest);
+    const __m512i all = _mm512_mask_blend_epi16(nan, halves, _mm512_or_si512(halves, _mm512_set1_epi16(0x7c00)));
+    const __m512 factor = _mm512_set1_ps(256.0F);
+    *a = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(all)), factor);
+    *b = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(all, 1)), factor);
+  }
 
   // Stores past the caches, to aligned addresses; other cores see them in order only after a fence.
-  static void stream(float* p, F x) noexcept { _mm512_stream_ps(p, x); }
-  static void stream_f16(uint16_t* p, F x) noexcept {
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-  }
-  static void stream_bf16(uint16_t* p, F x) noexcept { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bf16(x)); }
   // n, a multiple of 64, bytes to a multiple of 64
   static void stream_copy(uint8_t* to, const uint8_t* from, int64_t n) noexcept {
     for (int64_t i = 0; i < n; i += 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));

@@ -196,9 +196,6 @@ struct Neon {
   }
 
   // There are no stores past the caches in C.
-  static void stream(float* p, F x) noexcept { store(p, x); }
-  static void stream_f16(uint16_t* p, F x) noexcept { store_f16(p, x); }
-  static void stream_bf16(uint16_t* p, F x) noexcept { store_bf16(p, x); }
   // n, a multiple of 64, bytes to a multiple of 64
   static void stream_copy(uint8_t* to, const uint8_t* from, int64_t n) noexcept { __builtin_memcpy(to, from, static_cast<size_t>(n)); }
   static void fence() noexcept {}

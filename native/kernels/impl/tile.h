@@ -22,7 +22,6 @@ struct TileF32 {
   using Key = int32_t;
   static typename V::F load(const float* p) noexcept { return V::load(p); }
   static void store(float* p, typename V::F x) noexcept { V::store(p, x); }
-  static void stream(float* p, typename V::F x) noexcept { V::stream(p, x); }
   static uint32_t largest(const float* p, int64_t n) noexcept { return V::max_bits32(p, n); }
   static void extremes(const float* p, int64_t n, int32_t* low, int32_t* high) noexcept { V::extremes32(p, n, low, high); }
   static int32_t key(float x) noexcept { return turn(__builtin_bit_cast(int32_t, x)); }
@@ -37,7 +36,6 @@ struct TileF16 {
   using Key = int16_t;
   static typename V::F load(const uint16_t* p) noexcept { return V::load_f16(p); }
   static void store(uint16_t* p, typename V::F x) noexcept { V::store_f16(p, x); }
-  static void stream(uint16_t* p, typename V::F x) noexcept { V::stream_f16(p, x); }
   static uint32_t largest(const uint16_t* p, int64_t n) noexcept { return V::max_bits16(p, n); }
   static void extremes(const uint16_t* p, int64_t n, int32_t* low, int32_t* high) noexcept { V::extremes16(p, n, low, high); }
   static int32_t key(uint16_t x) noexcept { return turn(static_cast<int16_t>(x)); }
@@ -52,7 +50,6 @@ struct TileBf16 {
   using Key = int16_t;
   static typename V::F load(const uint16_t* p) noexcept { return V::load_bf16(p); }
   static void store(uint16_t* p, typename V::F x) noexcept { V::store_bf16(p, x); }
-  static void stream(uint16_t* p, typename V::F x) noexcept { V::stream_bf16(p, x); }
   static uint32_t largest(const uint16_t* p, int64_t n) noexcept { return V::max_bits16(p, n); }
   static void extremes(const uint16_t* p, int64_t n, int32_t* low, int32_t* high) noexcept { V::extremes16(p, n, low, high); }
   static int32_t key(uint16_t x) noexcept { return turn(static_cast<int16_t>(x)); }
@@ -85,8 +82,12 @@ struct TileFp8 {
   static constexpr bool zero_point = false;
   static typename V::I code(F y) noexcept { return e4m3_of<V>(y); }
   static void load2(const uint8_t* p, F* a, F* b) noexcept {
-    *a = V::load_e4m3(p);
-    *b = V::load_e4m3(p + V::lanes);
+    if constexpr (requires { V::load2_e4m3(p, a, b); }) {
+      V::load2_e4m3(p, a, b);
+    } else {
+      *a = V::load_e4m3(p);
+      *b = V::load_e4m3(p + V::lanes);
+    }
   }
 };
 template <class V>
@@ -357,7 +358,7 @@ inline void load_scales(TileScale type, const void* scales, int64_t at, int64_t 
   }
 }
 
-template <class V, class Out, class Code, bool stream>
+template <class V, class Out, class Code>
 inline void tile_span_numbers(const uint8_t* codes, int64_t n, int shift, const float* scales, const float* minima,
                               typename Out::Element* y) noexcept {
   using F = typename V::F;
@@ -378,13 +379,8 @@ inline void tile_span_numbers(const uint8_t* codes, int64_t n, int shift, const 
   F a, b;
   for (; i + step <= n; i += step) {
     two(codes + i * Code::bits / 8, i, &a, &b);
-    if constexpr (stream) {
-      Out::stream(y + i, a);
-      Out::stream(y + i + V::lanes, b);
-    } else {
-      Out::store(y + i, a);
-      Out::store(y + i + V::lanes, b);
-    }
+    Out::store(y + i, a);
+    Out::store(y + i + V::lanes, b);
   }
   if (i == n) return;
   uint8_t tail[step] = {};
@@ -411,10 +407,17 @@ void dequantise_tiles(const TileRows& t, const uint8_t* codes, const void* scale
       load_scales<V>(t.scale, scales, row * t.groups + first, count, scale);
       if constexpr (Code::zero_point) load_scales<V>(t.scale, minima, row * t.groups + first, count, minimum);
       const uint8_t* in = from + begin * Code::bits / 8;
-      if (stream)
-        tile_span_numbers<V, Out, Code, true>(in, n, t.group_shift, scale, minimum, to + begin);
-      else
-        tile_span_numbers<V, Out, Code, false>(in, n, t.group_shift, scale, minimum, to + begin);
+      if (!stream) {
+        tile_span_numbers<V, Out, Code>(in, n, t.group_shift, scale, minimum, to + begin);
+        continue;
+      }
+      // as for codes: stores of half a line past the caches cost more than they save
+      alignas(64) typename Out::Element block[tile_span];
+      tile_span_numbers<V, Out, Code>(in, n, t.group_shift, scale, minimum, block);
+      const int64_t whole = n & ~int64_t{31};
+      V::stream_copy(reinterpret_cast<uint8_t*>(to + begin), reinterpret_cast<const uint8_t*>(block),
+                     whole * static_cast<int64_t>(sizeof(block[0])));
+      __builtin_memcpy(to + begin + whole, block + whole, static_cast<size_t>(n - whole) * sizeof(block[0]));
     }
   }
   if (t.stream) V::fence();
