@@ -21,6 +21,7 @@ bool streams([[maybe_unused]] int64_t bytes) noexcept {
   return false;
 #endif
 }
+
 // Elements that are worth another thread, and that one piece of the work has at least.
 constexpr int64_t parallel_from = int64_t{1} << 19;
 constexpr int64_t piece_elements = int64_t{1} << 16;
