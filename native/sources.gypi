@@ -54,14 +54,17 @@
     ],
     "addon_sources": [
       "native/addon/addon.cpp",
+      "native/addon/anchors_object.cpp",
       "native/addon/args.cpp",
       "native/addon/diagnostics.cpp",
       "native/addon/engine_objects.cpp",
       "native/addon/env_jobs.cpp",
       "native/addon/errors.cpp",
+      "native/addon/kernel_input.cpp",
       "native/addon/kernel_objects.cpp",
       "native/addon/model_object.cpp",
       "native/addon/pool_object.cpp",
+      "native/addon/projection_object.cpp",
       "native/addon/sequence_object.cpp",
       "native/addon/tensor_object.cpp"
     ],

@@ -1,0 +1,77 @@
+// What every function over the kernels does with its arguments and its result: rows come as a Float32Array or a Tensor, small work is done
+// on the JavaScript thread, because going to another one and back costs more, and large work is a job. The same call decides.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "addon/args.h"
+#include "addon/env_jobs.h"
+#include "addon/errors.h"
+#include "addon/napi_setup.h"
+#include "core/dtype.h"
+#include "core/status.h"
+#include "core/tensor.h"
+#include "kernels/product.h"
+
+namespace latentwire::addon {
+
+// Throws Failure unless `status` is ok.
+void check(const Status& status);
+
+struct Floats {
+  float* data = nullptr;
+  int64_t size = 0;
+};
+
+// The numbers of a Float32Array, to be used before JavaScript runs again.
+bool floats_of(const Napi::Value& value, Floats* out);
+Floats require_floats(const Napi::CallbackInfo& call, size_t index, const char* name);
+// A copy; empty where the field is undefined.
+std::vector<float> floats_field(const Napi::Object& object, const char* name);
+
+// Rows of numbers; what `tensor` holds stays alive with it.
+struct Input {
+  Rows rows;
+  std::shared_ptr<Tensor> tensor;
+};
+
+// Rows of `depth` numbers, which is at least 1: whole rows of a Float32Array, or a Tensor [n, depth] or [depth] of a float type.
+Input input_of(const Napi::CallbackInfo& call, size_t index, int64_t depth);
+// For a job: a Float32Array is copied, for JavaScript may change or transfer it meanwhile. Throws Failure.
+void keep(Input* input);
+// The output of a synchronous call: a Float32Array of exactly `size` numbers that does not overlap x.
+float* output_of(const Napi::CallbackInfo& call, size_t index, const Input& input, int64_t size);
+
+// Runs `work(rows, cancel)`, here if it is worth at most as much as `worth_a_thread` multiplications, else as a job; `build(env)` makes the
+// result. Returns a value or a job.
+Napi::Value run(const Napi::CallbackInfo& call, Input input, int64_t multiplications,
+                std::function<void(const Rows&, const std::atomic<bool>*)> work, Job::ToValue build);
+
+Job::ToValue tensor_value(std::shared_ptr<Tensor> tensor);
+
+// A field that is one of `choices`; `standard` where it is undefined.
+template <typename T>
+T choice_field(const Napi::Object& object, const char* name, const std::string& standard,
+               std::initializer_list<std::pair<const char*, T>> choices) {
+  const std::string given = string_field(object, name, standard);
+  std::string known;
+  for (const auto& [text, value] : choices) {
+    if (given == text) return value;
+    known += (known.empty() ? "" : ", ") + std::string(text);
+  }
+  throw_invalid(object.Env(), std::string(name) + " must be one of " + known);
+}
+
+// "f32", the default, "f16", "bf16" or "i8".
+Dtype storage_field(const Napi::Object& object);
+
+// A matrix [rows, columns], both at least 1.
+void require_matrix(Napi::Env env, const Tensor& tensor, const char* name);
+
+}  // namespace latentwire::addon
