@@ -18,7 +18,8 @@
       "native/kernels/stats.cpp",
       "native/kernels/table.cpp",
       "native/kernels/thought.cpp",
-      "native/kernels/tile.cpp"
+      "native/kernels/tile.cpp",
+      "native/kernels/token_table.cpp"
     ],
     "avx2_sources": ["native/kernels/avx2.cpp"],
     "avx2_cflags": ["-mavx2", "-mfma", "-mf16c"],
@@ -66,7 +67,9 @@
       "native/addon/pool_object.cpp",
       "native/addon/projection_object.cpp",
       "native/addon/sequence_object.cpp",
-      "native/addon/tensor_object.cpp"
+      "native/addon/tensor_object.cpp",
+      "native/addon/thought_object.cpp",
+      "native/addon/token_table_object.cpp"
     ],
     "glibc_compat_sources": [
       "native/compat/glibc.cpp"

@@ -43,8 +43,8 @@ class AnchorsObject : public OperandObject<AnchorsObject, PackedAnchors> {
                                                    {"inner", Similarity::inner},
                                                    {"squared-euclidean", Similarity::squared_euclidean}});
     options.storage = storage_field(given);
-    options.centre = floats_field(given, "centre");
-    options.scale = floats_field(given, "scale");
+    options.centre = array_field(given, "centre");
+    options.scale = array_field(given, "scale");
     EnvJobs& jobs = *env.GetInstanceData<AddonData>()->jobs;
     return {
         env,
@@ -71,14 +71,14 @@ class AnchorsObject : public OperandObject<AnchorsObject, PackedAnchors> {
 
   void relative_sync(const Napi::CallbackInfo& call) {
     const PackedAnchors& anchors = operand(call.Env());
-    const Input input = input_of(call, 0, anchors.depth());
-    float* out = output_of(call, 1, input, input.rows.count * anchors.count());
+    const Input input = input_of(call[0], "x", anchors.depth());
+    float* out = output_of<float>(call[1], "out", input, input.rows.count * anchors.count());
     translate(call.Env(), [&] { check(relative(input.rows, anchors, out, anchors.count())); });
   }
 
   Napi::Value relative_rows(const Napi::CallbackInfo& call) {
     const Shared anchors = shared(call.Env());
-    Input input = input_of(call, 0, anchors->depth());
+    Input input = input_of(call[0], "x", anchors->depth());
     const int64_t n = input.rows.count;
     return translate(call.Env(), [&] {
       std::shared_ptr<Tensor> out;
@@ -94,7 +94,7 @@ class AnchorsObject : public OperandObject<AnchorsObject, PackedAnchors> {
 
   Napi::Value top_k(const Napi::CallbackInfo& call) {
     const Shared anchors = shared(call.Env());
-    Input input = input_of(call, 0, anchors->depth());
+    Input input = input_of(call[0], "x", anchors->depth());
     const int64_t k = require_int(call, 1, "k", 1, anchors->count());
     const int64_t n = input.rows.count;
     return translate(call.Env(), [&] {
@@ -118,7 +118,7 @@ class AnchorsObject : public OperandObject<AnchorsObject, PackedAnchors> {
 
   Napi::Value codes(const Napi::CallbackInfo& call) {
     const Shared anchors = shared(call.Env());
-    Input input = input_of(call, 0, anchors->depth());
+    Input input = input_of(call[0], "x", anchors->depth());
     const auto bits = static_cast<int>(require_int(call, 1, "bits", 1, 8));
     const int64_t n = input.rows.count;
     return translate(call.Env(), [&] {

@@ -14,6 +14,8 @@ Napi::Value kernel_isa(const Napi::CallbackInfo& call) { return Napi::String::Ne
 void init_kernels(Napi::Env env, Napi::Object exports) {
   init_anchors(env, exports);
   init_projection(env, exports);
+  init_token_table(env, exports);
+  init_thought(env, exports);
   exports.Set("kernelIsa", Napi::Function::New<kernel_isa>(env, "kernelIsa"));
 }
 

@@ -10,5 +10,7 @@ void init_kernels(Napi::Env env, Napi::Object exports);
 
 void init_anchors(Napi::Env env, Napi::Object exports);
 void init_projection(Napi::Env env, Napi::Object exports);
+void init_token_table(Napi::Env env, Napi::Object exports);
+void init_thought(Napi::Env env, Napi::Object exports);
 
 }  // namespace latentwire::addon

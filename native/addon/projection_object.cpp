@@ -1,9 +1,9 @@
-// The JavaScript class of fused projections.
+#include "addon/projection_object.h"
+
 #include "addon/kernel_input.h"
 #include "addon/kernel_objects.h"
 #include "addon/operand_object.h"
 #include "addon/tensor_object.h"
-#include "kernels/project.h"
 
 namespace latentwire::addon {
 namespace {
@@ -49,13 +49,13 @@ class ProjectionObject : public OperandObject<ProjectionObject, Projection> {
     options.epsilon = static_cast<float>(number_field(given, "epsilon", 0, 1e30, 1e-6));
     options.target_norm = static_cast<float>(number_field(given, "targetNorm", 0, 1e30, 1));
     options.storage = storage_field(given);
-    options.norm_weight = floats_field(given, "normWeight");
-    options.norm_bias = floats_field(given, "normBias");
+    options.norm_weight = array_field(given, "normWeight");
+    options.norm_bias = array_field(given, "normBias");
     const auto layer = [](const Tensor& weights, std::vector<float> bias) {
       return Projection::Layer{weights.dtype(), weights.data(), weights.shape()[0], weights.shape()[1], std::move(bias)};
     };
-    auto first_layer = layer(*first, floats_field(given, "bias"));
-    auto second_bias = floats_field(given, "secondBias");
+    auto first_layer = layer(*first, array_field(given, "bias"));
+    auto second_bias = array_field(given, "secondBias");
     EnvJobs& jobs = *env.GetInstanceData<AddonData>()->jobs;
     return {env, start_on_pool(env, jobs, std::make_shared<Job>(), nullptr,
                                [=, options = std::move(options), first_layer = std::move(first_layer)](Job&) mutable -> Job::ToValue {
@@ -66,6 +66,11 @@ class ProjectionObject : public OperandObject<ProjectionObject, Projection> {
                                  static_cast<void>(first);  // the first layer's weights live in it
                                  return wrap(std::move(packed));
                                })};
+  }
+
+  static Shared projection_in(const Napi::Value& value) {
+    ProjectionObject* object = from(value);
+    return object == nullptr ? nullptr : object->shared(value.Env());
   }
 
  private:
@@ -83,14 +88,14 @@ class ProjectionObject : public OperandObject<ProjectionObject, Projection> {
 
   void apply_sync(const Napi::CallbackInfo& call) {
     const Projection& projection = operand(call.Env());
-    const Input input = input_of(call, 0, projection.inputs());
-    float* out = output_of(call, 1, input, input.rows.count * projection.outputs());
+    const Input input = input_of(call[0], "x", projection.inputs());
+    float* out = output_of<float>(call[1], "out", input, input.rows.count * projection.outputs());
     translate(call.Env(), [&] { check(projection.apply(input.rows, out, projection.outputs())); });
   }
 
   Napi::Value apply(const Napi::CallbackInfo& call) {
     const Shared projection = shared(call.Env());
-    Input input = input_of(call, 0, projection->inputs());
+    Input input = input_of(call[0], "x", projection->inputs());
     const int64_t n = input.rows.count;
     return translate(call.Env(), [&] {
       std::shared_ptr<Tensor> out;
@@ -106,6 +111,8 @@ class ProjectionObject : public OperandObject<ProjectionObject, Projection> {
 };
 
 }  // namespace
+
+std::shared_ptr<const Projection> projection_of(const Napi::Value& value) { return ProjectionObject::projection_in(value); }
 
 void init_projection(Napi::Env env, Napi::Object exports) {
   env.GetInstanceData<AddonData>()->projection_class = Napi::Persistent(ProjectionObject::define(env));
