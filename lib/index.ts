@@ -3,6 +3,15 @@ export { LatentError, latentErrorCodes, type LatentErrorCode, type LatentErrorOp
 export { Tensor, type Dtype, type TensorData } from "./tensor.js";
 export { packAnchors, PackedAnchors, type PackAnchorsOptions, type Similarity, type TopK } from "./kernels/anchors.js";
 export { packProjection, Projection, type PackProjectionOptions, type ProjectionLayer, type ProjectionNorm } from "./kernels/projection.js";
+export { openTokenTable, TokenTable, type OpenTokenTableOptions, type RowFormat } from "./kernels/token-table.js";
+export {
+  createThoughtStep,
+  ThoughtStep,
+  type ThoughtInputs,
+  type ThoughtRecipe,
+  type ThoughtStatistics,
+  type Thoughts,
+} from "./kernels/thought.js";
 export type { Rows, Storage } from "./kernels/input.js";
 export { Latent, type LatentKind, type LatentReference } from "./spaces/latent.js";
 export type { Space } from "./spaces/space.js";

@@ -49,9 +49,56 @@ export interface NativeProjection {
   dispose(): void;
 }
 
+export interface NativeTokenTable {
+  info(): { count: number; width: number; format: string };
+  readonly disposed: boolean;
+  rows(tokens: Int32Array): NativeTensor | NativeJob<NativeTensor>;
+  dispose(): void;
+}
+
+export interface NativeThoughtRecipe {
+  readonly token?: number | undefined;
+  readonly mix?: number | undefined;
+  readonly hidden?: number | undefined;
+  readonly align?: NativeProjection | undefined;
+  readonly temperature?: number | undefined;
+  readonly topK?: number | undefined;
+  readonly topP?: number | undefined;
+  readonly masked?: Int32Array | undefined;
+  readonly noise?: string | undefined;
+  readonly noiseAmount?: number | undefined;
+  readonly unitMix?: boolean | undefined;
+  readonly norm?: number | undefined;
+}
+
+export interface NativeThoughtInputs {
+  readonly tokens?: Int32Array | undefined;
+  readonly hidden?: NativeRows | undefined;
+  readonly seed?: number | undefined;
+  readonly step?: number | undefined;
+}
+
+export interface NativeThoughts {
+  readonly embeddings: NativeTensor;
+  readonly stats: Float64Array;
+  readonly ids?: NativeTensor;
+  readonly weights?: NativeTensor;
+}
+
+export interface NativeThoughtStep {
+  info(): { vocabularySize: number; width: number; hiddenWidth: number; mostTokens: number };
+  readonly disposed: boolean;
+  runSync(logits: NativeRows, inputs: NativeThoughtInputs, embeddings: Float32Array, stats: Float64Array): void;
+  run(logits: NativeRows, inputs: NativeThoughtInputs, mixture: boolean): NativeThoughts | NativeJob<NativeThoughts>;
+  dispose(): void;
+}
+
 export interface NativeKernelsModule {
   packAnchors(anchors: NativeTensor, options: NativeAnchorsOptions): NativeJob<NativeAnchors>;
   packProjection(options: NativeProjectionOptions): NativeJob<NativeProjection>;
+  /** `matrix`, "input" or "output", is for the path of a model file. */
+  openTokenTable(source: NativeTensor | string, matrix?: string): NativeJob<NativeTokenTable>;
+  createThoughtStep(table: NativeTokenTable, recipe: NativeThoughtRecipe): NativeThoughtStep;
   /** The instruction set that the kernels run on, e.g. `avx512_vnni`; LATENTWIRE_ISA asks for a plainer one. */
   kernelIsa(): string;
 }

@@ -39,11 +39,11 @@ export async function settled<T extends object>(call: () => T | NativeJob<T>, si
 }
 
 /** @internal The array that a synchronous call fills: the caller's, or a new one. */
-export function output(out: Float32Array | undefined, rows: number, columns: number): Float32Array {
-  if (out === undefined) return new Float32Array(rows * columns);
+export function output<T extends object>(name: string, out: T | undefined, type: new (size: number) => T, size: number): T {
+  if (out === undefined) return new type(size);
   const given: unknown = out;
-  if (given instanceof Float32Array) return given;
-  throw invalid("out", "a Float32Array", given);
+  if (given instanceof type) return given;
+  throw invalid(name, `a ${type.name}`, given);
 }
 
 /** @internal How many rows of `dimension` numbers `x` has; the native side checks that they are whole. */

@@ -66,8 +66,8 @@ Napi::Value run(const Napi::CallbackInfo& call, Input input, int64_t multiplicat
                 std::function<void(const Rows&, const std::atomic<bool>*)> work, Job::ToValue build) {
   const auto held = std::make_shared<Input>(std::move(input));
   return run(
-      call, multiplications, [held, work = std::move(work)](const std::atomic<bool>* cancel) { work(held->rows, cancel); }, std::move(build),
-      [held] { keep(held.get()); });
+      call, multiplications, [held, work = std::move(work)](const std::atomic<bool>* cancel) { work(held->rows, cancel); },
+      std::move(build), [held] { keep(held.get()); });
 }
 
 Job::ToValue tensor_value(std::shared_ptr<Tensor> tensor) {

@@ -64,8 +64,7 @@ template <typename T>
 std::span<T> require_array(const Napi::Value& value, const char* name, int64_t size) {
   const std::span<T> array = require_array<T>(value, name);
   if (static_cast<int64_t>(array.size()) != size)
-    throw_invalid(value.Env(),
-                  std::string(name) + " must have " + std::to_string(size) + " numbers, not " + std::to_string(array.size()));
+    throw_invalid(value.Env(), std::string(name) + " must have " + std::to_string(size) + " numbers, not " + std::to_string(array.size()));
   return array;
 }
 // A copy; empty where the field is undefined.
@@ -96,8 +95,9 @@ T* output_of(const Napi::Value& value, const char* name, const Input& input, int
   return out.data();
 }
 
-// Runs `work(cancel)`, here if it is worth at most as much as `worth_a_thread` multiplications, else as a job; `build(env)` makes the result.
-// Returns a value or a job. `before_job`, if any, is called before a job begins: what JavaScript may change meanwhile is copied there.
+// Runs `work(cancel)`, here if it is worth at most as much as `worth_a_thread` multiplications, else as a job; `build(env)` makes the
+// result. Returns a value or a job. `before_job`, if any, is called before a job begins: what JavaScript may change meanwhile is copied
+// there.
 Napi::Value run(const Napi::CallbackInfo& call, int64_t multiplications, std::function<void(const std::atomic<bool>*)> work,
                 Job::ToValue build, const std::function<void()>& before_job = {});
 // The same over rows, which are copied for a job if they belong to JavaScript.

@@ -131,8 +131,7 @@ class ThoughtObject : public OperandObject<ThoughtObject, HeldThought> {
     recipe.top_k = int_field(given, "topK", 0, std::numeric_limits<int32_t>::max(), 0);
     recipe.top_p = static_cast<float>(number_field(given, "topP", 0, 1, 1));
     recipe.noise = choice_field<ThoughtNoise>(
-        given, "noise", "none",
-        {{"none", ThoughtNoise::none}, {"gumbel", ThoughtNoise::gumbel}, {"dirichlet", ThoughtNoise::dirichlet}});
+        given, "noise", "none", {{"none", ThoughtNoise::none}, {"gumbel", ThoughtNoise::gumbel}, {"dirichlet", ThoughtNoise::dirichlet}});
     recipe.noise_amount = static_cast<float>(number_field(given, "noiseAmount", 1e-6, 1e30, 1));
     recipe.unit_mix = bool_field(given, "unitMix", false);
     if (const Napi::Value norm = given.Get("norm"); !norm.IsUndefined())

@@ -3,17 +3,7 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { packAnchors, packProjection, Tensor, type PackedAnchors, type Projection } from "../../lib/index.js";
-import { LatentError } from "../../lib/errors.js";
-
-function numbers(count: number, seed: number): Float32Array {
-  let state = seed >>> 0;
-  return Float32Array.from({ length: count }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return (state / 2 ** 32) * 2 - 1;
-  });
-}
-
-const at = (array: ArrayLike<number>, index: number): number => array[index] ?? Number.NaN;
+import { at, codeOf, numbers } from "../helpers.js";
 
 function cosine(x: ArrayLike<number>, i: number, a: ArrayLike<number>, j: number, d: number): number {
   let dot = 0;
@@ -25,15 +15,6 @@ function cosine(x: ArrayLike<number>, i: number, a: ArrayLike<number>, j: number
     aa += at(a, j * d + k) ** 2;
   }
   return xx > 0 && aa > 0 ? dot / Math.sqrt(xx * aa) : 0;
-}
-
-async function codeOf(call: () => unknown): Promise<string> {
-  try {
-    await call();
-    return "no error";
-  } catch (error) {
-    return error instanceof LatentError ? error.code : String(error);
-  }
 }
 
 const m = 50;
