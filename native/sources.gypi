@@ -57,6 +57,7 @@
       "native/addon/addon.cpp",
       "native/addon/anchors_object.cpp",
       "native/addon/args.cpp",
+      "native/addon/codebook_object.cpp",
       "native/addon/diagnostics.cpp",
       "native/addon/engine_objects.cpp",
       "native/addon/env_jobs.cpp",
@@ -67,8 +68,10 @@
       "native/addon/pool_object.cpp",
       "native/addon/projection_object.cpp",
       "native/addon/sequence_object.cpp",
+      "native/addon/stats_functions.cpp",
       "native/addon/tensor_object.cpp",
       "native/addon/thought_object.cpp",
+      "native/addon/tile_object.cpp",
       "native/addon/token_table_object.cpp"
     ],
     "glibc_compat_sources": [

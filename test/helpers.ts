@@ -1,5 +1,5 @@
 // What the tests of numbers share: seeded numbers, elements that are there, the code of an error.
-import { LatentError } from "../../lib/errors.js";
+import { LatentError } from "../lib/errors.js";
 
 /** From -1 to 1, the same for the same seed. */
 export function numbers(count: number, seed: number): Float32Array {

@@ -16,6 +16,9 @@ void init_kernels(Napi::Env env, Napi::Object exports) {
   init_projection(env, exports);
   init_token_table(env, exports);
   init_thought(env, exports);
+  init_tiles(env, exports);
+  init_codebook(env, exports);
+  init_stats(env, exports);
   exports.Set("kernelIsa", Napi::Function::New<kernel_isa>(env, "kernelIsa"));
 }
 

@@ -12,5 +12,8 @@ void init_anchors(Napi::Env env, Napi::Object exports);
 void init_projection(Napi::Env env, Napi::Object exports);
 void init_token_table(Napi::Env env, Napi::Object exports);
 void init_thought(Napi::Env env, Napi::Object exports);
+void init_tiles(Napi::Env env, Napi::Object exports);
+void init_codebook(Napi::Env env, Napi::Object exports);
+void init_stats(Napi::Env env, Napi::Object exports);
 
 }  // namespace latentwire::addon
