@@ -12,6 +12,30 @@ export {
   type ThoughtStatistics,
   type Thoughts,
 } from "./kernels/thought.js";
+export { hadamardTransform, packBits, TileCodec, unpackBits, type TileCodecOptions, type TilePayload } from "./kernels/tiles.js";
+export {
+  Codebook,
+  FiniteScalarQuantiser,
+  packCodebook,
+  residualDequantise,
+  residualQuantise,
+  waterFilling,
+  wholeBits,
+  type BitSplit,
+  type Nearest,
+  type PackCodebookOptions,
+  type WholeBitsOptions,
+} from "./kernels/codebook.js";
+export {
+  digest128,
+  drift,
+  entropyBits,
+  firstNonFiniteRow,
+  rowNorms,
+  RunningMean,
+  type Drift,
+  type RowOptions,
+} from "./kernels/statistics.js";
 export type { Rows, Storage } from "./kernels/input.js";
 export { Latent, type LatentKind, type LatentReference } from "./spaces/latent.js";
 export type { Space } from "./spaces/space.js";
