@@ -22,3 +22,8 @@ export async function codeOf(call: () => unknown): Promise<string> {
     return LatentError.isInstance(error) ? error.code : String(error);
   }
 }
+
+/** Whether two arrays hold the same bits: for large ones, which `toEqual` walks through number by number. */
+export function sameBits(a: ArrayBufferView, b: ArrayBufferView): boolean {
+  return Buffer.from(a.buffer, a.byteOffset, a.byteLength).equals(Buffer.from(b.buffer, b.byteOffset, b.byteLength));
+}
