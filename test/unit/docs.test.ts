@@ -64,6 +64,13 @@ describe("examples", () => {
     expect(status).toBe(0);
   });
 
+  it("docs/kernels.md shows examples/soft-thinking.ts, and it thinks four times", () => {
+    expect(read("docs/kernels.md")).toContain(`\`\`\`ts\n${read("examples/soft-thinking.ts")}\`\`\`\n`);
+    const { status, stdout } = runExample("examples/soft-thinking.ts");
+    expect(stdout.match(/^entropy \d+\.\d\d bits, \d+\.\d tokens$/gm)).toHaveLength(4);
+    expect(status).toBe(0);
+  });
+
   it("the restored sequence answers as the saved one", () => {
     const { status, stdout } = runExample("examples/save-restore.ts");
     expect(stdout).toMatch(/\[ '(.+)', '\1' \]/);

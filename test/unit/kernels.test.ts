@@ -2,7 +2,7 @@
 // arithmetic itself is tested in test/native with every instruction set.
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { packAnchors, packProjection, Tensor, type PackedAnchors, type Projection } from "../../lib/index.js";
+import { bundledModel, openTokenTable, packAnchors, packProjection, Tensor, type PackedAnchors, type Projection } from "../../lib/index.js";
 import { at, codeOf, numbers, sameBits } from "../helpers.js";
 
 function cosine(x: ArrayLike<number>, i: number, a: ArrayLike<number>, j: number, d: number): number {
@@ -236,6 +236,39 @@ describe("packAnchors", () => {
     gone.dispose();
     expect(await codeOf(() => anchors.relativeSync(gone))).toBe("ERR_LATENT_DISPOSED");
     expect(await codeOf(() => packAnchors(gone))).toBe("ERR_LATENT_DISPOSED");
+  });
+});
+
+describe("int8 anchors", () => {
+  it("err by at most 0.001 on random rows of 384 numbers", async () => {
+    const width = 384;
+    using rows = Tensor.fromTyped("f32", [300, width], numbers(300 * width, 21));
+    using exact = await packAnchors(rows);
+    using coarse = await packAnchors(rows, { storage: "i8" });
+    const x = numbers(200 * width, 22);
+    const expected = exact.relativeSync(x);
+    const worst = coarse.relativeSync(x).reduce((most, value, i) => Math.max(most, Math.abs(value - at(expected, i))), 0);
+    expect(worst).toBeLessThan(1e-3);
+    expect(worst).toBeGreaterThan(1e-6);
+  });
+
+  it.each(["wren", "finch"] as const)("find the same nearest embedding of %s wherever it is clearly ahead", async (name) => {
+    using table = await openTokenTable(bundledModel(name));
+    const every = (step: number, first: number): Int32Array =>
+      Int32Array.from({ length: Math.floor((table.count - first) / step) }, (_, i) => first + i * step);
+    using rows = await table.rows(every(2, 0));
+    using x = await table.rows(every(2, 1));
+    using exact = await packAnchors(rows);
+    using coarse = await packAnchors(rows, { storage: "i8" });
+    const expected = exact.relativeSync(x);
+    const worst = coarse.relativeSync(x).reduce((most, value, i) => Math.max(most, Math.abs(value - at(expected, i))), 0);
+    expect(worst).toBeLessThan(4e-3);
+    const best = await exact.topK(x, 2);
+    const found = (await coarse.topK(x, 1)).indices.toTyped();
+    const values = best.values.toFloat32();
+    const clear = [...found.keys()].filter((i) => at(values, 2 * i) - at(values, 2 * i + 1) > 2 * worst);
+    expect(clear.length).toBeGreaterThan(found.length / 3);
+    for (const i of clear) expect(at(found, i)).toBe(at(best.indices.toTyped(), 2 * i));
   });
 });
 
