@@ -1,5 +1,5 @@
 // The JavaScript class of an empirical distribution: sorted once on another thread, asked at once.
-#include <algorithm>
+#include <cmath>
 
 #include "addon/args.h"
 #include "addon/fit_input.h"

@@ -1,4 +1,6 @@
 // Fits of whole matrices that are small enough to be held in f64: least squares and decompositions.
+#include <algorithm>
+
 #include "addon/addon.h"
 #include "addon/args.h"
 #include "addon/fit_input.h"
