@@ -21,6 +21,7 @@ export {
   svd,
   symmetricEigen,
   type ParsevalFrame,
+  type ParsevalFrameOptions,
   type Svd,
   type SvdOptions,
   type SymmetricEigen,

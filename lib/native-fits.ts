@@ -114,7 +114,7 @@ export interface NativeFitsModule {
   leastSquares(x: NativeTensor, y: NativeTensor, options: { rcond: number; centred: boolean }): NativeJob<NativeLinearFit>;
   svd(a: NativeTensor, options: { rank: number | undefined; seed: number }): NativeJob<NativeSvd>;
   symmetricEigen(a: NativeTensor): NativeJob<NativeEigen>;
-  parsevalFrame(anchors: NativeTensor): NativeJob<NativeParsevalFrame>;
+  parsevalFrame(anchors: NativeTensor, options: { rcond: number }): NativeJob<NativeParsevalFrame>;
   kmeans(
     x: NativeTensor,
     options: { clusters: number; distance: string; seed: number; maxIterations: number; tolerance: number },

@@ -1,5 +1,5 @@
 // Decompositions of a matrix that is at hand.
-import { checkInteger, checkKeys, fallback } from "../check.js";
+import { checkInteger, checkKeys, checkNumber, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
 import { native } from "../native.js";
 import { Tensor } from "../tensor.js";
@@ -66,6 +66,13 @@ export async function symmetricEigen(a: Tensor, options: { readonly signal?: Abo
   return { values, vectors: Tensor.fromNative(vectors) };
 }
 
+/** Options of {@link parsevalFrame}. */
+export interface ParsevalFrameOptions {
+  /** From 0 to below 1: singular values of the anchors below so much of the largest count as 0. Default 1e-6, some ten times the rounding of f32. */
+  readonly rcond?: number;
+  readonly signal?: AbortSignal;
+}
+
 /** What {@link parsevalFrame} finds. */
 export interface ParsevalFrame {
   /** `[k, d]` */
@@ -89,10 +96,11 @@ export interface ParsevalFrame {
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_NON_FINITE`,
  * `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
  */
-export async function parsevalFrame(anchors: Tensor, options: { readonly signal?: AbortSignal } = {}): Promise<ParsevalFrame> {
-  checkKeys("options", options, ["signal"]);
+export async function parsevalFrame(anchors: Tensor, options: ParsevalFrameOptions = {}): Promise<ParsevalFrame> {
+  checkKeys("options", options, ["rcond", "signal"]);
   const { tensor, rows, columns } = checkMatrix("anchors", anchors);
+  const rcond = checkNumber("rcond", fallback(options.rcond, 1e-6), 0, 1 - Number.EPSILON);
   checkMemory("the frame of the anchors", 8 * 4 * rows * columns);
-  const { frame, rank } = await fit(() => native().parsevalFrame(tensor.toNative()), options.signal);
+  const { frame, rank } = await fit(() => native().parsevalFrame(tensor.toNative(), { rcond }), options.signal);
   return { frame: Tensor.fromNative(frame), rank };
 }

@@ -64,12 +64,13 @@ Napi::Value eigenvalues(const Napi::CallbackInfo& call) {
   });
 }
 
-// parsevalFrame(anchors [k, d])
+// parsevalFrame(anchors [k, d], { rcond })
 Napi::Value parseval(const Napi::CallbackInfo& call) {
   RowSource anchors = row_source_of(call[0], "anchors");
-  return start_fit(call.Env(), [anchors = std::move(anchors)](const std::atomic<bool>& cancel) -> Job::ToValue {
+  const double rcond = number_field(require_object(call, 1, "options"), "rcond", 0, 1);
+  return start_fit(call.Env(), [anchors = std::move(anchors), rcond](const std::atomic<bool>& cancel) -> Job::ToValue {
     ParsevalFrame fit;
-    check(parseval_frame(dense_rows(anchors, cancel), &fit));
+    check(parseval_frame(dense_rows(anchors, cancel), &fit, rcond));
     FitResult result;
     result.matrix("frame", fit.frame);
     result.number("rank", static_cast<double>(fit.rank));
