@@ -183,7 +183,7 @@ TEST_SUITE("fits") {
     DenseMatrix dependent = random_dense(6000, 96, 30), uneven = dependent;
     for (int64_t i = 0; i < dependent.rows; i++) {
       dependent.row(i)[95] = static_cast<double>(static_cast<float>(dependent.row(i)[0] + dependent.row(i)[1]));
-      uneven.row(i)[95] *= 1e-4;
+      uneven.row(i)[95] *= 1e-2;
       uneven.row(i)[94] += 1e-3 * uneven.row(i)[3];
       uneven.row(i)[93] *= 1e2;
     }
