@@ -18,7 +18,6 @@ namespace {
 constexpr int64_t block_rows = 512;
 // 9 panels x 512 rows, 288 KB, stay in the second-level cache while the strips pass; a strip ends where a tile of 3 panels does.
 constexpr int64_t block_panels = 9;
-constexpr int64_t block_columns = block_panels * panel_width;
 constexpr int64_t strip_rows = 48;
 constexpr int64_t task_rows = 4 * strip_rows;
 // One line more than the rows: transposed columns must not all fall into one set of the cache.
