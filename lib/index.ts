@@ -37,6 +37,32 @@ export {
   type RowOptions,
 } from "./kernels/statistics.js";
 export type { Rows, Storage } from "./kernels/input.js";
+export {
+  accumulateMoments,
+  Moments,
+  type MomentsOptions,
+  type Pca,
+  type Procrustes,
+  type ProcrustesOptions,
+  type RidgeOptions,
+  type Whitening,
+} from "./fits/moments.js";
+export type { GccaHub, GccaOptions, GeneralisedProcrustesOptions, HubSpace, ProcrustesHub } from "./fits/hub.js";
+export { leastSquares, type LeastSquaresOptions, type LinearFit } from "./fits/linear.js";
+export {
+  parsevalFrame,
+  svd,
+  symmetricEigen,
+  type ParsevalFrame,
+  type ParsevalFrameOptions,
+  type Svd,
+  type SvdOptions,
+  type SymmetricEigen,
+} from "./fits/decompositions.js";
+export { farthestPoints, kmeans, type FarthestPointsOptions, type Kmeans, type KmeansOptions } from "./fits/representatives.js";
+export { logisticRegression, type LogisticFit, type LogisticOptions, type LogisticReport } from "./fits/logistic.js";
+export { EmpiricalDistribution } from "./fits/distribution.js";
+export type { RowDistance } from "./fits/input.js";
 export { Latent, type LatentKind, type LatentReference } from "./spaces/latent.js";
 export type { Space } from "./spaces/space.js";
 export { loadModel, Model, type LoadModelOptions, type LoadProgress, type ModelInfo, type PoolOptions } from "./models/model.js";

@@ -16,6 +16,7 @@
 #include "addon/diagnostics.h"
 #include "addon/engine_objects.h"
 #include "addon/errors.h"
+#include "addon/fit_objects.h"
 #include "addon/kernel_objects.h"
 #include "addon/tensor_object.h"
 #include "core/cpu_features.h"
@@ -71,6 +72,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("diagnostics", make_diagnostics(env));
   init_engine(env, exports);
   init_kernels(env, exports);
+  init_fits(env, exports);
   return exports;
 }
 

@@ -21,6 +21,8 @@ struct AddonData {
   Napi::FunctionReference thought_class;
   Napi::FunctionReference tile_codec_class;
   Napi::FunctionReference codebook_class;
+  Napi::FunctionReference moments_class;
+  Napi::FunctionReference distribution_class;
   // what the next Tensor object takes instead of its arguments; set only while TensorObject::wrap calls the constructor
   std::shared_ptr<Tensor> tensor_to_wrap;
 };

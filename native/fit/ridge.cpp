@@ -60,7 +60,10 @@ Status solve_ridge(const Moments& moments, const RidgeOptions& options, const st
       if (is_cancelled(cancel)) return cancelled_fit();
       const Eigen::LDLT<EigenColumns> pivoted(a);
       residual = solve_columnwise(pivoted, a, c, &w);
-      fit.condition = condition_of(pivoted.rcond());
+      // its solve() leaves out pivots of 0, and then so does its estimate
+      const EigenVector pivots = pivoted.vectorD().cwiseAbs();
+      const double zero = std::numeric_limits<double>::epsilon() * static_cast<double>(d) * pivots.maxCoeff();
+      fit.condition = pivots.minCoeff() > zero ? condition_of(pivoted.rcond()) : std::numeric_limits<double>::infinity();
     }
     if (is_cancelled(cancel)) return cancelled_fit();
     if (!(residual <= max_residual) || !w.allFinite())

@@ -78,6 +78,16 @@ describe("examples", () => {
   });
 });
 
+describe("docs/fits.md", () => {
+  it("shows examples/fits.ts, all of it, which finds the planted map", () => {
+    expect(read("docs/fits.md")).toContain(`\`\`\`ts\n${read("examples/fits.ts")}\`\`\`\n`);
+    const { status, stdout } = runExample("examples/fits.ts");
+    expect(stdout).toMatch(/^an orthogonal map with scale 2\.000 misses 0\.000, a linear one 0\.000$/m);
+    expect(stdout).toMatch(/^11\.00 -6\.00 7\.50 of 11 -6 7\.5$/m);
+    expect(status).toBe(0);
+  });
+});
+
 describe("links", () => {
   it.each(["README.md", "CHANGELOG.md", ...below("docs", ".md")])("of %s lead to files", (file) => {
     for (const [, target = ""] of read(file).matchAll(/\]\(([^)\s]+)\)/g)) {
