@@ -62,7 +62,7 @@ export {
 export { farthestPoints, kmeans, type FarthestPointsOptions, type Kmeans, type KmeansOptions } from "./fits/representatives.js";
 export { logisticRegression, type LogisticFit, type LogisticOptions, type LogisticReport } from "./fits/logistic.js";
 export { EmpiricalDistribution } from "./fits/distribution.js";
-export type { RowDistance } from "./fits/input.js";
+export type { RowDistance, RowSource } from "./fits/input.js";
 export { Latent, type LatentKind, type LatentReference } from "./spaces/latent.js";
 export type { Space } from "./spaces/space.js";
 export { loadModel, Model, type LoadModelOptions, type LoadProgress, type ModelInfo, type PoolOptions } from "./models/model.js";

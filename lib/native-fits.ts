@@ -1,9 +1,12 @@
 // The typed view of the addon's fits. All of them are jobs on a thread of their own.
 import type { NativeJob, NativeTensor } from "./native.js";
+import type { NativeTokenTable } from "./native-kernels.js";
+
+export type NativeRowSource = NativeTensor | NativeTokenTable;
 
 export interface NativeMomentsInput {
-  readonly x: NativeTensor;
-  readonly y?: NativeTensor | undefined;
+  readonly x: NativeRowSource;
+  readonly y?: NativeRowSource | undefined;
   readonly weights?: Float32Array | undefined;
   readonly centred: boolean;
 }
@@ -111,17 +114,17 @@ export interface NativeDistribution {
 
 export interface NativeFitsModule {
   accumulateMoments(input: NativeMomentsInput): NativeJob<NativeMoments>;
-  leastSquares(x: NativeTensor, y: NativeTensor, options: { rcond: number; centred: boolean }): NativeJob<NativeLinearFit>;
-  svd(a: NativeTensor, options: { rank: number | undefined; seed: number }): NativeJob<NativeSvd>;
-  symmetricEigen(a: NativeTensor): NativeJob<NativeEigen>;
-  parsevalFrame(anchors: NativeTensor, options: { rcond: number }): NativeJob<NativeParsevalFrame>;
+  leastSquares(x: NativeRowSource, y: NativeRowSource, options: { rcond: number; centred: boolean }): NativeJob<NativeLinearFit>;
+  svd(a: NativeRowSource, options: { rank: number | undefined; seed: number }): NativeJob<NativeSvd>;
+  symmetricEigen(a: NativeRowSource): NativeJob<NativeEigen>;
+  parsevalFrame(anchors: NativeRowSource, options: { rcond: number }): NativeJob<NativeParsevalFrame>;
   kmeans(
-    x: NativeTensor,
+    x: NativeRowSource,
     options: { clusters: number; distance: string; seed: number; maxIterations: number; tolerance: number },
   ): NativeJob<NativeKmeans>;
-  farthestPoints(x: NativeTensor, count: number, options: { distance: string; seed: number }): NativeJob<Int32Array>;
+  farthestPoints(x: NativeRowSource, count: number, options: { distance: string; seed: number }): NativeJob<Int32Array>;
   logisticRegression(
-    x: NativeTensor,
+    x: NativeRowSource,
     labels: Int32Array,
     options: { classes: number; l2: number; maxIterations: number; tolerance: number },
   ): NativeJob<NativeLogistic>;

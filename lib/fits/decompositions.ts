@@ -3,7 +3,7 @@ import { checkInteger, checkKeys, checkNumber, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
 import { native } from "../native.js";
 import { Tensor } from "../tensor.js";
-import { checkMatrix, checkMemory, checkSeed, fit } from "./input.js";
+import { checkMatrix, checkMemory, checkSeed, fit, type RowSource } from "./input.js";
 
 /** a ≈ u diag(values) vᵀ, with k singular values. The largest component of every column of `v` is positive. */
 export interface Svd {
@@ -32,14 +32,14 @@ export interface SvdOptions {
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_NON_FINITE`,
  * `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
  */
-export async function svd(a: Tensor, options: SvdOptions = {}): Promise<Svd> {
+export async function svd(a: RowSource, options: SvdOptions = {}): Promise<Svd> {
   checkKeys("options", options, ["rank", "seed", "signal"]);
-  const { tensor, rows, columns } = checkMatrix("a", a);
+  const { source, rows, columns } = checkMatrix("a", a);
   const { rank } = options;
   if (rank !== undefined) checkInteger("rank", rank, 1, Math.min(rows, columns));
   const seed = checkSeed(fallback(options.seed, 0));
   checkMemory("the decomposition of a", 8 * 3 * rows * columns);
-  const { u, values, v } = await fit(() => native().svd(tensor.toNative(), { rank, seed }), options.signal);
+  const { u, values, v } = await fit(() => native().svd(source, { rank, seed }), options.signal);
   return { u: Tensor.fromNative(u), values, v: Tensor.fromNative(v) };
 }
 
@@ -57,12 +57,12 @@ export interface SymmetricEigen {
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_NON_FINITE`,
  * `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
  */
-export async function symmetricEigen(a: Tensor, options: { readonly signal?: AbortSignal } = {}): Promise<SymmetricEigen> {
+export async function symmetricEigen(a: RowSource, options: { readonly signal?: AbortSignal } = {}): Promise<SymmetricEigen> {
   checkKeys("options", options, ["signal"]);
-  const { tensor, rows, columns } = checkMatrix("a", a);
+  const { source, rows, columns } = checkMatrix("a", a);
   if (rows !== columns) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `a must be square, got [${rows}, ${columns}]`);
   checkMemory("the decomposition of a", 8 * 4 * rows * columns);
-  const { values, vectors } = await fit(() => native().symmetricEigen(tensor.toNative()), options.signal);
+  const { values, vectors } = await fit(() => native().symmetricEigen(source), options.signal);
   return { values, vectors: Tensor.fromNative(vectors) };
 }
 
@@ -96,11 +96,11 @@ export interface ParsevalFrame {
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_NON_FINITE`,
  * `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
  */
-export async function parsevalFrame(anchors: Tensor, options: ParsevalFrameOptions = {}): Promise<ParsevalFrame> {
+export async function parsevalFrame(anchors: RowSource, options: ParsevalFrameOptions = {}): Promise<ParsevalFrame> {
   checkKeys("options", options, ["rcond", "signal"]);
-  const { tensor, rows, columns } = checkMatrix("anchors", anchors);
+  const { source, rows, columns } = checkMatrix("anchors", anchors);
   const rcond = checkNumber("rcond", fallback(options.rcond, 1e-6), 0, 1 - Number.EPSILON);
   checkMemory("the frame of the anchors", 8 * 4 * rows * columns);
-  const { frame, rank } = await fit(() => native().parsevalFrame(tensor.toNative(), { rcond }), options.signal);
+  const { frame, rank } = await fit(() => native().parsevalFrame(source, { rcond }), options.signal);
   return { frame: Tensor.fromNative(frame), rank };
 }

@@ -4,6 +4,8 @@ import { checkInteger, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativeJob } from "../native.js";
+import { TokenTable } from "../kernels/token-table.js";
+import type { NativeRowSource } from "../native-fits.js";
 import { Tensor } from "../tensor.js";
 
 /** The most columns that a fit takes; max_fit_columns in native/fit/gram.h. */
@@ -17,23 +19,28 @@ export type RowDistance = "euclidean" | "cosine";
 /** @internal */
 export const rowDistances = ["euclidean", "cosine"] as const;
 
+/** Rows `[n, d]` that a fit reads: a tensor of f32, f16 or bf16, or a table of tokens, row by row as it lies in a tensor or a mapped model file. */
+export type RowSource = Tensor | TokenTable;
+
 export interface Matrix {
-  readonly tensor: Tensor;
+  readonly source: NativeRowSource;
   readonly rows: number;
   readonly columns: number;
 }
 
-/** Rows `[n, d]` of a float type, neither side empty. */
+/** Rows `[n, d]`, neither side empty. */
 export function checkMatrix(name: string, value: unknown): Matrix {
-  if (!(value instanceof Tensor)) throw invalid(name, "a Tensor [n, d]", value);
-  const [rows = 0, columns = 0] = value.shape;
-  if (value.shape.length !== 2 || rows < 1 || columns < 1 || columns > maxColumns) {
-    const want = `a Tensor [n, d], n from 1 and d from 1 to ${maxColumns}`;
-    throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `${name} must be ${want}, got [${value.shape.join(", ")}]`);
+  const table = value instanceof TokenTable;
+  if (!table && !(value instanceof Tensor)) throw invalid(name, "a Tensor [n, d] or a TokenTable", value);
+  const shape = table ? [value.count, value.width] : value.shape;
+  const [rows = 0, columns = 0] = shape;
+  if (shape.length !== 2 || rows < 1 || columns < 1 || columns > maxColumns) {
+    const want = `[n, d], n from 1 and d from 1 to ${maxColumns}`;
+    throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `${name} must be ${want}, got [${shape.join(", ")}]`);
   }
-  if (value.dtype === "i8" || value.dtype === "i32")
+  if (!table && (value.dtype === "i8" || value.dtype === "i32"))
     throw new LatentError("ERR_LATENT_DTYPE", `${name} must be f32, f16 or bf16, got ${value.dtype}`);
-  return { tensor: value, rows, columns };
+  return { source: value.toNative(), rows, columns };
 }
 
 /** That `name` has one for every row of x. */

@@ -3,7 +3,7 @@ import { checkBoolean, checkKeys, checkNumber, fallback } from "../check.js";
 import { native } from "../native.js";
 import type { NativeLinearFit } from "../native-fits.js";
 import { Tensor } from "../tensor.js";
-import { checkCount, checkMatrix, checkMemory, fit } from "./input.js";
+import { checkCount, checkMatrix, checkMemory, fit, type RowSource } from "./input.js";
 
 /** An affine map, y ≈ x weights + bias, that goes straight into {@link packProjection}. */
 export interface LinearFit {
@@ -45,7 +45,7 @@ export function linearFit({ weights, bias, lambda, condition, unexplained }: Nat
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_NON_FINITE` (in x or y, or a map that
  * f32 cannot hold), `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
  */
-export async function leastSquares(x: Tensor, y: Tensor, options: LeastSquaresOptions = {}): Promise<LinearFit> {
+export async function leastSquares(x: RowSource, y: RowSource, options: LeastSquaresOptions = {}): Promise<LinearFit> {
   checkKeys("options", options, ["rcond", "centred", "signal"]);
   const from = checkMatrix("x", x);
   const to = checkMatrix("y", y);
@@ -53,7 +53,5 @@ export async function leastSquares(x: Tensor, y: Tensor, options: LeastSquaresOp
   const rcond = checkNumber("rcond", fallback(options.rcond, 1e-6), 0, 1 - Number.EPSILON);
   const centred = checkBoolean("centred", fallback(options.centred, true));
   checkMemory("the decomposition of x", 8 * from.rows * (5 * from.columns + 3 * to.columns));
-  return linearFit(
-    await fit(() => native().leastSquares(from.tensor.toNative(), to.tensor.toNative(), { rcond, centred }), options.signal),
-  );
+  return linearFit(await fit(() => native().leastSquares(from.source, to.source, { rcond, centred }), options.signal));
 }

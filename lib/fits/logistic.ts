@@ -2,7 +2,7 @@
 import { checkInteger, checkKeys, checkNumber, fallback, invalid } from "../check.js";
 import { native } from "../native.js";
 import { Tensor } from "../tensor.js";
-import { checkCount, checkMatrix, checkMemory, fit, maxColumns, maxInt32 } from "./input.js";
+import { checkCount, checkMatrix, checkMemory, fit, maxColumns, maxInt32, type RowSource } from "./input.js";
 
 /** Options of {@link logisticRegression}. */
 export interface LogisticOptions {
@@ -44,9 +44,9 @@ export interface LogisticFit {
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_NON_FINITE` (in x, or an l2 that is too
  * small), `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
  */
-export async function logisticRegression(x: Tensor, labels: Int32Array, options: LogisticOptions = {}): Promise<LogisticFit> {
+export async function logisticRegression(x: RowSource, labels: Int32Array, options: LogisticOptions = {}): Promise<LogisticFit> {
   checkKeys("options", options, ["classes", "l2", "maxIterations", "tolerance", "signal"]);
-  const { tensor, rows, columns } = checkMatrix("x", x);
+  const { source, rows, columns } = checkMatrix("x", x);
   const given: unknown = labels; // JavaScript callers may pass anything
   if (!(given instanceof Int32Array)) throw invalid("labels", "an Int32Array", given);
   checkCount("labels", "elements", given.length, rows);
@@ -59,6 +59,6 @@ export async function logisticRegression(x: Tensor, labels: Int32Array, options:
     tolerance: checkNumber("tolerance", fallback(options.tolerance, 1e-12), 0, 1),
   };
   checkMemory("the regression", 4 * rows * columns + 8 * (5 * columns * columns + classes * columns));
-  const { weights, bias, reports } = await fit(() => native().logisticRegression(tensor.toNative(), given, settings), options.signal);
+  const { weights, bias, reports } = await fit(() => native().logisticRegression(source, given, settings), options.signal);
   return { weights: Tensor.fromNative(weights), bias, reports };
 }

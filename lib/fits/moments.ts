@@ -5,15 +5,15 @@ import { native } from "../native.js";
 import type { NativeMoments } from "../native-fits.js";
 import { Tensor } from "../tensor.js";
 import { checkWidths, hubSpaces, type GccaHub, type GccaOptions, type GeneralisedProcrustesOptions, type ProcrustesHub } from "./hub.js";
-import { checkCount, checkMatrix, checkMemory, fit, maxInt32 } from "./input.js";
+import { checkCount, checkMatrix, checkMemory, fit, maxInt32, type RowSource } from "./input.js";
 import { linearFit, type LinearFit } from "./linear.js";
 
 /** Options of {@link accumulateMoments}. */
 export interface MomentsOptions {
   /** `[n, dx]` of f32, f16 or bf16. For a hub the rows of all spaces side by side. */
-  readonly x: Tensor;
+  readonly x: RowSource;
   /** `[n, dy]` of f32, f16 or bf16; default none, which is enough for components, whitening and hubs. */
-  readonly y?: Tensor;
+  readonly y?: RowSource;
   /** `[n]`, how often each row counts, none negative; copied. Default once each. */
   readonly weights?: Float32Array;
   /** Moments about the means, so that maps have a bias and variances can be told, or about 0. Default true. */
@@ -99,10 +99,7 @@ export async function accumulateMoments(options: MomentsOptions): Promise<Moment
   const centred = checkBoolean("centred", fallback(options.centred, true));
   // f64 sums, f32 sums of some blocks, and the mirror image
   checkMemory("the moments", 12 * x.columns * (x.columns + (y?.columns ?? 0)));
-  const handle = await fit(
-    () => native().accumulateMoments({ x: x.tensor.toNative(), y: y?.tensor.toNative(), weights, centred }),
-    options.signal,
-  );
+  const handle = await fit(() => native().accumulateMoments({ x: x.source, y: y?.source, weights, centred }), options.signal);
   return new Moments(handle);
 }
 

@@ -3,7 +3,17 @@ import { checkInteger, checkKeys, checkNumber, checkOneOf, fallback } from "../c
 import { LatentError } from "../errors.js";
 import { native } from "../native.js";
 import { Tensor } from "../tensor.js";
-import { checkMatrix, checkMemory, checkSeed, fit, maxInt32, rowDistances, type Matrix, type RowDistance } from "./input.js";
+import {
+  checkMatrix,
+  checkMemory,
+  checkSeed,
+  fit,
+  maxInt32,
+  rowDistances,
+  type Matrix,
+  type RowDistance,
+  type RowSource,
+} from "./input.js";
 
 /** Options of {@link kmeans}. */
 export interface KmeansOptions {
@@ -62,9 +72,9 @@ function checkRows(x: unknown): Matrix {
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_NON_FINITE` (which row, or distances
  * beyond f32), `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
  */
-export async function kmeans(x: Tensor, options: KmeansOptions): Promise<Kmeans> {
+export async function kmeans(x: RowSource, options: KmeansOptions): Promise<Kmeans> {
   checkKeys("options", options, ["clusters", "distance", "seed", "maxIterations", "tolerance", "signal"]);
-  const { tensor, rows } = checkRows(x);
+  const { source, rows } = checkRows(x);
   const given = {
     clusters: checkInteger("clusters", options.clusters, 1, rows),
     distance: checkOneOf("distance", fallback(options.distance, "euclidean"), rowDistances),
@@ -72,7 +82,7 @@ export async function kmeans(x: Tensor, options: KmeansOptions): Promise<Kmeans>
     maxIterations: checkInteger("maxIterations", fallback(options.maxIterations, 100), 1, maxInt32),
     tolerance: checkNumber("tolerance", fallback(options.tolerance, 1e-6), 0, 1),
   };
-  const found = await fit(() => native().kmeans(tensor.toNative(), given), options.signal);
+  const found = await fit(() => native().kmeans(source, given), options.signal);
   return { ...found, centres: Tensor.fromNative(found.centres) };
 }
 
@@ -85,11 +95,11 @@ export async function kmeans(x: Tensor, options: KmeansOptions): Promise<Kmeans>
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_NON_FINITE`,
  * `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
  */
-export async function farthestPoints(x: Tensor, count: number, options: FarthestPointsOptions = {}): Promise<Int32Array> {
+export async function farthestPoints(x: RowSource, count: number, options: FarthestPointsOptions = {}): Promise<Int32Array> {
   checkKeys("options", options, ["distance", "seed", "signal"]);
-  const { tensor, rows } = checkRows(x);
+  const { source, rows } = checkRows(x);
   checkInteger("count", count, 1, rows);
   const distance = checkOneOf("distance", fallback(options.distance, "euclidean"), rowDistances);
   const seed = checkSeed(fallback(options.seed, 0));
-  return fit(() => native().farthestPoints(tensor.toNative(), count, { distance, seed }), options.signal);
+  return fit(() => native().farthestPoints(source, count, { distance, seed }), options.signal);
 }

@@ -8,6 +8,7 @@
 #include "addon/errors.h"
 #include "addon/kernel_input.h"
 #include "addon/tensor_object.h"
+#include "addon/token_table_object.h"
 
 namespace latentwire::addon {
 namespace {
@@ -27,6 +28,18 @@ void for_row_blocks(const RowSource& source, const std::atomic<bool>& cancel, co
 
 RowSource row_source_of(const Napi::Value& value, const char* name) {
   const Napi::Env env = value.Env();
+  const auto check_columns = [&](int64_t columns) {
+    if (columns > max_fit_columns)
+      throw_invalid(env, std::string(name) + " must have at most " + std::to_string(max_fit_columns) + " columns");
+  };
+  if (const std::shared_ptr<const HeldTable> held = token_table_of(value)) {
+    check_columns(held->table.width);
+    RowSource source;
+    source.rows = held->table.count;
+    source.columns = held->table.width;
+    source.read = [held](int64_t first, int64_t count, float* out) { read_rows(held->table, nullptr, first, count, out); };
+    return source;
+  }
   const std::shared_ptr<const Tensor> tensor = TensorObject::tensor_of(value, name);
   require_matrix(env, *tensor, name);
   if (!is_float(tensor->dtype())) {
@@ -35,8 +48,7 @@ RowSource row_source_of(const Napi::Value& value, const char* name) {
   RowSource source;
   source.rows = tensor->shape()[0];
   source.columns = tensor->shape()[1];
-  if (source.columns > max_fit_columns)
-    throw_invalid(env, std::string(name) + " must have at most " + std::to_string(max_fit_columns) + " columns");
+  check_columns(source.columns);
   source.floats = tensor->f32();
   source.read = [tensor, columns = source.columns](int64_t first, int64_t count, float* out) {
     const auto offset = static_cast<size_t>(first * columns) * dtype_size(tensor->dtype());
@@ -66,16 +78,12 @@ DenseMatrix dense_rows(const RowSource& source, const std::atomic<bool>& cancel)
 
 std::shared_ptr<const Tensor> copy_of_array(const Napi::Value& value, Dtype dtype, const char* name) {
   const Napi::Env env = value.Env();
-  napi_typedarray_type type = napi_int8_array;
-  size_t size = 0;
-  void* data = nullptr;
-  const bool floats = dtype == Dtype::f32;
-  if (napi_get_typedarray_info(env, value, &type, &size, &data, nullptr, nullptr) != napi_ok ||
-      type != (floats ? napi_float32_array : napi_int32_array))
-    throw_invalid(env, std::string(name) + (floats ? " must be a Float32Array" : " must be an Int32Array"));
+  const auto bytes =
+      dtype == Dtype::f32 ? std::as_bytes(require_array<float>(value, name)) : std::as_bytes(require_array<int32_t>(value, name));
   std::shared_ptr<Tensor> copy;
-  if (const Status status = Tensor::create(dtype, {static_cast<int64_t>(size)}, &copy); !status.ok()) throw_status(env, status);
-  if (size > 0) std::memcpy(copy->data(), data, copy->bytes());
+  if (const Status status = Tensor::create(dtype, {static_cast<int64_t>(bytes.size() / dtype_size(dtype))}, &copy); !status.ok())
+    throw_status(env, status);
+  if (!bytes.empty()) std::memcpy(copy->data(), bytes.data(), bytes.size());
   return copy;
 }
 

@@ -21,8 +21,8 @@ struct RowSource {
   const float* floats = nullptr;  // all rows, where they lie in memory as f32 already
 };
 
-// The one place that knows what can be a source of rows: a Tensor [n, d] of f32, f16 or bf16, n at least 1 and d in [1, max_fit_columns].
-// Throws Napi::Error, which names `name`.
+// The one place that knows what can be a source of rows: a Tensor [n, d] of f32, f16 or bf16, n at least 1 and d in [1, max_fit_columns],
+// or a TokenTable of such a size, whose rows are read as they lie in its tensor or model file. Throws Napi::Error, which names `name`.
 RowSource row_source_of(const Napi::Value& value, const char* name);
 
 // For fits that visit rows more than once: all of them in memory. They are converted into `copy` unless they are f32 already. Throws

@@ -5,11 +5,13 @@ import fc from "fast-check";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import {
   accumulateMoments,
+  bundledModel,
   EmpiricalDistribution,
   farthestPoints,
   kmeans,
   leastSquares,
   logisticRegression,
+  openTokenTable,
   packAnchors,
   packProjection,
   parsevalFrame,
@@ -19,11 +21,10 @@ import {
   type HubSpace,
   type MomentsOptions,
 } from "../../lib/index.js";
-import { LatentError } from "../../lib/errors.js";
 import { native } from "../../lib/native.js";
+import { at, codeOf } from "../helpers.js";
 
 const bad = "ERR_LATENT_INVALID_ARGUMENT";
-const at = (array: ArrayLike<number>, index: number): number => array[index] ?? Number.NaN;
 
 /** A matrix of plain numbers, row by row. */
 interface Plain {
@@ -146,15 +147,6 @@ function orthogonal(n: number, seed: number): Plain {
   return plain(n, n, (i, j) => at(axes[i] ?? [], j));
 }
 
-async function codeOf(call: () => unknown): Promise<string> {
-  try {
-    await call();
-    return "no error";
-  } catch (error) {
-    return error instanceof LatentError ? error.code : String(error);
-  }
-}
-
 /** Means and moments by plain loops. */
 function sums(
   x: Plain,
@@ -225,6 +217,28 @@ describe("accumulateMoments", () => {
     joint.dispose();
     for (const call of [() => joint.ridge({ lambda: 1 }), () => joint.procrustes()]) expect(await codeOf(call)).toBe("ERR_LATENT_DISPOSED");
     expect(await codeOf(() => accumulateMoments({ x: mine }))).toBe("ERR_LATENT_DISPOSED");
+  });
+});
+
+describe("token tables as rows", () => {
+  it("give the very fits of the tensors that they hold, from a model file too", async () => {
+    const path = bundledModel("wren");
+    using input = await openTokenTable(path);
+    using output = await openTokenTable(path, { matrix: "output" });
+    const all = Int32Array.from({ length: input.count }, (_, i) => i);
+    using x = await output.rows(all);
+    using y = await input.rows(all);
+    using fromFile = await accumulateMoments({ x: output, y: input });
+    using fromMemory = await accumulateMoments({ x, y });
+    const options = { lambda: 1e-3 };
+    const [one, two] = [await fromFile.ridge(options), await fromMemory.ridge(options)];
+    expect(one.weights.toFloat32()).toEqual(two.weights.toFloat32());
+    expect(one.unexplained).toBe(two.unexplained);
+    expect(await farthestPoints(input, 5)).toEqual(await farthestPoints(y, 5));
+    expect((await kmeans(input, { clusters: 4 })).labels).toEqual((await kmeans(y, { clusters: 4 })).labels);
+    expect((await svd(input, { rank: 3 })).values).toEqual((await svd(y, { rank: 3 })).values);
+    input.dispose();
+    expect(await codeOf(() => kmeans(input, { clusters: 4 }))).toBe("ERR_LATENT_DISPOSED");
   });
 });
 
@@ -859,7 +873,7 @@ describe("bad values", () => {
       if (matrix === undefined && name === "moments y") continue; // no y
       await expect(call(matrix as Tensor), String(index)).rejects.toMatchObject({
         code: bad,
-        message: expect.stringMatching(/^(x|y|a|anchors) must be a Tensor \[n, d\]/) as unknown,
+        message: expect.stringMatching(/^(x|y|a|anchors) must be (a Tensor )?\[n, d\]/) as unknown,
       });
     }
     for (const dtype of ["i8", "i32"] as const) expect(await codeOf(() => call(Tensor.zeros([4, 4], dtype)))).toBe("ERR_LATENT_DTYPE");
