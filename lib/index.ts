@@ -3,7 +3,66 @@ export { LatentError, latentErrorCodes, type LatentErrorCode, type LatentErrorOp
 export { Tensor, type Dtype, type TensorData } from "./tensor.js";
 export { packAnchors, PackedAnchors, type PackAnchorsOptions, type Similarity, type TopK } from "./kernels/anchors.js";
 export { packProjection, Projection, type PackProjectionOptions, type ProjectionLayer, type ProjectionNorm } from "./kernels/projection.js";
+export { openTokenTable, TokenTable, type OpenTokenTableOptions, type RowFormat } from "./kernels/token-table.js";
+export {
+  createThoughtStep,
+  ThoughtStep,
+  type ThoughtInputs,
+  type ThoughtRecipe,
+  type ThoughtStatistics,
+  type Thoughts,
+} from "./kernels/thought.js";
+export { hadamardTransform, packBits, TileCodec, unpackBits, type TileCodecOptions, type TilePayload } from "./kernels/tiles.js";
+export {
+  Codebook,
+  FiniteScalarQuantiser,
+  packCodebook,
+  residualDequantise,
+  residualQuantise,
+  waterFilling,
+  wholeBits,
+  type BitSplit,
+  type Nearest,
+  type PackCodebookOptions,
+  type WholeBitsOptions,
+} from "./kernels/codebook.js";
+export {
+  digest128,
+  drift,
+  entropyBits,
+  firstNonFiniteRow,
+  rowNorms,
+  RunningMean,
+  type Drift,
+  type RowOptions,
+} from "./kernels/statistics.js";
 export type { Rows, Storage } from "./kernels/input.js";
+export {
+  accumulateMoments,
+  Moments,
+  type MomentsOptions,
+  type Pca,
+  type Procrustes,
+  type ProcrustesOptions,
+  type RidgeOptions,
+  type Whitening,
+} from "./fits/moments.js";
+export type { GccaHub, GccaOptions, GeneralisedProcrustesOptions, HubSpace, ProcrustesHub } from "./fits/hub.js";
+export { leastSquares, type LeastSquaresOptions, type LinearFit } from "./fits/linear.js";
+export {
+  parsevalFrame,
+  svd,
+  symmetricEigen,
+  type ParsevalFrame,
+  type ParsevalFrameOptions,
+  type Svd,
+  type SvdOptions,
+  type SymmetricEigen,
+} from "./fits/decompositions.js";
+export { farthestPoints, kmeans, type FarthestPointsOptions, type Kmeans, type KmeansOptions } from "./fits/representatives.js";
+export { logisticRegression, type LogisticFit, type LogisticOptions, type LogisticReport } from "./fits/logistic.js";
+export { EmpiricalDistribution } from "./fits/distribution.js";
+export type { RowDistance, RowSource } from "./fits/input.js";
 export { Latent, type LatentKind, type LatentReference } from "./spaces/latent.js";
 export type { Space } from "./spaces/space.js";
 export { loadModel, Model, type LoadModelOptions, type LoadProgress, type ModelInfo, type PoolOptions } from "./models/model.js";

@@ -4,6 +4,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { LatentError } from "./errors.js";
 import type { NativeEngineModule } from "./native-engine.js";
+import type { NativeFitsModule } from "./native-fits.js";
 import type { NativeKernelsModule } from "./native-kernels.js";
 
 export type NativeDtype = "f32" | "f16" | "bf16" | "i8" | "i32";
@@ -11,10 +12,10 @@ export type NativeDtype = "f32" | "f16" | "bf16" | "i8" | "i32";
 /** The typed array of a dtype: f32 Float32Array, f16 and bf16 Uint16Array (their bits), i8 Int8Array, i32 Int32Array. */
 export type NativeArray = Float32Array | Uint16Array | Int8Array | Int32Array;
 
-/** A running native operation. `cancel` asks it to stop; the promise then rejects with the code ERR_LATENT_CANCELLED, unless it was too late. */
+/** A running native operation. `cancelJob` asks it to stop; the promise then rejects with the code ERR_LATENT_CANCELLED, unless it was too late. */
 export interface NativeJob<T> {
   readonly promise: Promise<T>;
-  cancel(): void;
+  readonly id: number;
 }
 
 /** A handle to native memory. Reading anything but `disposed` after `dispose` throws ERR_LATENT_DISPOSED. */
@@ -39,11 +40,13 @@ export interface NativeDiagnostics {
   probe(): { gflops: number; readGBs: number };
 }
 
-export interface NativeModule extends NativeEngineModule, NativeKernelsModule {
+export interface NativeModule extends NativeEngineModule, NativeFitsModule, NativeKernelsModule {
   readonly version: string;
   /** `data` is copied and must have exactly the size of the shape; without it the tensor is zero. */
   readonly Tensor: new (dtype: NativeDtype, shape: readonly number[], data?: NativeArray | DataView) => NativeTensor;
   readonly diagnostics: NativeDiagnostics;
+  /** A job that has ended is left alone. */
+  cancelJob(id: number): void;
   /** Instruction sets of this processor, e.g. `avx512vnni`. */
   cpuFeatures(): string[];
 }

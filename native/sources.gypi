@@ -18,7 +18,8 @@
       "native/kernels/stats.cpp",
       "native/kernels/table.cpp",
       "native/kernels/thought.cpp",
-      "native/kernels/tile.cpp"
+      "native/kernels/tile.cpp",
+      "native/kernels/token_table.cpp"
     ],
     "avx2_sources": ["native/kernels/avx2.cpp"],
     "avx2_cflags": ["-mavx2", "-mfma", "-mf16c"],
@@ -55,16 +56,31 @@
     ],
     "addon_sources": [
       "native/addon/addon.cpp",
+      "native/addon/anchors_object.cpp",
       "native/addon/args.cpp",
+      "native/addon/codebook_object.cpp",
       "native/addon/diagnostics.cpp",
+      "native/addon/distribution_object.cpp",
       "native/addon/engine_objects.cpp",
       "native/addon/env_jobs.cpp",
       "native/addon/errors.cpp",
+      "native/addon/fit_input.cpp",
+      "native/addon/fit_objects.cpp",
+      "native/addon/fit_result.cpp",
+      "native/addon/kernel_input.cpp",
       "native/addon/kernel_objects.cpp",
+      "native/addon/linear_fits.cpp",
       "native/addon/model_object.cpp",
+      "native/addon/moments_object.cpp",
       "native/addon/pool_object.cpp",
+      "native/addon/projection_object.cpp",
+      "native/addon/row_fits.cpp",
       "native/addon/sequence_object.cpp",
-      "native/addon/tensor_object.cpp"
+      "native/addon/stats_functions.cpp",
+      "native/addon/tensor_object.cpp",
+      "native/addon/thought_object.cpp",
+      "native/addon/tile_object.cpp",
+      "native/addon/token_table_object.cpp"
     ],
     "glibc_compat_sources": [
       "native/compat/glibc.cpp"

@@ -97,7 +97,7 @@ export class PackedAnchors {
    */
   relativeSync(x: Rows, out?: Float32Array): Float32Array {
     const rows = nativeRows("x", x);
-    const result = output(out, rowCount(x, this.dimension), this.count);
+    const result = output("out", out, Float32Array, rowCount(x, this.dimension) * this.count);
     LatentError.translate(() => {
       this.#native.relativeSync(rows, result);
     });

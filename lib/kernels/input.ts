@@ -1,5 +1,5 @@
 // What the kernels take and give: rows of numbers in, results that are there at once or later.
-import { checkOneOf, fallback, invalid } from "../check.js";
+import { checkInteger, checkOneOf, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativeJob } from "../native.js";
@@ -39,11 +39,22 @@ export async function settled<T extends object>(call: () => T | NativeJob<T>, si
 }
 
 /** @internal The array that a synchronous call fills: the caller's, or a new one. */
-export function output(out: Float32Array | undefined, rows: number, columns: number): Float32Array {
-  if (out === undefined) return new Float32Array(rows * columns);
-  const given: unknown = out;
-  if (given instanceof Float32Array) return given;
-  throw invalid("out", "a Float32Array", given);
+export function output<T extends object>(name: string, out: T | undefined, type: new (size: number) => T, size: number): T {
+  return out === undefined ? new type(size) : array(name, out, type);
+}
+
+/** @internal A typed array that a JavaScript caller may not have passed. */
+export function array<T extends object>(name: string, value: T, type: new (size: number) => T): T {
+  const given: unknown = value;
+  if (given instanceof type) return given;
+  throw invalid(name, `a ${type.name}`, given);
+}
+
+/** @internal The columns of `x`: those of a tensor, or what goes with a Float32Array. */
+export function columnsOf(x: Rows, columns: number | undefined): number {
+  const own = x instanceof Tensor ? x.shape.at(-1) : undefined;
+  if (own !== undefined && columns !== undefined && columns !== own) throw invalid("columns", `${own}, as in the shape of x`, columns);
+  return checkInteger("columns", fallback(columns, own), 1, 2 ** 31);
 }
 
 /** @internal How many rows of `dimension` numbers `x` has; the native side checks that they are whole. */

@@ -114,6 +114,11 @@ export class Projection {
     ({ inputs: this.inputs, outputs: this.outputs, bytes: this.bytes } = handle.info());
   }
 
+  /** @internal The handle, for native calls. */
+  toNative(): NativeProjection {
+    return this.#native;
+  }
+
   /** Whether {@link Projection.dispose} was called. */
   get disposed(): boolean {
     return this.#native.disposed;
@@ -128,7 +133,7 @@ export class Projection {
    */
   applySync(x: Rows, out?: Float32Array): Float32Array {
     const rows = nativeRows("x", x);
-    const result = output(out, rowCount(x, this.inputs), this.outputs);
+    const result = output("out", out, Float32Array, rowCount(x, this.inputs) * this.outputs);
     LatentError.translate(() => {
       this.#native.applySync(rows, result);
     });

@@ -1,7 +1,7 @@
 // A running generation: tokens as an async iterable with back-pressure, and the whole as a promise.
 import { checkInteger, checkKeys, checkNumber, invalid, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
-import { run } from "../jobs.js";
+import { cancel, run } from "../jobs.js";
 import type { NativeGenerateResult, NativeSequence, NativeTokenEvent } from "../native-engine.js";
 
 /** Options of {@link Sequence.generate}. */
@@ -188,7 +188,7 @@ export function startGeneration(handle: NativeSequence, options: GenerateOptions
         if (tail !== "") yield { token: tokens.at(-1) ?? -1, text: tail };
       } finally {
         if (!complete) {
-          job.cancel();
+          cancel(job);
           await ended;
           if (!handle.disposed) await keepConsumed();
         }

@@ -12,9 +12,11 @@
 #include <memory>
 #include <string>
 
+#include "addon/args.h"
 #include "addon/diagnostics.h"
 #include "addon/engine_objects.h"
 #include "addon/errors.h"
+#include "addon/fit_objects.h"
 #include "addon/kernel_objects.h"
 #include "addon/tensor_object.h"
 #include "core/cpu_features.h"
@@ -48,6 +50,12 @@ Napi::Value list_cpu_features(const Napi::CallbackInfo& info) {
   return list;
 }
 
+// cancelJob(id)
+void cancel_job(const Napi::CallbackInfo& info) {
+  const int64_t id = require_int(info, 0, "id", 1, max_safe_integer);
+  info.Env().GetInstanceData<AddonData>()->jobs->cancel(static_cast<uint64_t>(id));
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   static const bool pinned = pin_module();
   if (!pinned) throw_status(env, Status::fail(Code::engine_failed, "the addon cannot keep itself loaded"));
@@ -60,9 +68,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("version", LATENTWIRE_VERSION);
   exports.Set("Tensor", tensor);
   exports.Set("cpuFeatures", Napi::Function::New<list_cpu_features>(env, "cpuFeatures"));
+  exports.Set("cancelJob", Napi::Function::New<cancel_job>(env, "cancelJob"));
   exports.Set("diagnostics", make_diagnostics(env));
   init_engine(env, exports);
   init_kernels(env, exports);
+  init_fits(env, exports);
   return exports;
 }
 

@@ -17,6 +17,12 @@ struct AddonData {
   Napi::FunctionReference sequence_class;
   Napi::FunctionReference anchors_class;
   Napi::FunctionReference projection_class;
+  Napi::FunctionReference token_table_class;
+  Napi::FunctionReference thought_class;
+  Napi::FunctionReference tile_codec_class;
+  Napi::FunctionReference codebook_class;
+  Napi::FunctionReference moments_class;
+  Napi::FunctionReference distribution_class;
   // what the next Tensor object takes instead of its arguments; set only while TensorObject::wrap calls the constructor
   std::shared_ptr<Tensor> tensor_to_wrap;
 };

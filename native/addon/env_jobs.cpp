@@ -150,7 +150,7 @@ napi_value EnvJobs::start(napi_env env, const std::shared_ptr<Job>& job, napi_va
   if (made) {
     const std::lock_guard lock(mutex_);
     if (!closing_.load(std::memory_order_relaxed) && channel_ != nullptr) {
-      running_.emplace(job.get(), job);
+      running_.emplace(job->id_, job);
       job->owner_ = shared_from_this();
       registered = true;
     }
@@ -166,33 +166,33 @@ napi_value EnvJobs::start(napi_env env, const std::shared_ptr<Job>& job, napi_va
   return made ? handle : nullptr;
 }
 
-// Makes `{ promise, cancel() }` and the references that the job keeps.
+// Makes `{ promise, id }` and the references that the job keeps. An id and not a function: a function of its own would cost each job more
+// than the rest of its start.
 napi_status EnvJobs::make_handle(napi_env env, const std::shared_ptr<Job>& job, napi_value listener, napi_value* handle) {
   napi_value promise = nullptr;
-  napi_value cancel = nullptr;
+  napi_value id = nullptr;
   napi_status status = napi_create_promise(env, &job->deferred_, &promise);
   if (status != napi_ok) {
     job->deferred_ = nullptr;
     return status;
   }
+  job->id_ = ++last_id_;
   if (listener != nullptr && (status = napi_create_reference(env, listener, 1, &job->listener_)) != napi_ok) return status;
   if ((status = napi_create_object(env, handle)) != napi_ok) return status;
-  // weak: a handle that a program keeps must not keep the inputs of a finished job
-  auto held = std::make_unique<std::weak_ptr<Job>>(job);
-  if ((status = napi_create_function(env, "cancel", NAPI_AUTO_LENGTH, on_cancel_call, held.get(), &cancel)) != napi_ok) return status;
-  const auto release = [](napi_env, void* data, void*) { delete static_cast<std::weak_ptr<Job>*>(data); };
-  if ((status = napi_add_finalizer(env, cancel, held.get(), release, nullptr, nullptr)) != napi_ok) return status;
-  static_cast<void>(held.release());
+  if ((status = napi_create_double(env, static_cast<double>(job->id_), &id)) != napi_ok) return status;
   if ((status = napi_set_named_property(env, *handle, "promise", promise)) != napi_ok) return status;
-  return napi_set_named_property(env, *handle, "cancel", cancel);
+  return napi_set_named_property(env, *handle, "id", id);
 }
 
-napi_value EnvJobs::on_cancel_call(napi_env env, napi_callback_info info) {
-  void* data = nullptr;
-  if (napi_get_cb_info(env, info, nullptr, nullptr, nullptr, &data) == napi_ok && data != nullptr) {
-    if (const auto job = static_cast<std::weak_ptr<Job>*>(data)->lock()) job->cancel();
+void EnvJobs::cancel(uint64_t id) {
+  std::shared_ptr<Job> job;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = running_.find(id);
+    if (found == running_.end()) return;
+    job = found->second;
   }
-  return nullptr;
+  job->cancel();
 }
 
 // False if the environment takes no more events; the event is dropped. The lock keeps `close` from returning while Node is being called.
@@ -212,7 +212,7 @@ bool EnvJobs::post(std::unique_ptr<Event> event) {
 void EnvJobs::end(const Job& job, std::unique_ptr<Event> event) {
   post(std::move(event));
   const std::lock_guard lock(mutex_);
-  running_.erase(&job);
+  running_.erase(job.id_);
   if (running_.empty()) all_ended_.notify_all();
 }
 
@@ -226,7 +226,7 @@ void EnvJobs::close() {
   {
     const std::lock_guard lock(mutex_);
     closing_.store(true, std::memory_order_release);
-    for (const auto& [key, job] : running_) jobs.push_back(job);
+    for (const auto& [id, job] : running_) jobs.push_back(job);
   }
   for (const auto& job : jobs) job->cancel();
   jobs.clear();

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -51,6 +52,7 @@ class Job : public std::enable_shared_from_this<Job> {
   std::function<void()> on_cancel_;  // guarded by wake_mutex_
   // set by EnvJobs::start before the work begins
   std::shared_ptr<EnvJobs> owner_;
+  uint64_t id_ = 0;
   // JavaScript thread only; an environment frees its references itself when it ends
   napi_deferred deferred_ = nullptr;
   napi_ref listener_ = nullptr;
@@ -64,11 +66,14 @@ class EnvJobs : public std::enable_shared_from_this<EnvJobs> {
   // Throws Napi::Error.
   static std::shared_ptr<EnvJobs> create(napi_env env);
 
-  // Registers a job and returns the JavaScript object `{ promise, cancel() }`. `listener` is a function called with each event, or nullptr.
+  // Registers a job and returns the JavaScript object `{ promise, id }`. `listener` is a function called with each event, or nullptr.
   // JavaScript thread. From here on the job counts as running until `finish` is called, and the environment waits for it.
   // If the environment is closing, the job is cancelled and ended: the promise rejects with ERR_LATENT_CANCELLED, a later `finish` does
   // nothing. Returns nullptr where the environment can make no object any more (a worker being terminated); the job is ended then too.
   napi_value start(napi_env env, const std::shared_ptr<Job>& job, napi_value listener);
+
+  // Cancels the running job of that id; one that has ended is left alone. JavaScript thread.
+  void cancel(uint64_t id);
 
   bool closing() const noexcept { return closing_.load(std::memory_order_acquire); }
 
@@ -78,7 +83,6 @@ class EnvJobs : public std::enable_shared_from_this<EnvJobs> {
 
   static void on_event(napi_env env, napi_value callback, void* context, void* data);
   static void on_environment_end(void* self);
-  static napi_value on_cancel_call(napi_env env, napi_callback_info info);
 
   napi_status make_handle(napi_env env, const std::shared_ptr<Job>& job, napi_value listener, napi_value* handle);
   bool post(std::unique_ptr<Event> event);
@@ -88,12 +92,13 @@ class EnvJobs : public std::enable_shared_from_this<EnvJobs> {
   void settle(napi_env env, Job& job, const Status& status, const Job::ToValue& value);
 
   std::atomic<bool> closing_{false};
-  int unsettled_ = 0;  // JavaScript thread only; the loop is kept alive while it is above zero
+  uint64_t last_id_ = 0;  // JavaScript thread only; numbers are exact far beyond what an environment can start
+  int unsettled_ = 0;     // JavaScript thread only; the loop is kept alive while it is above zero
 
   std::mutex mutex_;
   std::condition_variable all_ended_;
-  std::unordered_map<const Job*, std::shared_ptr<Job>> running_;
-  napi_threadsafe_function channel_ = nullptr;  // nullptr once Node has closed it: it must not be called again
+  std::unordered_map<uint64_t, std::shared_ptr<Job>> running_;  // by id
+  napi_threadsafe_function channel_ = nullptr;                  // nullptr once Node has closed it: it must not be called again
 };
 
 // Starts a job whose `work` runs on the shared thread pool; what `work` returns builds the result, what it throws rejects the promise.

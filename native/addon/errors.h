@@ -16,17 +16,19 @@ napi_value error_value(napi_env env, const Status& status) noexcept;
 [[noreturn]] void throw_status(napi_env env, const Status& status);
 [[noreturn]] void throw_invalid(napi_env env, const std::string& message);
 
-// Runs synchronous code that may throw Failure and turns that into a JavaScript exception with its code.
+// The Status of the exception in flight; only inside a catch block. A Napi::Error is not for it.
+Status current_failure() noexcept;
+
+// Runs synchronous code and turns what it throws, Failure or std::bad_alloc, into a JavaScript exception with its code.
 template <typename Call>
 auto translate(Napi::Env env, Call&& call) {
   try {
     return call();
-  } catch (const Failure& failure) {
-    throw_status(env, failure.status);
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (...) {
+    throw_status(env, current_failure());
   }
 }
-
-// The Status of the exception in flight; only inside a catch block. A Napi::Error is not for it.
-Status current_failure() noexcept;
 
 }  // namespace latentwire::addon

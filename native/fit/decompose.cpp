@@ -167,9 +167,12 @@ Status whitening(const Moments& moments, double shrinkage, Whitening* out) {
     const double mean_variance = view(moments.gram).trace() / (moments.weight - 1) / static_cast<double>(moments.gram.rows);
     const EigenVector variances =
         (view(eigen.values).cwiseMax(0.0) * ((1 - shrinkage) / (moments.weight - 1))).array() + shrinkage * mean_variance;
-    if (!(variances.minCoeff() * max_whitening_condition > variances.maxCoeff()))
-      return Status::fail(Code::invalid_argument, "the covariance is singular: whitening needs more rows or more shrinkage");
     const EigenColumns vectors = view(eigen.vectors);
+    // what rounding alone makes of the variance along each vector
+    const EigenVector rounding =
+        vectors.cwiseAbs2().transpose() * view(moments.gram).diagonal() * (moments.precision * (1 - shrinkage) / (moments.weight - 1));
+    if (!(variances.minCoeff() * max_whitening_condition > variances.maxCoeff()) || (variances.array() <= rounding.array()).any())
+      return Status::fail(Code::invalid_argument, "the covariance is singular: whitening needs more rows or more shrinkage");
     Whitening found;
     found.mean = moments.x_mean;
     found.whiten = dense(vectors * variances.cwiseSqrt().cwiseInverse().asDiagonal() * vectors.transpose());

@@ -52,7 +52,8 @@ struct Whitening {
 };
 
 // S = (1 - shrinkage) covariance + shrinkage mean variance I, shrinkage in [0, 1]. Fails with invalid_argument when S is singular (its
-// condition is beyond 1e12), which any shrinkage above 0 prevents unless nothing varies at all.
+// condition is beyond 1e12, or a direction varies less than the moments are precise), which enough shrinkage prevents unless nothing varies
+// at all.
 Status whitening(const Moments& moments, double shrinkage, Whitening* out);
 
 }  // namespace latentwire

@@ -66,7 +66,10 @@ Status gcca(const Moments& moments, const std::vector<int64_t>& widths, int64_t 
       EigenColumns own = gram.block(offsets[v], offsets[v], widths[v], widths[v]);
       own.diagonal().array() += ridge * own.trace() / static_cast<double>(widths[v]);
       factors.emplace_back(own);
-      if (factors.back().info() != Eigen::Success || !(factors.back().rcond() > 1e-14))
+      // a pivot is what of a dimension's spread the ones before it leave
+      const EigenVector pivots = factors.back().matrixLLT().diagonal().cwiseAbs2();
+      if (factors.back().info() != Eigen::Success || !(factors.back().rcond() > 1e-14) ||
+          !(pivots.array() > moments.precision * own.diagonal().array()).all())
         return Status::fail(Code::invalid_argument,
                             "space " + std::to_string(v) + " has dependent dimensions on these rows: it needs more ridge");
       auto rows = whitened.middleRows(offsets[v], widths[v]);

@@ -19,7 +19,6 @@ namespace {
 constexpr int64_t block_rows = 512;
 // 9 panels x 512 rows, 288 KB, stay in the second-level cache while the strips pass; a strip ends where a tile of 3 panels does.
 constexpr int64_t block_panels = 9;
-constexpr int64_t block_columns = block_panels * panel_width;
 constexpr int64_t strip_rows = 48;
 constexpr int64_t task_rows = 4 * strip_rows;
 // One line more than the rows: transposed columns must not all fall into one set of the cache.
@@ -32,6 +31,9 @@ constexpr int64_t group_panels = 4;
 constexpr int64_t sum_rows = 64;
 // Multiplications up to which f64 throughout costs milliseconds.
 constexpr double small_work = 3e7;
+// Moments::precision
+constexpr double f32_precision = 1e-7;
+constexpr double f64_precision = 1e-14;
 
 struct Free {
   void operator()(float* memory) const noexcept { ::operator delete (memory, std::align_val_t{64}); }
@@ -390,6 +392,7 @@ Status accumulate_moments(const MomentsInput& input, const std::atomic<bool>* ca
     Status status =
         exact ? accumulate<DoubleProduct>(input, cancel, &x, &y, &sums) : accumulate<FloatProduct>(input, cancel, &x, &y, &sums);
     if (!status.ok()) return status;
+    sums.precision = exact ? f64_precision : f32_precision;
     finish(input, x, y, &sums);
     if (!all_finite(sums.gram) || !all_finite(sums.cross) || !std::isfinite(sums.y_squares))
       return Status::fail(Code::non_finite, "the rows hold NaN, an infinity, or numbers whose squares are beyond f32");

@@ -35,6 +35,8 @@ struct Moments {
   DenseMatrix gram;            // X'X, [x_columns, x_columns], exactly symmetric
   DenseMatrix cross;           // X'Y, [x_columns, y_columns]
   double y_squares = 0;        // sum of |y|^2
+  // The rounding of an element of gram, relative to sum |x_i| |x_j|: what is smaller is none of the rows' own.
+  double precision = 0;
 };
 
 constexpr int64_t max_fit_columns = int64_t{1} << 16;

@@ -10,11 +10,6 @@
 #include "fit/eigen.h"
 
 namespace latentwire {
-namespace {
-
-constexpr double rank_tolerance = 1e-10;
-
-}  // namespace
 
 Status procrustes(const Moments& moments, const ProcrustesOptions& options, ProcrustesFit* out) {
   const DenseMatrix& cross = moments.cross;
@@ -47,13 +42,14 @@ Status procrustes(const Moments& moments, const ProcrustesOptions& options, Proc
   });
 }
 
-Status parseval_frame(const DenseMatrix& anchors, ParsevalFrame* out) {
+Status parseval_frame(const DenseMatrix& anchors, ParsevalFrame* out, double rcond) {
+  if (!(rcond >= 0 && rcond < 1)) return Status::fail(Code::invalid_argument, "rcond must be in [0, 1)");
   return guarded([&]() -> Status {
     Svd svd;
     if (Status status = thin_svd(anchors, &svd); !status.ok()) return status;
     ParsevalFrame found;
     const auto count = static_cast<int64_t>(svd.values.size());
-    while (found.rank < count && svd.values[static_cast<size_t>(found.rank)] > rank_tolerance * svd.values[0]) found.rank++;
+    while (found.rank < count && svd.values[static_cast<size_t>(found.rank)] > rcond * svd.values[0]) found.rank++;
     if (found.rank == 0) return Status::fail(Code::invalid_argument, "anchors that are all zero span nothing");
     found.frame = dense(view(svd.u).leftCols(found.rank) * view(svd.v).leftCols(found.rank).transpose());
     *out = std::move(found);

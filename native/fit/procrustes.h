@@ -27,11 +27,12 @@ Status procrustes(const Moments& moments, const ProcrustesOptions& options, Proc
 
 struct ParsevalFrame {
   DenseMatrix frame;  // F (F'F)^(-1/2), [k, d]
-  int64_t rank = 0;   // of F; below min(k, d) the frame is one of F's row space only
+  int64_t rank = 0;   // of F: singular values above rcond times the largest. Below min(k, d) the frame is one of F's row space only
 };
 
-// Of anchors f [k, d]: the nearest matrix whose singular values are 1, so that its transpose is its pseudo-inverse. Fails with
-// invalid_argument (no anchor, or nothing but zeros), non_finite or out_of_memory.
-Status parseval_frame(const DenseMatrix& anchors, ParsevalFrame* out);
+// Of anchors f [k, d]: the nearest matrix whose singular values are 1, so that its transpose is its pseudo-inverse. What is above `rcond`
+// is brought to 1, noise as well: for anchors that were f32 once it must be above the rounding of f32. Fails with invalid_argument (no
+// anchor, nothing but zeros, or an rcond not in [0, 1)), non_finite or out_of_memory.
+Status parseval_frame(const DenseMatrix& anchors, ParsevalFrame* out, double rcond = 1e-10);
 
 }  // namespace latentwire

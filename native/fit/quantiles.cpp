@@ -32,8 +32,8 @@ double EmpiricalDistribution::quantile(double p) const noexcept {
   const auto below = static_cast<size_t>(position);
   const double low = sorted_[below];
   const double part = position - static_cast<double>(below);
-  // not low + 0 * (high - low): between infinities that is no number
-  return part > 0 ? low + part * (static_cast<double>(sorted_[below + 1]) - low) : low;
+  // not low + part * (high - low): from an infinity that is no number
+  return part > 0 && std::isfinite(low) ? low + part * (static_cast<double>(sorted_[below + 1]) - low) : low;
 }
 
 }  // namespace latentwire

@@ -16,7 +16,7 @@ class EmpiricalDistribution {
   // The share of the sample that is <= x, in [0, 1].
   double cdf(double x) const noexcept;
   // Hyndman and Fan's type 7, which is R's and NumPy's: linear between neighbours, position p (count - 1). p is clamped to [0, 1], and NaN
-  // is 0.
+  // is 0. Between an infinity and the number above it, the quantile is the infinity.
   double quantile(double p) const noexcept;
 
   const std::vector<float>& sorted() const noexcept { return sorted_; }

@@ -67,7 +67,10 @@ Status solve_ridge(const Moments& moments, const RidgeOptions& options, const st
       a.diagonal().array() += fit.lambda;
       const Eigen::LDLT<EigenColumns> pivoted(a);
       fit.w = solve_columnwise(pivoted, c);
-      fit.condition = condition_of(pivoted.rcond());
+      // its solve() leaves out pivots of 0, and then so does its estimate
+      const EigenVector pivots = pivoted.vectorD().cwiseAbs();
+      const double zero = std::numeric_limits<double>::epsilon() * static_cast<double>(d) * pivots.maxCoeff();
+      fit.condition = pivots.minCoeff() > zero ? condition_of(pivoted.rcond()) : std::numeric_limits<double>::infinity();
       residual = residual_of(moments.gram, fit.lambda, fit.w, c);
     }
     if (is_cancelled(cancel)) return cancelled_fit();

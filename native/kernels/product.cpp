@@ -10,6 +10,7 @@
 #include <string>
 
 #include "core/thread_pool.h"
+#include "kernels/scratch.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -21,24 +22,6 @@ constexpr int64_t block_columns = block_panels * panel_width;
 constexpr int64_t block_depth = 512;
 
 int64_t round_up(int64_t n, int64_t step) noexcept { return (n + step - 1) / step * step; }
-
-// Memory of a thread, kept from call to call and grown when needed.
-class Scratch {
- public:
-  ~Scratch() { ::operator delete (memory_, std::align_val_t{64}); }
-  // nullptr if there is none to be had
-  char* reserve(size_t bytes) noexcept {
-    if (bytes <= size_) return memory_;
-    ::operator delete (memory_, std::align_val_t{64});
-    memory_ = static_cast<char*>(::operator new (bytes, std::align_val_t{64}, std::nothrow));
-    size_ = memory_ == nullptr ? 0 : bytes;
-    return memory_;
-  }
-
- private:
-  char* memory_ = nullptr;
-  size_t size_ = 0;
-};
 
 thread_local Scratch scratch;
 

@@ -601,31 +601,11 @@ Status check(const ThoughtRecipe& r, const TokenTable& table) {
   return {};
 }
 
-Status check_rows(const TokenTable& table, int64_t row_bytes) {
-  const int64_t columns = row_unit_columns(table.format);
-  if (table.width < 1 || table.width % columns != 0)
-    return refuse("rows of " + std::string(row_format_name(table.format)) + " cannot have " + std::to_string(table.width) + " columns");
-  if (row_bytes < table.width / columns * row_unit_bytes(table.format))
-    return refuse("rows of " + std::to_string(row_bytes) + " bytes are too short for " + std::to_string(table.width) + " columns");
-  if (table.data == nullptr) return refuse("the table of tokens has no data");
-  const int64_t alignment = columns == 1 ? row_unit_bytes(table.format) : 1;
-  if (row_bytes % alignment != 0 || reinterpret_cast<uintptr_t>(table.data) % static_cast<uintptr_t>(alignment) != 0)
-    return refuse("rows of " + std::string(row_format_name(table.format)) + " must lie at multiples of their element's size");
-  return {};
-}
-
 }  // namespace
-
-std::string_view row_format_name(RowFormat format) noexcept {
-  constexpr std::array<std::string_view, 7> names = {"f32", "f16", "bf16", "q8_0", "q4_0", "q4_K", "q6_K"};
-  return names[static_cast<size_t>(format)];
-}
 
 Status thought_steps(const ThoughtRecipe& recipe, const TokenTable& table, std::span<const ThoughtInput> inputs,
                      const std::atomic<bool>* cancel) {
   if (Status status = check(recipe, table); !status.ok()) return status;
-  const int64_t tight = table.width / row_unit_columns(table.format) * row_unit_bytes(table.format);
-  const int64_t row_bytes = table.row_bytes == 0 ? tight : table.row_bytes;
   bool any_out = false;
   for (size_t i = 0; i < inputs.size(); i++) {
     const ThoughtInput& in = inputs[i];
@@ -638,12 +618,12 @@ Status thought_steps(const ThoughtRecipe& recipe, const TokenTable& table, std::
     if (recipe.extra != 0 && in.extra == nullptr) return refuse(row + " has no extra vector");
   }
   if (any_out) {
-    if (Status status = check_rows(table, row_bytes); !status.ok()) return status;
+    if (Status status = check_readable(table); !status.ok()) return status;
   }
   const auto count = static_cast<int64_t>(inputs.size());
   const int64_t limit = recipe.top_k == 0 ? table.count : std::min(recipe.top_k, table.count);
   const double scale = std::min(std::numbers::log2e / recipe.temperature, static_cast<double>(FLT_MAX));
-  const Call call{recipe, table, kernels(), row_bytes, limit, limit == table.count && recipe.top_p >= 1, static_cast<float>(scale)};
+  const Call call{recipe, table, kernels(), table.stride(), limit, limit == table.count && recipe.top_p >= 1, static_cast<float>(scale)};
   Faults faults;
   if (call.whole && recipe.mix != 0 && any_out) {
     // inputs without an output leave the groups

@@ -9,44 +9,11 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <string_view>
 
 #include "core/status.h"
-#include "kernels/thought_kernels.h"
+#include "kernels/token_table.h"
 
 namespace latentwire {
-
-// Columns and bytes of one unit of storage: an element, or a block of ggml.
-constexpr int64_t row_unit_columns(RowFormat format) noexcept {
-  return format == RowFormat::q8_0 || format == RowFormat::q4_0 ? 32 : format == RowFormat::q4_K || format == RowFormat::q6_K ? 256 : 1;
-}
-constexpr int64_t row_unit_bytes(RowFormat format) noexcept {
-  switch (format) {
-    case RowFormat::f32:
-      return 4;
-    case RowFormat::f16:
-    case RowFormat::bf16:
-      return 2;
-    case RowFormat::q8_0:
-      return 34;
-    case RowFormat::q4_0:
-      return 18;
-    case RowFormat::q4_K:
-      return 144;
-    case RowFormat::q6_K:
-      break;
-  }
-  return 210;
-}
-
-// A table with a row for each token: the input embeddings, or the output matrix.
-struct TokenTable {
-  RowFormat format = RowFormat::f32;
-  const void* data = nullptr;  // at a multiple of the element's size; blocks may lie anywhere
-  int64_t count = 0;           // rows: the size of the vocabulary
-  int64_t width = 0;           // columns: a multiple of the block's for block formats
-  int64_t row_bytes = 0;       // from row to row; 0 for no gap
-};
 
 enum class ThoughtNoise { none, gumbel, dirichlet };
 
@@ -98,8 +65,5 @@ struct ThoughtInput {
 // is not finite), cancelled or out_of_memory; outputs are unspecified then.
 Status thought_steps(const ThoughtRecipe& recipe, const TokenTable& table, std::span<const ThoughtInput> inputs,
                      const std::atomic<bool>* cancel = nullptr);
-
-// "q4_K"
-std::string_view row_format_name(RowFormat format) noexcept;
 
 }  // namespace latentwire

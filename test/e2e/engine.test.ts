@@ -3,7 +3,7 @@
 import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from "node:fs";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { bundledModel, loadModel, pipe, Tensor, type Model, type Pool } from "../../lib/index.js";
+import { bundledModel, loadModel, openTokenTable, pipe, Tensor, type Model, type Pool } from "../../lib/index.js";
 import { writeTinyModel, type TinyModelOptions } from "../fixtures/gguf.js";
 import { codeOf, cosine, filled, floats, folder, greedy, maxAbsDifference, row, tinyModel } from "./helpers.js";
 
@@ -67,6 +67,10 @@ describe("families", () => {
     const rows = tiny.inputRows(tokens);
     const want = [...tokens].flatMap((token) => [...row(unscaled, token, d)].map((x) => Math.fround(x * Math.fround(scale))));
     expect(rows.toFloat32()).toEqual(Float32Array.from(want));
+    // our kernels and llama.cpp read the same numbers from the file
+    using table = await openTokenTable(tiny.path);
+    using read = await table.rows(Int32Array.from({ length: table.count }, (_unused, token) => token));
+    expect(read.toFloat32()).toEqual(unscaled);
     await using own = await tiny.createPool({ contextLength: 256 });
     const byTokens = own.sequence();
     await byTokens.prefill(tokens);

@@ -2,9 +2,11 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { loadModel, LatentError, type Model, type Pool, type Sequence } from "../../lib/index.js";
+import { loadModel, type Model, type Pool, type Sequence } from "../../lib/index.js";
 import { writeTinyModel, type TinyModelOptions } from "../fixtures/gguf.js";
 import { expect } from "vitest";
+
+export { codeOf } from "../helpers.js";
 
 export const folder = mkdtempSync(path.join(tmpdir(), "latentwire-e2e-"));
 process.on("exit", () => {
@@ -72,14 +74,4 @@ export async function filled(pool: Pool, text: string): Promise<Sequence> {
   const sequence = pool.sequence();
   await sequence.prefill(text, { hidden: "last" });
   return sequence;
-}
-
-/** The code of the LatentError that `work` ends with. */
-export async function codeOf(work: () => unknown): Promise<string> {
-  try {
-    await work();
-  } catch (error) {
-    return LatentError.isInstance(error) ? error.code : String(error);
-  }
-  return "no error";
 }

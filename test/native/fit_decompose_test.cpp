@@ -179,6 +179,17 @@ TEST_SUITE("fits") {
     const Moments singular = moments_of(constant, DenseMatrix(n, 0), true);
     CHECK(whitening(singular, 0, &fit).code == Code::invalid_argument);
     CHECK(whitening(singular, 0.1, &fit).ok());
+    // a column that is the sum of two others has a variance of its own only by rounding; a column that is small has one
+    DenseMatrix dependent = random_dense(6000, 96, 30), uneven = dependent;
+    for (int64_t i = 0; i < dependent.rows; i++) {
+      dependent.row(i)[95] = static_cast<double>(static_cast<float>(dependent.row(i)[0] + dependent.row(i)[1]));
+      uneven.row(i)[95] *= 1e-2;
+      uneven.row(i)[94] += 1e-3 * uneven.row(i)[3];
+      uneven.row(i)[93] *= 1e2;
+    }
+    CHECK(whitening(moments_of(dependent, DenseMatrix(6000, 0), true), 0, &fit).code == Code::invalid_argument);
+    CHECK(whitening(moments_of(dependent, DenseMatrix(6000, 0), true), 0.01, &fit).ok());
+    CHECK(whitening(moments_of(uneven, DenseMatrix(6000, 0), true), 0, &fit).ok());
     CHECK(whitening(moments, -0.1, &fit).code == Code::invalid_argument);
     CHECK(whitening(moments, std::numeric_limits<double>::quiet_NaN(), &fit).code == Code::invalid_argument);
     CHECK(whitening(moments_of(shifted(DenseMatrix(5, 2), 1), DenseMatrix(5, 0), true), 0.5, &fit).code == Code::invalid_argument);
@@ -290,6 +301,13 @@ TEST_SUITE("fits") {
     CHECK(fit.rank == 2);
     const DenseMatrix projector = multiplied(transposed(fit.frame), fit.frame);
     CHECK(largest_difference(multiplied(low, projector), low) <= 1e-9);
+    // what f32 leaves of a dependence is no dimension, where rcond says so
+    DenseMatrix rounded = low;
+    for (double& value : rounded.values) value = static_cast<double>(static_cast<float>(value));
+    REQUIRE(parseval_frame(rounded, &fit, 1e-6).ok());
+    CHECK(fit.rank == 2);
+    CHECK(parseval_frame(low, &fit, -1).code == Code::invalid_argument);
+    CHECK(parseval_frame(low, &fit, 1).code == Code::invalid_argument);
     CHECK(parseval_frame(DenseMatrix(3, 3), &fit).code == Code::invalid_argument);
     CHECK(parseval_frame(DenseMatrix(0, 3), &fit).code == Code::invalid_argument);
   }

@@ -140,6 +140,12 @@ TEST_SUITE("fits") {
     CHECK(gcca(moments, {4, 4}, 9, 0, nullptr, &hub).code == Code::invalid_argument);
     CHECK(gcca(moments, {4, 4}, 5, 0, nullptr, &hub).code == Code::invalid_argument);  // the copies share all 4 dimensions
     CHECK(gcca(moments, {4, 4}, 4, -1, nullptr, &hub).code == Code::invalid_argument);
+    // a dimension that is the sum of two others but for the rounding of f32
+    DenseMatrix dependent = random_dense(6000, 96, 31);
+    for (int64_t i = 0; i < dependent.rows; i++)
+      dependent.row(i)[95] = static_cast<double>(static_cast<float>(dependent.row(i)[0] + dependent.row(i)[1]));
+    CHECK(gcca(joint_moments({dependent}), {96}, 1, 0, nullptr, &hub).code == Code::invalid_argument);
+    CHECK(gcca(joint_moments({dependent}), {96}, 1, 1e-3, nullptr, &hub).ok());
     CHECK(gcca(moments, {8}, 4, 0, nullptr, &hub).code == Code::invalid_argument);
     CHECK(gcca(moments, {8}, 4, 0.01, nullptr, &hub).ok());
     CHECK(generalised_procrustes(moments, {4}, {}, nullptr, &hub).code == Code::invalid_argument);
@@ -182,6 +188,13 @@ TEST_SUITE("fits") {
     REQUIRE(EmpiricalDistribution::fit(wide.data(), 3, &distribution).ok());
     CHECK(distribution.quantile(0.5) == 0);
     CHECK(distribution.cdf(0) == doctest::Approx(2.0 / 3));
+    constexpr float endless = std::numeric_limits<float>::infinity();
+    const std::vector<float> ends = {endless, -endless, 0, endless};
+    REQUIRE(EmpiricalDistribution::fit(ends.data(), 4, &distribution).ok());
+    CHECK(distribution.quantile(0.1) == -endless);
+    CHECK(distribution.quantile(1.0 / 3) == 0);
+    CHECK(distribution.quantile(0.5) == endless);
+    CHECK(distribution.quantile(0.9) == endless);
   }
 }
 

@@ -269,6 +269,8 @@ TEST_SUITE("fits") {
     CHECK(solve_ridge({}, {.lambda = 1}, nullptr, &fit).code == Code::invalid_argument);
     const std::atomic<bool> cancel{true};
     CHECK(solve_ridge(moments, {.lambda = 1}, &cancel, &fit).code == Code::cancelled);
+    REQUIRE(solve_ridge(moments, {}, nullptr, &fit).ok());
+    CHECK(fit.condition == std::numeric_limits<double>::infinity());
     moments.cross.row(0)[0] += 1;  // now no W solves it
     CHECK(solve_ridge(moments, {}, nullptr, &fit).code == Code::non_finite);
     CHECK(solve_ridge(moments, {.lambda = 1e-3}, nullptr, &fit).ok());

@@ -772,4 +772,30 @@ TEST_SUITE("kernels") {
     CHECK(thought_steps(good, t.table, {&in, 1}, &cancel).code == Code::cancelled);
     CHECK(code_of(good, t.table, {}) == Code::ok);
   }
+
+  TEST_CASE("thought: rows of a table as f32, by id and one after the other") {
+    Numbers numbers(31);
+    for (int round = 0; round < 70; round++) {
+      const RowFormat format = formats[static_cast<size_t>(round) % formats.size()];
+      const int64_t width = row_unit_columns(format) * (1 + numbers.below(row_unit_columns(format) == 1 ? 70 : 3));
+      const int64_t count = 1 + numbers.below(30);
+      CAPTURE(row_format_name(format));
+      const Table t(numbers, format, count, width, numbers.below(3));
+      REQUIRE(check_readable(t.table).ok());
+      const int64_t first = numbers.below(count);
+      std::vector<int32_t> ids;
+      for (int64_t i = numbers.below(9); i > 0; i--) ids.push_back(static_cast<int32_t>(numbers.below(count)));
+      for (const bool by_id : {false, true}) {
+        const int64_t rows = by_id ? static_cast<int64_t>(ids.size()) : count - first;
+        std::vector<float> out(static_cast<size_t>(rows * width + 1), 7.0F);
+        read_rows(t.table, by_id ? ids.data() : nullptr, first, rows, out.data());
+        CHECK(out.back() == 7.0F);
+        for (int64_t i = 0; i < rows; i++) {
+          const int64_t row = by_id ? ids[static_cast<size_t>(i)] : first + i;
+          for (int64_t j = 0; j < width; j++)
+            REQUIRE(out[static_cast<size_t>(i * width + j)] == doctest::Approx(t.at(row, j)).epsilon(1e-6));
+        }
+      }
+    }
+  }
 }

@@ -64,9 +64,26 @@ describe("examples", () => {
     expect(status).toBe(0);
   });
 
+  it("docs/kernels.md shows examples/soft-thinking.ts, and it thinks four times", () => {
+    expect(read("docs/kernels.md")).toContain(`\`\`\`ts\n${read("examples/soft-thinking.ts")}\`\`\`\n`);
+    const { status, stdout } = runExample("examples/soft-thinking.ts");
+    expect(stdout.match(/^entropy \d+\.\d\d bits, \d+\.\d tokens$/gm)).toHaveLength(4);
+    expect(status).toBe(0);
+  });
+
   it("the restored sequence answers as the saved one", () => {
     const { status, stdout } = runExample("examples/save-restore.ts");
     expect(stdout).toMatch(/\[ '(.+)', '\1' \]/);
+    expect(status).toBe(0);
+  });
+});
+
+describe("docs/fits.md", () => {
+  it("shows examples/fits.ts, all of it, which finds the planted map", () => {
+    expect(read("docs/fits.md")).toContain(`\`\`\`ts\n${read("examples/fits.ts")}\`\`\`\n`);
+    const { status, stdout } = runExample("examples/fits.ts");
+    expect(stdout).toMatch(/^an orthogonal map with scale 2\.000 misses 0\.000, a linear one 0\.000$/m);
+    expect(stdout).toMatch(/^11\.00 -6\.00 7\.50 of 11 -6 7\.5$/m);
     expect(status).toBe(0);
   });
 });

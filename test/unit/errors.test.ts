@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { cancelledCode, isLatentErrorCode, LatentError, latentErrorCodes, toLatentError } from "../../lib/errors.js";
-import { run } from "../../lib/jobs.js";
+import { cancel, run } from "../../lib/jobs.js";
 import { native } from "../../lib/native.js";
 
 const ownCodes = ["ERR_LATENT_NATIVE_LOAD", "ERR_LATENT_TEMPLATE", "ERR_LATENT_MODEL_DIGEST"];
@@ -100,8 +100,8 @@ describe("run", () => {
 
   it("rejects with an AbortError when the job itself is cancelled", async () => {
     const job = native().diagnostics.sleepJob(60_000);
-    job.cancel();
-    job.cancel();
+    cancel(job);
+    cancel(job);
     await expect(run(job)).rejects.toMatchObject({ name: "AbortError" });
   });
 
@@ -111,9 +111,21 @@ describe("run", () => {
     controller.abort();
   });
 
+  it("leaves a job alone that has ended, and refuses what is no id", async () => {
+    const job = native().diagnostics.sleepJob(0);
+    await run(job);
+    cancel(job);
+    cancel({ promise: job.promise, id: Number.MAX_SAFE_INTEGER });
+    for (const id of [0, -1, 1.5, Number.NaN, "1" as never]) {
+      expect(() => {
+        native().cancelJob(id);
+      }).toThrow(expect.objectContaining({ code: "ERR_LATENT_INVALID_ARGUMENT" }));
+    }
+  });
+
   it("cancels a job that is still queued without waiting for a worker", async () => {
     const jobs = Array.from({ length: 600 }, () => native().diagnostics.sleepJob(60_000));
-    for (const job of jobs) job.cancel();
+    for (const job of jobs) cancel(job);
     const results = await Promise.allSettled(jobs.map((job) => run(job)));
     expect(results.every((result) => result.status === "rejected")).toBe(true);
   });

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { bundledModel } from "../../lib/index.js";
 import { loadRuntime } from "../../lib/models/runtime.js";
 import type { NativeModel, NativePool, NativePoolOptions, NativeSequence } from "../../lib/native-engine.js";
+import type { NativeDistribution, NativeMoments } from "../../lib/native-fits.js";
 import { native, type NativeTensor } from "../../lib/native.js";
 
 const options: NativePoolOptions = { contextLength: 256, maxSequences: 4, batch: 5, threads: 1, kvType: "f16" };
@@ -11,6 +12,8 @@ let tensor: NativeTensor;
 let model: NativeModel;
 let pool: NativePool;
 let sequence: NativeSequence;
+let moments: NativeMoments;
+let distribution: NativeDistribution;
 
 beforeAll(async () => {
   await loadRuntime();
@@ -18,6 +21,8 @@ beforeAll(async () => {
   model = await native().loadModel(bundledModel(), { gpuLayers: 0, mmap: true }, () => undefined).promise;
   pool = await model.createPool(options).promise;
   sequence = pool.createSequence();
+  moments = await native().accumulateMoments({ x: new (native().Tensor)("f32", [2, 3]), centred: true }).promise;
+  distribution = await native().empiricalDistribution(new Float32Array(2)).promise;
 });
 afterAll(async () => {
   await pool.dispose().promise;
@@ -25,7 +30,14 @@ afterAll(async () => {
 });
 
 describe("this", () => {
-  const classes = { Tensor: () => tensor, Model: () => model, Pool: () => pool, Sequence: () => sequence };
+  const classes = {
+    Tensor: () => tensor,
+    Model: () => model,
+    Pool: () => pool,
+    Sequence: () => sequence,
+    Moments: () => moments,
+    EmpiricalDistribution: () => distribution,
+  };
 
   it.each(Object.entries(classes))("of %s is an object of that class, or the call throws", (name, get) => {
     const own: object = get();
@@ -52,7 +64,7 @@ describe("this", () => {
   });
 
   it("is not made by calling a constructor", () => {
-    for (const object of [model, pool, sequence]) {
+    for (const object of [model, pool, sequence, moments, distribution]) {
       for (const argument of [undefined, {}, object])
         expect(() => Reflect.construct(object.constructor, [argument]) as unknown).toThrow(TypeError);
     }

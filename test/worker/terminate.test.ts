@@ -4,7 +4,7 @@ import { once } from "node:events";
 import path from "node:path";
 import { Worker } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
-import { run } from "../../lib/jobs.js";
+import { cancel, run } from "../../lib/jobs.js";
 import { native, packageRoot } from "../../lib/native.js";
 import { Tensor } from "../../lib/tensor.js";
 
@@ -79,7 +79,7 @@ describe("a worker with jobs in flight", () => {
     const worker = start("run");
     await once(worker, "message");
     await within("terminate", worker.terminate());
-    for (const job of blockers) job.cancel();
+    for (const job of blockers) cancel(job);
     await Promise.allSettled(blockers.map((job) => job.promise));
   });
 

@@ -1,0 +1,224 @@
+// The JavaScript class of tile codecs, and packed symbols and the Walsh-Hadamard transform beside it. A payload is one array of bytes:
+// scales [rows, groups], minima [rows, groups] where there are any, codes [rows, code bytes].
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "addon/kernel_input.h"
+#include "addon/kernel_objects.h"
+#include "addon/operand_object.h"
+#include "addon/tensor_object.h"
+#include "kernels/tile.h"
+
+namespace latentwire::addon {
+namespace {
+
+// An element costs about as much as so many multiplications of a product.
+constexpr int64_t element_cost = 4;
+constexpr int64_t most_columns = int64_t{1} << 31;
+
+int64_t payload_bytes(const TileFormat& format, int64_t rows, int64_t columns) noexcept {
+  return rows * (format.row_scale_bytes(columns) * (format.has_minima() ? 2 : 1) + format.row_code_bytes(columns));
+}
+
+// Where the parts of a payload begin.
+template <typename Byte, typename Parts>
+Parts parts_of(const TileFormat& format, int64_t rows, int64_t columns, Byte* payload) noexcept {
+  const int64_t scales = rows * format.row_scale_bytes(columns);
+  const int64_t minima = format.has_minima() ? scales : 0;
+  return {payload + scales + minima, payload, format.has_minima() ? payload + scales : nullptr};
+}
+Tiles tiles_in(const TileFormat& format, int64_t rows, int64_t columns, uint8_t* payload) noexcept {
+  return parts_of<uint8_t, Tiles>(format, rows, columns, payload);
+}
+ConstTiles tiles_in(const TileFormat& format, int64_t rows, int64_t columns, const uint8_t* payload) noexcept {
+  return parts_of<const uint8_t, ConstTiles>(format, rows, columns, payload);
+}
+
+// The bytes of a payload, of a Uint8Array or of a Tensor of i8; `tensor` keeps the latter alive.
+struct Payload {
+  const uint8_t* data = nullptr;
+  std::shared_ptr<Tensor> tensor;
+};
+
+void require_alignment(Napi::Env env, const void* data, const TileFormat& format) {
+  if (reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(format.scale_bytes()) != 0)
+    throw_invalid(env, "the payload must begin at a multiple of " + std::to_string(format.scale_bytes()) + " bytes in its buffer");
+}
+
+Payload payload_of(const Napi::Value& value, const TileFormat& format, int64_t bytes) {
+  Payload payload;
+  int64_t size = 0;
+  if (std::span<uint8_t> array; array_of(value, &array)) {
+    payload.data = array.data();
+    size = static_cast<int64_t>(array.size());
+  } else {
+    if (TensorObject::from(value) == nullptr) throw_invalid(value.Env(), "the payload must be a Uint8Array or a Tensor");
+    payload.tensor = TensorObject::tensor_of(value, "the payload");
+    if (payload.tensor->dtype() != Dtype::i8) throw_status(value.Env(), Status::fail(Code::dtype, "a payload is a tensor of i8"));
+    payload.data = static_cast<const uint8_t*>(payload.tensor->data());
+    size = payload.tensor->size();
+  }
+  if (size != bytes)
+    throw_invalid(value.Env(), "the payload has " + std::to_string(size) + " bytes, rows of this shape need " + std::to_string(bytes));
+  if (bytes > 0) require_alignment(value.Env(), payload.data, format);
+  return payload;
+}
+
+class TileCodecObject : public OperandObject<TileCodecObject, TileFormat> {
+ public:
+  static constexpr const char* class_name = "TileCodec";
+  static constexpr napi_type_tag tag = {0x6c61'7465'6e74'7769, 0x7265'2e74'696c'6573};
+
+  static Napi::FunctionReference& constructor(Napi::Env env) { return env.GetInstanceData<AddonData>()->tile_codec_class; }
+
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, class_name,
+                       {
+                           InstanceMethod<&TileCodecObject::byte_length>("byteLength"),
+                           InstanceMethod<&TileCodecObject::quantise_sync>("quantiseSync"),
+                           InstanceMethod<&TileCodecObject::quantise_rows>("quantise"),
+                           InstanceMethod<&TileCodecObject::dequantise_sync>("dequantiseSync"),
+                           InstanceMethod<&TileCodecObject::dequantise_rows>("dequantise"),
+                       });
+  }
+
+  explicit TileCodecObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
+
+  // createTileCodec({ code, scale, group })
+  static Napi::Value create(const Napi::CallbackInfo& call) {
+    const Napi::Object given = require_object(call, 0, "options");
+    auto format = std::make_shared<TileFormat>();
+    format->code = choice_field<TileCode>(
+        given, "code", "i8", {{"fp8", TileCode::fp8}, {"i8", TileCode::i8}, {"i4", TileCode::i4}, {"i4-zero", TileCode::i4_zero}});
+    format->scale = choice_field<TileScale>(given, "scale", format->code == TileCode::fp8 ? "f32" : "f16",
+                                            {{"f32", TileScale::f32}, {"f16", TileScale::f16}, {"ue8m0", TileScale::ue8m0}});
+    format->group = int_field(given, "group", 32, 128, 128);
+    if (!format->valid())
+      throw_invalid(call.Env(), "a group has 32, 64 or 128 numbers; scales of fp8 are f32 or ue8m0, those of other codes f32 or f16");
+    return {call.Env(), wrap(std::move(format))(call.Env())};
+  }
+
+ private:
+  // byteLength(rows, columns)
+  Napi::Value byte_length(const Napi::CallbackInfo& call) {
+    const TileFormat& format = operand(call.Env());
+    const int64_t rows = require_int(call, 0, "rows", 0, most_columns);
+    return Napi::Number::New(call.Env(),
+                             static_cast<double>(payload_bytes(format, rows, require_int(call, 1, "columns", 1, most_columns))));
+  }
+
+  // quantiseSync(x, columns, payload)
+  void quantise_sync(const Napi::CallbackInfo& call) {
+    const TileFormat& format = operand(call.Env());
+    const int64_t columns = require_int(call, 1, "columns", 1, most_columns);
+    const Input input = input_of(call[0], "x", columns);
+    const int64_t rows = input.rows.count;
+    auto* payload = output_of<uint8_t>(call[2], "out", input, payload_bytes(format, rows, columns));
+    if (rows > 0) require_alignment(call.Env(), payload, format);
+    translate(call.Env(), [&] { check(quantise(input.rows, columns, format, tiles_in(format, rows, columns, payload))); });
+  }
+
+  // quantise(x, columns) -> i8 [bytes]
+  Napi::Value quantise_rows(const Napi::CallbackInfo& call) {
+    const Shared format = shared(call.Env());
+    const int64_t columns = require_int(call, 1, "columns", 1, most_columns);
+    Input input = input_of(call[0], "x", columns);
+    const int64_t rows = input.rows.count;
+    return translate(call.Env(), [&] {
+      std::shared_ptr<Tensor> out;
+      check(Tensor::create(Dtype::i8, {payload_bytes(*format, rows, columns)}, &out));
+      return run(
+          call, std::move(input), rows * columns * element_cost,
+          [format, out, columns](const Rows& x, const std::atomic<bool>* cancel) {
+            check(quantise(x, columns, *format, tiles_in(*format, x.count, columns, static_cast<uint8_t*>(out->data())), cancel));
+          },
+          tensor_value(out));
+    });
+  }
+
+  // dequantiseSync(payload, rows, columns, out)
+  void dequantise_sync(const Napi::CallbackInfo& call) {
+    const TileFormat& format = operand(call.Env());
+    const int64_t rows = require_int(call, 1, "rows", 0, most_columns);
+    const int64_t columns = require_int(call, 2, "columns", 1, most_columns);
+    const int64_t bytes = payload_bytes(format, rows, columns);
+    const Payload payload = payload_of(call[0], format, bytes);
+    const std::span<float> out = require_array<float>(call[3], "out", rows * columns);
+    refuse_overlap(call.Env(), "out", out.data(), out.size_bytes(), {{Dtype::f32, payload.data, 1, (bytes + 3) / 4}, nullptr});
+    translate(call.Env(), [&] {
+      check(dequantise(format, tiles_in(format, rows, columns, payload.data), rows, columns, Dtype::f32, out.data(), columns));
+    });
+  }
+
+  // dequantise(payload, rows, columns, dtype) -> [rows, columns]
+  Napi::Value dequantise_rows(const Napi::CallbackInfo& call) {
+    const Shared format = shared(call.Env());
+    const int64_t rows = require_int(call, 1, "rows", 0, most_columns);
+    const int64_t columns = require_int(call, 2, "columns", 1, most_columns);
+    const int64_t bytes = payload_bytes(*format, rows, columns);
+    auto payload = std::make_shared<Payload>(payload_of(call[0], *format, bytes));
+    const Dtype dtype = require_dtype(call, 3, "dtype");
+    if (!is_float(dtype)) throw_status(call.Env(), Status::fail(Code::dtype, "rows become f32, f16 or bf16"));
+    return translate(call.Env(), [&] {
+      std::shared_ptr<Tensor> out;
+      check(Tensor::create(dtype, {rows, columns}, &out));
+      return run(
+          call, rows * columns * element_cost,
+          [=](const std::atomic<bool>* cancel) {
+            check(dequantise(*format, tiles_in(*format, rows, columns, payload->data), rows, columns, dtype, out->data(), columns, cancel));
+          },
+          tensor_value(out),
+          [=] {
+            if (payload->tensor) return;
+            check(Tensor::create(Dtype::i8, {bytes}, &payload->tensor));
+            std::copy_n(payload->data, bytes, static_cast<uint8_t*>(payload->tensor->data()));
+            payload->data = static_cast<const uint8_t*>(payload->tensor->data());
+          });
+    });
+  }
+};
+
+// hadamard(x: Float32Array, columns, block): in place
+void hadamard_in_place(const Napi::CallbackInfo& call) {
+  const std::span<float> x = require_array<float>(call[0], "x");
+  const int64_t columns = require_int(call, 1, "columns", 1, most_columns);
+  const int64_t block = require_int(call, 2, "block", 1, most_columns);
+  const auto size = static_cast<int64_t>(x.size());
+  if (size % columns != 0)
+    throw_invalid(call.Env(), "x has " + std::to_string(size) + " numbers, which are no rows of " + std::to_string(columns));
+  translate(call.Env(), [&] { check(hadamard(x.data(), size / columns, columns, columns, block)); });
+}
+
+// packBits(symbols: Uint16Array, bits, out: Uint8Array)
+void pack_symbols(const Napi::CallbackInfo& call) {
+  const std::span<uint16_t> symbols = require_array<uint16_t>(call[0], "symbols");
+  const auto bits = static_cast<int>(require_int(call, 1, "bits", 1, 16));
+  const auto count = static_cast<int64_t>(symbols.size());
+  const std::span<uint8_t> out = require_array<uint8_t>(call[2], "out", packed_bytes(count, bits));
+  refuse_overlap(call.Env(), "out", out.data(), out.size_bytes(), {{Dtype::f16, symbols.data(), 1, count}, nullptr});
+  pack_bits(symbols.data(), count, bits, out.data());
+}
+
+// unpackBits(packed: Uint8Array, bits, out: Uint16Array)
+void unpack_symbols(const Napi::CallbackInfo& call) {
+  const auto bits = static_cast<int>(require_int(call, 1, "bits", 1, 16));
+  const std::span<uint16_t> out = require_array<uint16_t>(call[2], "out");
+  const auto count = static_cast<int64_t>(out.size());
+  const std::span<uint8_t> packed = require_array<uint8_t>(call[0], "packed", packed_bytes(count, bits));
+  refuse_overlap(call.Env(), "out", packed.data(), packed.size_bytes(), {{Dtype::f16, out.data(), 1, count}, nullptr});
+  unpack_bits(packed.data(), count, bits, out.data());
+}
+
+}  // namespace
+
+void init_tiles(Napi::Env env, Napi::Object exports) {
+  env.GetInstanceData<AddonData>()->tile_codec_class = Napi::Persistent(TileCodecObject::define(env));
+  exports.Set("createTileCodec", Napi::Function::New<TileCodecObject::create>(env, "createTileCodec"));
+  exports.Set("hadamard", Napi::Function::New<hadamard_in_place>(env, "hadamard"));
+  exports.Set("packBits", Napi::Function::New<pack_symbols>(env, "packBits"));
+  exports.Set("unpackBits", Napi::Function::New<unpack_symbols>(env, "unpackBits"));
+}
+
+}  // namespace latentwire::addon

@@ -1,0 +1,23 @@
+// The JavaScript class of token tables: embedding or output matrices, of a tensor or straight from a mapped model file.
+#pragma once
+
+#include <memory>
+
+#include "addon/napi_setup.h"
+#include "core/tensor.h"
+#include "engine/gguf_file.h"
+#include "kernels/token_table.h"
+
+namespace latentwire::addon {
+
+// A table, and whose memory it is.
+struct HeldTable {
+  TokenTable table;
+  std::shared_ptr<Tensor> tensor;
+  std::shared_ptr<GgufFile> file;
+};
+
+// The table behind a TokenTable object; nullptr if `value` is none. Throws ERR_LATENT_DISPOSED.
+std::shared_ptr<const HeldTable> token_table_of(const Napi::Value& value);
+
+}  // namespace latentwire::addon
