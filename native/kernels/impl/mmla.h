@@ -91,10 +91,10 @@ struct MmlaTiles {
   using Row = typename W::Row;
   using Element = typename W::Element;
   using Out = typename W::Out;
-  // 6 rows of a panel are 24 sums, with 3 registers of rows and 4 of outputs
-  static constexpr int max_rows = 6;
-  template <int R>
-  static constexpr int panels_for = R <= 2 ? 2 : 1;
+  // 16 sums, and a register for every two rows and every output pair: GCC zips the whole panel first, and would spill the sums of more
+  static constexpr int max_rows = 4;
+  template <int>
+  static constexpr int panels_for = 1;
   template <int R, int N>
   static void tile(const GemmTile& t, const Row* x, const Element* panels, Out* out, bool) noexcept {
     mmla_tile<W, R, N>(t, x, panels, out);
