@@ -9,7 +9,11 @@ import { capture, commandLine, fail, filesBelow, root } from "./common.mjs";
 const architectures = {
   // all wide registers; NEON itself is part of every arm64
   x64: { units: /^avx.*_sources$/, newer: /%[yz]mm\d+/g, tools: "x86_64-linux-gnu-" },
-  arm64: { units: /^neon_.+_sources$/, newer: /\t(?:us|su|[us])dot\b|\t(?:us|[us])mmla\b|\tbf(?:dot|mmla)\b/g, tools: "aarch64-linux-gnu-" },
+  arm64: {
+    units: /^neon_.+_sources$/,
+    newer: /\t(?:us|su|[us])dot\b|\t(?:us|[us])mmla\b|\tbf(?:dot|mmla)\b/g,
+    tools: "aarch64-linux-gnu-",
+  },
 };
 const { values } = commandLine("[--arch=x64|arm64]", { options: { arch: { type: "string", choices: Object.keys(architectures) } } });
 const arch = values.arch ?? process.arch;
