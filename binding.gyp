@@ -52,8 +52,8 @@
         "<@(addon_sources)"
       ],
       "conditions": [
-        ["target_arch == 'x64'", { "dependencies": ["avx2", "avx512", "avx512_vnni"] }],
-        ["target_arch == 'arm64'", { "dependencies": ["neon", "neon_dotprod"] }],
+        ["target_arch == 'x64'", { "dependencies": ["avx2", "avx512", "avx512_vnni", "avx512_bf16"] }],
+        ["target_arch == 'arm64'", { "dependencies": ["neon", "neon_dotprod", "neon_i8mm", "neon_bf16"] }],
         ["OS == 'linux'", {
           "ldflags": [
             "<@(linux_ldflags)",
@@ -71,13 +71,16 @@
       "targets": [
         { "target_name": "avx2", "type": "static_library", "sources": ["<@(avx2_sources)"], "cflags": ["<@(avx2_cflags)"] },
         { "target_name": "avx512", "type": "static_library", "sources": ["<@(avx512_sources)"], "cflags": ["<@(avx512_cflags)"] },
-        { "target_name": "avx512_vnni", "type": "static_library", "sources": ["<@(avx512_vnni_sources)"], "cflags": ["<@(avx512_vnni_cflags)"] }
+        { "target_name": "avx512_vnni", "type": "static_library", "sources": ["<@(avx512_vnni_sources)"], "cflags": ["<@(avx512_vnni_cflags)"] },
+        { "target_name": "avx512_bf16", "type": "static_library", "sources": ["<@(avx512_bf16_sources)"], "cflags": ["<@(avx512_bf16_cflags)"] }
       ]
     }],
     ["target_arch == 'arm64'", {
       "targets": [
         { "target_name": "neon", "type": "static_library", "sources": ["<@(neon_sources)"], "cflags": ["<@(neon_cflags)"] },
-        { "target_name": "neon_dotprod", "type": "static_library", "sources": ["<@(neon_dotprod_sources)"], "cflags": ["<@(neon_dotprod_cflags)"] }
+        { "target_name": "neon_dotprod", "type": "static_library", "sources": ["<@(neon_dotprod_sources)"], "cflags": ["<@(neon_dotprod_cflags)"] },
+        { "target_name": "neon_i8mm", "type": "static_library", "sources": ["<@(neon_i8mm_sources)"], "cflags": ["<@(neon_i8mm_cflags)"] },
+        { "target_name": "neon_bf16", "type": "static_library", "sources": ["<@(neon_bf16_sources)"], "cflags": ["<@(neon_bf16_cflags)"] }
       ]
     }]
   ]

@@ -1,9 +1,22 @@
 // The kernels against the libraries that a TypeScript user would call instead, on the same thread count, interleaved; and against what the machine
 // computes and reads at most, measured in the same minute. Rows are named as in docs/performance.md.
-import { Tensor, packAnchors, packProjection } from "../dist/index.js";
+import { createThoughtStep, openTokenTable, packAnchors, packProjection, Tensor, TileCodec } from "../dist/index.js";
 import { native } from "../dist/native.js";
 import { interleave, kernelRow, repetitions } from "./harness.mjs";
-import { ort, ortCosine, ortProjection, plainCosine, simsimd, tunedCosine, unitRows, usearch } from "./peers.mjs";
+import {
+  halfTable,
+  ort,
+  ortCosine,
+  ortProjection,
+  ortTopK,
+  plainCosine,
+  plainQuantise,
+  plainThought,
+  simsimd,
+  tunedCosine,
+  unitRows,
+  usearch,
+} from "./peers.mjs";
 
 const storages = ["f32", "f16", "i8"];
 
@@ -158,6 +171,57 @@ async function projection({ name, n, d, rounds, targets }, threads) {
   });
 }
 
+async function thought(threads) {
+  const vocabulary = 151_936;
+  const d = 896;
+  const k = 64;
+  const logits = random(vocabulary, 6).map((x) => 5 * x);
+  // halves of the size of embeddings, 272 MB: the rows that are mixed come from memory
+  const embeddings = new Uint16Array(vocabulary * d);
+  for (let i = 0; i < embeddings.length; i++) embeddings[i] = 0x2000 + ((Math.imul(i, 2654435761) >>> 20) & 0x7ff);
+  const tensor = Tensor.fromTyped("f16", [vocabulary, d], embeddings);
+  const table = await openTokenTable(tensor);
+  const step = createThoughtStep(table, { topK: k });
+  const out = new Float32Array(d);
+  const statistics = new Float64Array(5);
+  const halves = halfTable();
+  const cases = {
+    ours: sync(() => step.runSync(logits, {}, out, statistics)),
+    "plain JS": sync(() => plainThought(logits, embeddings, halves, k, d, out)),
+  };
+  const session = ort && (await ortTopK(vocabulary, k, threads));
+  if (session) cases["onnxruntime Softmax + TopK"] = onnxruntime(session, { z: new ort.Tensor("float32", logits, [1, vocabulary]) });
+  const { times, limits } = await measure(cases);
+  await session?.release();
+  for (const held of [step, table, tensor]) held.dispose();
+  const { ours, ...peers } = times;
+  const shape = `mix of the ${k} likeliest of ${vocabulary}, ${d} wide, with entropy`;
+  const limit = floor({ flops: 0, bytes: vocabulary * 4 + k * d * 2, limits });
+  const rows = [{ target: ["onnxruntime Softmax + TopK", 5] }, { target: ["plain JS", 50] }, { absolute: 0.07 }];
+  return rows.map((target) => kernelRow({ name: "C1", shape, dtype: "f16", threads, ms: ours, peers, limit, ...target }));
+}
+
+async function quantise(threads) {
+  const rows = 8192;
+  const columns = 128;
+  const x = Uint16Array.from(random(rows * columns, 7), (value) => 0x3000 + ((Math.abs(value) * 4096) & 0xfff) + (value < 0 ? 0x8000 : 0));
+  const tensor = Tensor.fromTyped("f16", [rows, columns], x);
+  const codec = new TileCodec({ code: "i8", scale: "f16", group: 128 });
+  const out = new Uint8Array(codec.byteLength(rows, columns));
+  const halves = halfTable();
+  const codes = new Int8Array(rows * columns);
+  const scales = new Float32Array(rows);
+  const { times, limits } = await measure({
+    ours: sync(() => codec.quantiseSync(tensor, { out })),
+    "plain JS": sync(() => plainQuantise(x, halves, columns, codes, scales)),
+  });
+  tensor.dispose();
+  const { ours, ...peers } = times;
+  const limit = floor({ flops: 0, bytes: 2 * rows * columns, limits });
+  const shape = `f16 to int8 tiles ${rows} x ${columns}`;
+  return [kernelRow({ name: "D5", shape, dtype: "f16", threads, ms: ours, peers, limit, target: ["plain JS", 50] })];
+}
+
 async function border(threads) {
   const d = 4;
   const tensor = Tensor.fromTyped("f32", [1, d], Float32Array.of(1, 2, 3, 4));
@@ -183,6 +247,8 @@ export async function run(want, { threads }) {
   const rows = [];
   for (const one of cosines) if (want(one.name)) rows.push(...(await cosine(one, threads)));
   for (const one of projections) if (want(one.name)) rows.push(...(await projection(one, threads)));
+  if (want("C1")) rows.push(...(await thought(threads)));
+  if (want("D5")) rows.push(...(await quantise(threads)));
   if (want("G1")) rows.push(...(await border(threads)));
   return rows;
 }

@@ -35,20 +35,28 @@ const text = (number, value) => field(number, Buffer.from(value));
 const message = (number, ...fields) => field(number, Buffer.concat(fields));
 
 const float = 1;
+const int64 = 7;
 
 function tensor(name, dims, data) {
   const raw = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
-  return message(5, ...dims.map((extent) => field(1, extent)), field(2, float), text(8, name), field(9, raw));
+  const type = data instanceof BigInt64Array ? int64 : float;
+  return message(5, ...dims.map((extent) => field(1, extent)), field(2, type), text(8, name), field(9, raw));
 }
 
-function value(number, name, dims) {
+function value(number, name, dims, type = float) {
   const shape = message(2, ...dims.map((extent) => message(1, typeof extent === "string" ? text(2, extent) : field(1, extent))));
-  return message(number, text(1, name), message(2, message(1, field(1, float), shape)));
+  return message(number, text(1, name), message(2, message(1, field(1, type), shape)));
 }
 
-function node(operator, inputs, output, attributes = {}) {
+function node(operator, inputs, outputs, attributes = {}) {
   const integers = Object.entries(attributes).map(([name, i]) => message(5, text(1, name), field(3, i), field(20, 2)));
-  return message(1, ...inputs.map((name) => text(1, name)), text(2, output), text(4, operator), ...integers);
+  return message(
+    1,
+    ...inputs.map((name) => text(1, name)),
+    ...[outputs].flat().map((name) => text(2, name)),
+    text(4, operator),
+    ...integers,
+  );
 }
 
 function model(graph) {
@@ -82,6 +90,19 @@ export async function ortProjection(weights, bias, inputs, outputs, threads) {
     tensor("b", [outputs], bias),
     value(11, "x", ["n", inputs]),
     value(12, "y", ["n", outputs]),
+  ];
+  return session(graph, threads);
+}
+
+/** Softmax of logits and the k likeliest: what onnxruntime has of a thought step, which is not all of it. */
+export async function ortTopK(vocabulary, k, threads) {
+  const graph = [
+    node("Softmax", ["z"], "p", { axis: 1 }),
+    node("TopK", ["p", "k"], ["values", "ids"], { axis: 1 }),
+    tensor("k", [1], BigInt64Array.of(BigInt(k))),
+    value(11, "z", ["n", vocabulary]),
+    value(12, "values", ["n", k]),
+    value(12, "ids", ["n", k], int64),
   ];
   return session(graph, threads);
 }
@@ -145,4 +166,51 @@ export function unitRows(x, rows, d) {
     for (let k = 0; k < d; k++) out[i * d + k] = x[i * d + k] / Math.sqrt(square);
   }
   return out;
+}
+
+/** All halves as numbers: the only way to f16 that is fast in JavaScript. */
+export function halfTable() {
+  return Float32Array.from({ length: 65536 }, (_, bits) => {
+    const exponent = (bits >> 10) & 31;
+    const fraction = bits & 1023;
+    const size =
+      exponent === 31 ? (fraction === 0 ? Infinity : NaN) : exponent === 0 ? fraction * 2 ** -24 : (1024 + fraction) * 2 ** (exponent - 25);
+    return bits & 0x8000 ? -size : size;
+  });
+}
+
+/** The mix of the k likeliest embeddings: exponentials, a sort of the likeliest, rows of f16 through a table. */
+export function plainThought(logits, embeddings, halves, k, d, out) {
+  let top = -Infinity;
+  for (let i = 0; i < logits.length; i++) top = Math.max(top, logits[i]);
+  const p = new Float32Array(logits.length);
+  let sum = 0;
+  for (let i = 0; i < logits.length; i++) sum += p[i] = Math.exp(logits[i] - top);
+  // kept in order: most probabilities are below the last one
+  const ids = [];
+  for (let i = 0; i < p.length; i++) {
+    if (ids.length === k && p[i] <= p[ids[k - 1]]) continue;
+    let at = ids.length;
+    while (at > 0 && p[ids[at - 1]] < p[i]) at--;
+    ids.splice(at, 0, i);
+    if (ids.length > k) ids.pop();
+  }
+  const kept = ids.reduce((total, id) => total + p[id], 0);
+  out.fill(0);
+  for (const id of ids) {
+    const weight = p[id] / kept;
+    for (let j = 0; j < d; j++) out[j] += weight * halves[embeddings[id * d + j]];
+  }
+  return sum;
+}
+
+/** int8 codes and a scale for each group of f16 numbers. */
+export function plainQuantise(x, halves, group, codes, scales) {
+  for (let first = 0; first < x.length; first += group) {
+    let largest = 0;
+    for (let i = first; i < first + group; i++) largest = Math.max(largest, Math.abs(halves[x[i]]));
+    scales[first / group] = largest / 127;
+    const inverse = largest > 0 ? 127 / largest : 0;
+    for (let i = first; i < first + group; i++) codes[i] = Math.round(halves[x[i]] * inverse);
+  }
 }

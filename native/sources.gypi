@@ -27,10 +27,16 @@
     "avx512_cflags": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512", "-Wno-unknown-warning-option", "-Wno-maybe-uninitialized", "-Wno-uninitialized"],
     "avx512_vnni_sources": ["native/kernels/avx512_vnni.cpp"],
     "avx512_vnni_cflags": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mprefer-vector-width=512", "-Wno-unknown-warning-option", "-Wno-maybe-uninitialized", "-Wno-uninitialized"],
+    "avx512_bf16_sources": ["native/kernels/avx512_bf16.cpp"],
+    "avx512_bf16_cflags": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mprefer-vector-width=512", "-Wno-unknown-warning-option", "-Wno-maybe-uninitialized", "-Wno-uninitialized"],
     "neon_sources": ["native/kernels/neon.cpp"],
     "neon_cflags": ["-march=armv8-a"],
     "neon_dotprod_sources": ["native/kernels/neon_dotprod.cpp"],
     "neon_dotprod_cflags": ["-march=armv8.2-a+dotprod"],
+    "neon_i8mm_sources": ["native/kernels/neon_i8mm.cpp"],
+    "neon_i8mm_cflags": ["-march=armv8.2-a+i8mm"],
+    "neon_bf16_sources": ["native/kernels/neon_bf16.cpp"],
+    "neon_bf16_cflags": ["-march=armv8.2-a+bf16"],
     "kv_sources": [
       "native/kv/llama_state.cpp"
     ],

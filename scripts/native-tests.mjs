@@ -20,7 +20,7 @@ function execute(executable, args, environment = {}) {
 }
 
 /** Instruction sets below the best one, whose kernels have to be asked for. */
-const plainer = { arm64: ["scalar", "neon"], x64: ["scalar", "avx2", "avx512"] };
+const plainer = { arm64: ["scalar", "neon", "neon_dotprod", "neon_i8mm"], x64: ["scalar", "avx2", "avx512", "avx512_vnni"] };
 
 /**
  * Runs a doctest executable, then its kernels with every instruction set, and returns `{passed, failed}`; a crash or an empty run is a failure.

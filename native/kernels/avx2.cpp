@@ -46,6 +46,13 @@ struct Avx2 {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
   }
+  // of `lanes` pairs of bf16, the first and the second of each
+  static F load_bf16_even(const uint16_t* p) noexcept {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), 16));
+  }
+  static F load_bf16_odd(const uint16_t* p) noexcept {
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_set1_epi32(-0x10000)));
+  }
   static void store_f16(uint16_t* p, F x) noexcept {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
@@ -242,7 +249,7 @@ struct Avx2 {
 };
 
 // u8 times s8 in pairs would overflow 16 bits, so the sign of x moves to w first: 2 * 127 * 127 fits.
-struct Avx2Codes {
+struct Avx2Codes : Codes {
   using I = __m256i;
   static constexpr int lanes = 8;
   static constexpr int max_rows = 4;
@@ -254,8 +261,8 @@ struct Avx2Codes {
   static I load(const int32_t* p) noexcept { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static void store(int32_t* p, I x) noexcept { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
   static I add(I a, I b) noexcept { return _mm256_add_epi32(a, b); }
-  static I load_codes(const int8_t* p) noexcept { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  static I broadcast_codes(const uint8_t* p) noexcept {
+  static I load_group(const int8_t* p) noexcept { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static I broadcast_group(const uint8_t* p) noexcept {
     int32_t packed;
     __builtin_memcpy(&packed, p, sizeof(packed));
     return _mm256_xor_si256(_mm256_set1_epi32(packed), _mm256_set1_epi8(-128));

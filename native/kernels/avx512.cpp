@@ -43,6 +43,11 @@ struct Avx512 {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
   }
+  // of `lanes` pairs of bf16, the first and the second of each
+  static F load_bf16_even(const uint16_t* p) noexcept { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16)); }
+  static F load_bf16_odd(const uint16_t* p) noexcept {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(-0x10000)));
+  }
   static void store_f16(uint16_t* p, F x) noexcept {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
@@ -227,7 +232,7 @@ struct Avx512 {
 };
 
 // As AVX2 does it, with the sign of x moved to w by a masked negation.
-struct Avx512Codes {
+struct Avx512Codes : Codes {
   using I = __m512i;
   static constexpr int lanes = 16;
   static constexpr int max_rows = 4;
@@ -239,8 +244,8 @@ struct Avx512Codes {
   static I load(const int32_t* p) noexcept { return _mm512_loadu_si512(p); }
   static void store(int32_t* p, I x) noexcept { _mm512_storeu_si512(p, x); }
   static I add(I a, I b) noexcept { return _mm512_add_epi32(a, b); }
-  static I load_codes(const int8_t* p) noexcept { return _mm512_loadu_si512(p); }
-  static I broadcast_codes(const uint8_t* p) noexcept {
+  static I load_group(const int8_t* p) noexcept { return _mm512_loadu_si512(p); }
+  static I broadcast_group(const uint8_t* p) noexcept {
     int32_t packed;
     __builtin_memcpy(&packed, p, sizeof(packed));
     return _mm512_xor_si512(_mm512_set1_epi32(packed), _mm512_set1_epi8(-128));

@@ -7,7 +7,7 @@
 namespace latentwire {
 namespace {
 
-struct VnniCodes {
+struct VnniCodes : Codes {
   using I = __m512i;
   static constexpr int lanes = 16;
   static constexpr int max_rows = 8;
@@ -21,8 +21,8 @@ struct VnniCodes {
   static I load(const int32_t* p) noexcept { return _mm512_loadu_si512(p); }
   static void store(int32_t* p, I x) noexcept { _mm512_storeu_si512(p, x); }
   static I add(I a, I b) noexcept { return _mm512_add_epi32(a, b); }
-  static I load_codes(const int8_t* p) noexcept { return _mm512_loadu_si512(p); }
-  static I broadcast_codes(const uint8_t* p) noexcept {
+  static I load_group(const int8_t* p) noexcept { return _mm512_loadu_si512(p); }
+  static I broadcast_group(const uint8_t* p) noexcept {
     int32_t packed;
     __builtin_memcpy(&packed, p, sizeof(packed));
     return _mm512_set1_epi32(packed);

@@ -42,6 +42,13 @@ struct Neon {
   }
   static F load_f16(const uint16_t* p) noexcept { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
   static F load_bf16(const uint16_t* p) noexcept { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+  // of `lanes` pairs of bf16, the first and the second of each
+  static F load_bf16_even(const uint16_t* p) noexcept {
+    return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_u16(vld1q_u16(p)), 16));
+  }
+  static F load_bf16_odd(const uint16_t* p) noexcept {
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u16(vld1q_u16(p)), vdupq_n_u32(0xffff0000U)));
+  }
   static void store_f16(uint16_t* p, F x) noexcept { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x))); }
   // to nearest, ties to even; a NaN stays one
   static void store_bf16(uint16_t* p, F x) noexcept {
@@ -211,7 +218,7 @@ struct Neon {
 };
 
 // Products of s8 in 16 bits, added in pairs to 32 and then to the lane of their group.
-struct NeonCodes {
+struct NeonCodes : Codes {
   using I = int32x4_t;
   static constexpr int lanes = 4;
   static constexpr int max_rows = 4;
@@ -223,8 +230,8 @@ struct NeonCodes {
   static I load(const int32_t* p) noexcept { return vld1q_s32(p); }
   static void store(int32_t* p, I x) noexcept { vst1q_s32(p, x); }
   static I add(I a, I b) noexcept { return vaddq_s32(a, b); }
-  static I load_codes(const int8_t* p) noexcept { return vreinterpretq_s32_s8(vld1q_s8(p)); }
-  static I broadcast_codes(const uint8_t* p) noexcept {
+  static I load_group(const int8_t* p) noexcept { return vreinterpretq_s32_s8(vld1q_s8(p)); }
+  static I broadcast_group(const uint8_t* p) noexcept {
     uint32_t packed;
     __builtin_memcpy(&packed, p, sizeof(packed));
     return vreinterpretq_s32_u8(veorq_u8(vreinterpretq_u8_u32(vdupq_n_u32(packed)), vdupq_n_u8(128)));

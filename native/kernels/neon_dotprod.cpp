@@ -7,7 +7,7 @@
 namespace latentwire {
 namespace {
 
-struct DotCodes {
+struct DotCodes : Codes {
   using I = int32x4_t;
   static constexpr int lanes = 4;
   static constexpr int max_rows = 4;
@@ -21,8 +21,8 @@ struct DotCodes {
   static I load(const int32_t* p) noexcept { return vld1q_s32(p); }
   static void store(int32_t* p, I x) noexcept { vst1q_s32(p, x); }
   static I add(I a, I b) noexcept { return vaddq_s32(a, b); }
-  static I load_codes(const int8_t* p) noexcept { return vreinterpretq_s32_s8(vld1q_s8(p)); }
-  static I broadcast_codes(const uint8_t* p) noexcept {
+  static I load_group(const int8_t* p) noexcept { return vreinterpretq_s32_s8(vld1q_s8(p)); }
+  static I broadcast_group(const uint8_t* p) noexcept {
     uint32_t packed;
     __builtin_memcpy(&packed, p, sizeof(packed));
     return vreinterpretq_s32_u8(veorq_u8(vreinterpretq_u8_u32(vdupq_n_u32(packed)), vdupq_n_u8(128)));

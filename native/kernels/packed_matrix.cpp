@@ -14,6 +14,8 @@ namespace latentwire {
 namespace {
 
 constexpr size_t alignment = 64;
+// Of an output with a norm of at least 1e-10, denormals are less than f32's rounding errors in a product with any row of 1e-15 or more.
+constexpr double least_square = 1e-20;
 
 int64_t round_up(int64_t n, int64_t step) noexcept { return (n + step - 1) / step * step; }
 
@@ -91,6 +93,7 @@ bool PackedMatrix::pack_panel(const Source& source, const Adjust& adjust, int64_
     }
     const float inverse = scale > 0 ? 1 / scale : 0;
     int32_t sum = 0;
+    double square = 0;
     for (int64_t k = 0; k < padded_depth; k++) {
       const float x = value(k);
       switch (storage_) {
@@ -102,8 +105,10 @@ bool PackedMatrix::pack_panel(const Source& source, const Adjust& adjust, int64_
         }
         case Dtype::bf16: {
           const uint16_t half = f32_to_bf16(x);
-          sound = sound && std::isfinite(bf16_to_f32(half));
-          static_cast<uint16_t*>(to)[k * panel_width + j] = half;
+          const float held = bf16_to_f32(half);
+          sound = sound && std::isfinite(held);
+          square += static_cast<double>(held) * held;
+          static_cast<uint16_t*>(to)[(k / bf16_group * panel_width + j) * bf16_group + k % bf16_group] = half;
           break;
         }
         case Dtype::i8: {
@@ -121,6 +126,7 @@ bool PackedMatrix::pack_panel(const Source& source, const Adjust& adjust, int64_
       }
     }
     if (storage_ == Dtype::i8) code_sums_[static_cast<size_t>(first + j)] = sum;
+    if (square > 0 && square < least_square) normal_.store(false, std::memory_order_relaxed);
   }
   return sound;
 }

@@ -2,6 +2,7 @@
 // precision it is to be read in. Immutable, so it is shared between threads.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -41,11 +42,13 @@ class PackedMatrix {
   int64_t panel_count() const noexcept { return panel_count_; }
   int64_t panel_stride() const noexcept { return panel_stride_; }  // in elements
   size_t bytes() const noexcept;
-  // From depth `k` (for i8 a multiple of 4) of panel `p` on.
+  // From depth `k` (for i8 a multiple of 4, for bf16 of 2) of panel `p` on.
   const void* panel(int64_t p, int64_t k) const noexcept;
   // i8 only, both [panel_count * 16], 0 beyond the outputs: what a code is worth, and the sum of an output's codes.
   const float* scales() const noexcept { return scales_.data(); }
   const int32_t* code_sums() const noexcept { return code_sums_.data(); }
+  // bf16 only: every output is 0, or of such a norm that its denormals count for nothing.
+  bool normal() const noexcept { return normal_; }
 
  private:
   struct Free {
@@ -63,6 +66,7 @@ class PackedMatrix {
   std::unique_ptr<void, Free> data_;
   std::vector<float> scales_;
   std::vector<int32_t> code_sums_;
+  std::atomic<bool> normal_{true};
 };
 
 }  // namespace latentwire

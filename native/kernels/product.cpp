@@ -36,6 +36,8 @@ class Product {
         depth_(w.depth()),
         padded_(round_up(w.depth(), 64)),
         codes_(w.storage() == Dtype::i8),
+        bf16_rows_(table_.gemm.bf16_rows != nullptr && x.dtype == Dtype::bf16 && w.storage() == Dtype::bf16 && w.normal() &&
+                   treatment.norm != RowNorm::layer && treatment.shift == nullptr && treatment.scale == nullptr),
         raw_(x.dtype == Dtype::f32 && treatment.norm != RowNorm::layer && treatment.shift == nullptr && treatment.scale == nullptr) {}
 
   // Rows [row, row + rows), panels [first, last).
@@ -87,6 +89,7 @@ class Product {
     uint8_t* codes = nullptr;  // [rows, padded]
     float* tile = nullptr;     // [rows, block_columns]
     int32_t* sums = nullptr;   // [rows, block_columns]
+    bool plain[block_rows];    // the row is multiplied as the bf16 that it is
   };
 
   bool reserve(Block* b) const noexcept {
@@ -113,6 +116,8 @@ class Product {
       float largest = table_.rows.max_abs_and_squares(x, depth_, &b->squares[r]);
       b->factors[r] = treat(b->row + r, &x, copy, &b->squares[r], &largest);
       if (codes_) b->factors[r] *= encode(x, largest, b->codes + r * padded_);
+      // in an ordinary row, denormals are less than the rounding errors of the rest
+      b->plain[r] = bf16_rows_ && ordinary(b->squares[r]);
     }
   }
 
@@ -143,12 +148,28 @@ class Product {
         t.depth = round_up(t.depth, i8_group);
         t.out = b.sums;
         table_.gemm.i8(t);
+      } else if (bf16_rows_) {
+        mixed_tiles(b, k, t);
       } else {
         t.x = b.source + k;
         t.x_stride = b.stride;
         t.out = b.tile;
         (w_.storage() == Dtype::f32 ? table_.gemm.f32 : w_.storage() == Dtype::f16 ? table_.gemm.f16 : table_.gemm.bf16)(t);
       }
+    }
+  }
+
+  // Runs of plain rows as bf16 where they lie, of others as their f32 copies.
+  void mixed_tiles(const Block& b, int64_t k, GemmTile t) const noexcept {
+    for (int64_t r = 0; r < b.rows; r += t.rows) {
+      const bool plain = b.plain[r];
+      t.rows = 1;
+      while (r + t.rows < b.rows && b.plain[r + t.rows] == plain) t.rows++;
+      t.x_stride = plain ? x_.stride : b.stride;
+      t.x = plain ? static_cast<const void*>(static_cast<const uint16_t*>(x_.data) + (b.row + r) * t.x_stride + k)
+                  : b.source + r * t.x_stride + k;
+      t.out = b.tile + r * block_columns;
+      (plain ? table_.gemm.bf16_rows : table_.gemm.bf16)(t);
     }
   }
 
@@ -272,6 +293,7 @@ class Product {
   const int64_t depth_;
   const int64_t padded_;
   const bool codes_;
+  const bool bf16_rows_;
   const bool raw_;  // rows are read where they lie
 };
 

@@ -37,6 +37,9 @@ struct Scalar {
   static void store_part(float* p, F x, int64_t) noexcept { *p = x; }
   static F load_f16(const uint16_t* p) noexcept { return f16_to_f32(*p); }
   static F load_bf16(const uint16_t* p) noexcept { return bf16_to_f32(*p); }
+  // of `lanes` pairs of bf16, the first and the second of each
+  static F load_bf16_even(const uint16_t* p) noexcept { return bf16_to_f32(p[0]); }
+  static F load_bf16_odd(const uint16_t* p) noexcept { return bf16_to_f32(p[1]); }
   static void store_f16(uint16_t* p, F x) noexcept { *p = f32_to_f16(x); }
   static void store_bf16(uint16_t* p, F x) noexcept { *p = f32_to_bf16(x); }
   static void store_u8(uint8_t* p, F x, int64_t) noexcept { *p = static_cast<uint8_t>(std::nearbyint(x)); }
@@ -152,7 +155,7 @@ struct Scalar {
   static F hadamard(F x) noexcept { return x; }
 };
 
-struct ScalarCodes {
+struct ScalarCodes : Codes {
   using I = int32_t;
   static constexpr int lanes = 1;
   static constexpr int max_rows = 1;
@@ -164,12 +167,12 @@ struct ScalarCodes {
   static I load(const int32_t* p) noexcept { return *p; }
   static void store(int32_t* p, I x) noexcept { *p = x; }
   static I add(I a, I b) noexcept { return a + b; }
-  static I load_codes(const int8_t* p) noexcept {
+  static I load_group(const int8_t* p) noexcept {
     I packed;
     std::memcpy(&packed, p, sizeof(packed));
     return packed;
   }
-  static I broadcast_codes(const uint8_t* p) noexcept {
+  static I broadcast_group(const uint8_t* p) noexcept {
     I packed;
     std::memcpy(&packed, p, sizeof(packed));
     return packed;

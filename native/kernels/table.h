@@ -16,7 +16,7 @@
 
 namespace latentwire {
 
-enum class Isa { scalar, avx2, avx512, avx512_vnni, neon, neon_dotprod };
+enum class Isa { scalar, avx2, avx512, avx512_vnni, avx512_bf16, neon, neon_dotprod, neon_i8mm, neon_bf16 };
 
 // "avx512_vnni"
 std::string_view isa_name(Isa isa) noexcept;
@@ -33,7 +33,7 @@ struct Kernels {
   DoubleKernels doubles;
 };
 
-// The best table that the processor and the environment variable LATENTWIRE_ISA (a name; "scalar" to "avx512_vnni") allow; chosen once. A
+// The best table that the processor and the environment variable LATENTWIRE_ISA (a name; "scalar" to "avx512_bf16") allow; chosen once. A
 // name that this processor cannot run, or that is unknown, is ignored.
 const Kernels& kernels() noexcept;
 
@@ -45,7 +45,10 @@ void install_scalar(Kernels& table) noexcept;
 void install_avx2(Kernels& table) noexcept;
 void install_avx512(Kernels& table) noexcept;
 void install_avx512_vnni(Kernels& table) noexcept;
+void install_avx512_bf16(Kernels& table) noexcept;
 void install_neon(Kernels& table) noexcept;
 void install_neon_dotprod(Kernels& table) noexcept;
+void install_neon_i8mm(Kernels& table) noexcept;
+void install_neon_bf16(Kernels& table) noexcept;
 
 }  // namespace latentwire

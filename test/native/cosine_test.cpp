@@ -238,6 +238,52 @@ TEST_SUITE("kernels") {
     }
   }
 
+  TEST_CASE("relative: bf16 rows and anchors lose nothing but what they were stored with, at any size") {
+    Numbers numbers(20);
+    const auto of_size = [&](int64_t count, float size) {
+      Matrix v = numbers.normals(count);
+      for (float& value : v) value *= size;
+      return v;
+    };
+    for (const auto kind : {Similarity::inner, Similarity::squared_euclidean}) {
+      for (const float anchor_size : {1.0F, 1e-12F, 1e-40F}) {
+        const int64_t d = 1 + numbers.below(700), m = 40;
+        // between ordinary rows: denormals, denormals in an ordinary row, zeros, and rows whose squares overflow
+        Matrix x = of_size(5 * d, 1);
+        for (const Matrix& rows : {of_size(d, 1e-40F), of_size(d, 1e-25F), of_size(d, 1e20F), of_size(d, 0), of_size(3 * d, 1)})
+          x.insert(x.end(), rows.begin(), rows.end());
+        for (int64_t k = 0; k + 1 < d; k += 2) x[static_cast<size_t>(3 * d + k)] = 1e-40F * numbers.normal();
+        const auto n = static_cast<int64_t>(x.size()) / d;
+        Matrix a = of_size(m * d, anchor_size);
+        std::fill_n(a.begin() + 3 * d, d, 0.0F);
+        const std::vector<uint8_t> rows = testing::stored(Dtype::bf16, &x), stored = testing::stored(Dtype::bf16, &a);
+        PackedAnchors::Options options;
+        options.similarity = kind;
+        options.storage = Dtype::bf16;
+        options.centre.assign(kind == Similarity::inner ? 0 : static_cast<size_t>(d), 0.0F);
+        std::shared_ptr<const PackedAnchors> anchors;
+        REQUIRE(PackedAnchors::pack({Dtype::bf16, stored.data(), m, d}, d, options, &anchors).ok());
+        Matrix r(static_cast<size_t>(n * m));
+        REQUIRE(relative({Dtype::bf16, rows.data(), n, d}, *anchors, r.data(), m).ok());
+        for (int64_t i = 0; i < n; i++) {
+          CAPTURE(i);
+          Matrix alone(static_cast<size_t>(m));
+          REQUIRE(relative({Dtype::bf16, rows.data() + static_cast<size_t>(i * d) * 2, 1, d}, *anchors, alone.data(), m).ok());
+          REQUIRE(std::equal(alone.begin(), alone.end(), r.begin() + i * m));
+          for (int64_t j = 0; j < m; j++) {
+            const float* u = x.data() + i * d;
+            const float* v = a.data() + j * d;
+            const double want = similarity(kind, u, v, d);
+            const double uu = similarity(Similarity::inner, u, u, d), vv = similarity(Similarity::inner, v, v, d);
+            const double size = kind == Similarity::inner ? std::sqrt(uu * vv) : uu + vv;
+            if (size > 1e38) continue;
+            REQUIRE(std::fabs(r[static_cast<size_t>(i * m + j)] - want) <= 2e-6 * size + 1e-42);
+          }
+        }
+      }
+    }
+  }
+
   TEST_CASE("relative: what is not finite is refused by its row (6)") {
     Numbers numbers(16);
     const int64_t d = 20, n = 150, m = 30;
@@ -263,7 +309,7 @@ TEST_SUITE("kernels") {
 
   TEST_CASE("relative: a row's result is the same alone, in a batch and on any number of threads (5, 9)") {
     Numbers numbers(17);
-    for (const Dtype storage : {Dtype::f32, Dtype::f16, Dtype::i8}) {
+    for (const Dtype storage : {Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::i8}) {
       for (const int64_t d : {int64_t{300}, int64_t{1100}}) {
         const int64_t n = 150, m = 210;
         const Matrix x = numbers.normals(n * d);
@@ -275,6 +321,15 @@ TEST_SUITE("kernels") {
           const Matrix row(x.begin() + i * d, x.begin() + (i + 1) * d);
           const Matrix alone = relative_of(row, d, *anchors);
           REQUIRE(std::equal(alone.begin(), alone.end(), all.begin() + i * m));
+        }
+        // the same of rows that are stored as bf16
+        Matrix held = x;
+        const std::vector<uint8_t> bytes = testing::stored(Dtype::bf16, &held);
+        Matrix together(all.size()), alone(static_cast<size_t>(m));
+        REQUIRE(relative({Dtype::bf16, bytes.data(), n, d}, *anchors, together.data(), m).ok());
+        for (int64_t i = 0; i < n; i++) {
+          REQUIRE(relative({Dtype::bf16, bytes.data() + static_cast<size_t>(i * d) * 2, 1, d}, *anchors, alone.data(), m).ok());
+          REQUIRE(std::equal(alone.begin(), alone.end(), together.begin() + i * m));
         }
       }
     }

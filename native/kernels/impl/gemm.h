@@ -6,32 +6,57 @@
 
 namespace latentwire {
 
-// How a panel's element type becomes f32 lanes.
+// How a panel's element type becomes f32 lanes: those of the depth `within` a group of neighbouring depths that lie together.
 template <class V>
 struct F32Panel {
   using Element = float;
-  static typename V::F load(const float* p) noexcept { return V::load(p); }
+  static constexpr int group = 1;
+  static typename V::F load(const float* p, int) noexcept { return V::load(p); }
 };
 template <class V>
 struct F16Panel {
   using Element = uint16_t;
-  static typename V::F load(const uint16_t* p) noexcept { return V::load_f16(p); }
+  static constexpr int group = 1;
+  static typename V::F load(const uint16_t* p, int) noexcept { return V::load_f16(p); }
 };
 template <class V>
 struct Bf16Panel {
   using Element = uint16_t;
-  static typename V::F load(const uint16_t* p) noexcept { return V::load_bf16(p); }
+  static constexpr int group = bf16_group;
+  static typename V::F load(const uint16_t* p, int within) noexcept { return within == 0 ? V::load_bf16_even(p) : V::load_bf16_odd(p); }
 };
 
-// Loops over accumulators must be unrolled whole, or the compiler keeps the arrays in memory.
+// Loops over accumulators must be unrolled whole, and what takes them by reference inlined, or the compiler keeps the arrays in memory.
 #ifdef _MSC_VER
 #define LATENTWIRE_UNROLL
+#define LATENTWIRE_INLINE __forceinline
 #else
 #define LATENTWIRE_UNROLL _Pragma("GCC unroll 64")
+#define LATENTWIRE_INLINE __attribute__((always_inline)) inline
 #endif
 
 constexpr int64_t cache_line = 16;  // f32
 constexpr int64_t short_row = 1024;
+
+// Adds the products of one depth, the one `within` the group at `k`.
+template <class V, class Panel, int R, int N, int C>
+LATENTWIRE_INLINE void gemm_depth(const GemmTile& t, const float* x, const typename Panel::Element* panels, int64_t k, int within,
+                                  typename V::F (&sum)[R][C]) noexcept {
+  constexpr int registers = C / N;
+  typename V::F b[C];
+  LATENTWIRE_UNROLL
+  for (int p = 0; p < N; p++) {
+    LATENTWIRE_UNROLL
+    for (int i = 0; i < registers; i++)
+      b[p * registers + i] = Panel::load(panels + p * t.panel_stride + k * panel_width + i * V::lanes * Panel::group, within);
+  }
+  LATENTWIRE_UNROLL
+  for (int r = 0; r < R; r++) {
+    const typename V::F a = V::set(x[r * t.x_stride + k + within]);
+    LATENTWIRE_UNROLL
+    for (int c = 0; c < C; c++) sum[r][c] = V::fma(a, b[c], sum[r][c]);
+  }
+}
 
 // R rows, N panels. `ahead` fetches the R rows behind these: short rows end before the processor has learned to do it.
 template <class V, class Panel, int R, int N>
@@ -49,20 +74,14 @@ inline void gemm_tile(const GemmTile& t, const float* x, const typename Panel::E
       LATENTWIRE_UNROLL
       for (int r = 0; r < R; r++) V::prefetch(x + (R + r) * t.x_stride + k);
     }
-    for (const int64_t end = k + cache_line < t.depth ? k + cache_line : t.depth; k < end; k++) {
-      F b[N * registers];
+    const int64_t end = k + cache_line < t.depth ? k + cache_line : t.depth;
+    for (; k + Panel::group <= end; k += Panel::group) {
       LATENTWIRE_UNROLL
-      for (int p = 0; p < N; p++) {
-        LATENTWIRE_UNROLL
-        for (int i = 0; i < registers; i++)
-          b[p * registers + i] = Panel::load(panels + p * t.panel_stride + k * panel_width + i * V::lanes);
-      }
-      LATENTWIRE_UNROLL
-      for (int r = 0; r < R; r++) {
-        const F a = V::set(x[r * t.x_stride + k]);
-        LATENTWIRE_UNROLL
-        for (int c = 0; c < N * registers; c++) sum[r][c] = V::fma(a, b[c], sum[r][c]);
-      }
+      for (int within = 0; within < Panel::group; within++) gemm_depth<V, Panel, R, N>(t, x, panels, k, within, sum);
+    }
+    // of a pair, half
+    if constexpr (Panel::group == 2) {
+      if (k < end) gemm_depth<V, Panel, R, N>(t, x, panels, k++, 0, sum);
     }
   }
   if (t.accumulate) {
@@ -79,31 +98,59 @@ inline void gemm_tile(const GemmTile& t, const float* x, const typename Panel::E
   }
 }
 
-// As gemm_tile for codes; W::dot adds the products of 4 neighbouring codes to each 32-bit lane.
+// What instructions multiply that add the products of a group of neighbouring depths to each 32-bit lane.
+struct Codes {
+  using Row = uint8_t;
+  using Element = int8_t;
+  using Out = int32_t;
+  static constexpr int group = i8_group;
+};
+struct Bf16Pairs {
+  using Row = uint16_t;
+  using Element = uint16_t;
+  using Out = float;
+  static constexpr int group = bf16_group;
+};
+
+// Adds the products of the group at `k`; of an odd depth's last pair of bf16 there is only `half`.
+template <class W, int R, int N, bool half, int C>
+LATENTWIRE_INLINE void gemm_group(const GemmTile& t, const typename W::Row* x, const typename W::Element* panels, int64_t k,
+                                  typename W::I (&sum)[R][C]) noexcept {
+  constexpr int registers = C / N;
+  typename W::I b[C];
+  LATENTWIRE_UNROLL
+  for (int p = 0; p < N; p++) {
+    LATENTWIRE_UNROLL
+    for (int i = 0; i < registers; i++)
+      b[p * registers + i] = W::load_group(panels + p * t.panel_stride + k * panel_width + i * W::lanes * W::group);
+  }
+  LATENTWIRE_UNROLL
+  for (int r = 0; r < R; r++) {
+    typename W::I a;
+    if constexpr (half)
+      a = W::broadcast_half(x + r * t.x_stride + k);
+    else
+      a = W::broadcast_group(x + r * t.x_stride + k);
+    LATENTWIRE_UNROLL
+    for (int c = 0; c < C; c++) sum[r][c] = W::dot(sum[r][c], a, b[c]);
+  }
+}
+
+// As gemm_tile for groups; W::dot adds the products of a group to each lane.
 template <class W, int R, int N>
-inline void gemm_tile_i8(const GemmTile& t, const uint8_t* x, const int8_t* panels, int32_t* out) noexcept {
-  using I = typename W::I;
+inline void gemm_tile_of_groups(const GemmTile& t, const typename W::Row* x, const typename W::Element* panels,
+                                typename W::Out* out) noexcept {
   constexpr int registers = static_cast<int>(panel_width) / W::lanes;
-  I sum[R][N * registers];
+  typename W::I sum[R][N * registers];
   LATENTWIRE_UNROLL
   for (int r = 0; r < R; r++) {
     LATENTWIRE_UNROLL
     for (int c = 0; c < N * registers; c++) sum[r][c] = W::zero();
   }
-  for (int64_t k = 0; k < t.depth; k += i8_group) {
-    I b[N * registers];
-    LATENTWIRE_UNROLL
-    for (int p = 0; p < N; p++) {
-      LATENTWIRE_UNROLL
-      for (int i = 0; i < registers; i++)
-        b[p * registers + i] = W::load_codes(panels + p * t.panel_stride + k * panel_width + i * W::lanes * i8_group);
-    }
-    LATENTWIRE_UNROLL
-    for (int r = 0; r < R; r++) {
-      const I a = W::broadcast_codes(x + r * t.x_stride + k);
-      LATENTWIRE_UNROLL
-      for (int c = 0; c < N * registers; c++) sum[r][c] = W::dot(sum[r][c], a, b[c]);
-    }
+  int64_t k = 0;
+  for (; k + W::group <= t.depth; k += W::group) gemm_group<W, R, N, false>(t, x, panels, k, sum);
+  if constexpr (W::group == bf16_group) {
+    if (k < t.depth) gemm_group<W, R, N, true>(t, x, panels, k, sum);
   }
   if (t.accumulate) {
     LATENTWIRE_UNROLL
@@ -134,16 +181,16 @@ struct FloatTiles {
 };
 
 template <class W>
-struct CodeTiles {
-  using Row = uint8_t;
-  using Element = int8_t;
-  using Out = int32_t;
+struct GroupTiles {
+  using Row = typename W::Row;
+  using Element = typename W::Element;
+  using Out = typename W::Out;
   static constexpr int max_rows = W::max_rows;
   template <int R>
   static constexpr int panels_for = W::template panels_for<R>;
   template <int R, int N>
   static void tile(const GemmTile& t, const Row* x, const Element* panels, Out* out, bool) noexcept {
-    gemm_tile_i8<W, R, N>(t, x, panels, out);
+    gemm_tile_of_groups<W, R, N>(t, x, panels, out);
   }
 };
 
@@ -185,10 +232,16 @@ void install_float_gemm(GemmKernels& k) noexcept {
 
 template <class W>
 void install_code_gemm(GemmKernels& k) noexcept {
-  k.i8 = gemm<CodeTiles<W>>;
+  k.i8 = gemm<GroupTiles<W>>;
   k.i8_offset = W::offset;
 }
 
+template <class W>
+void install_bf16_rows(GemmKernels& k) noexcept {
+  k.bf16_rows = gemm<GroupTiles<W>>;
+}
+
 #undef LATENTWIRE_UNROLL
+#undef LATENTWIRE_INLINE
 
 }  // namespace latentwire
