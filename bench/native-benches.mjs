@@ -7,7 +7,14 @@ import process from "node:process";
 import { cmake, fail, root, say } from "../scripts/common.mjs";
 
 const build = "build-bench";
-const rowsOf = { thought_bench: ["C2"], tile_bench: ["D1", "D2", "D3"], codebook_bench: ["E1"], fit_bench: ["F1"], threads_bench: ["G2"] };
+const rowsOf = {
+  bf16_rows_bench: ["A8"],
+  thought_bench: ["C2"],
+  tile_bench: ["D1", "D2", "D3"],
+  codebook_bench: ["E1"],
+  fit_bench: ["F1"],
+  threads_bench: ["G2"],
+};
 
 /** OpenBLAS before 0.3.25 takes new processors for a Prescott; the names are those of its OPENBLAS_CORETYPE. */
 function coreType() {
