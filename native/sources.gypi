@@ -86,7 +86,8 @@
       "native/addon/tensor_object.cpp",
       "native/addon/thought_object.cpp",
       "native/addon/tile_object.cpp",
-      "native/addon/token_table_object.cpp"
+      "native/addon/token_table_object.cpp",
+      "native/addon/typed_arrays.cpp"
     ],
     "glibc_compat_sources": [
       "native/compat/glibc.cpp"

@@ -38,7 +38,7 @@ export async function svd(a: RowSource, options: SvdOptions = {}): Promise<Svd> 
   const { rank } = options;
   if (rank !== undefined) checkInteger("rank", rank, 1, Math.min(rows, columns));
   const seed = checkSeed(fallback(options.seed, 0));
-  checkMemory("the decomposition of a", 8 * 3 * rows * columns);
+  checkMemory("the decomposition of a", 8 * 8 * rows * columns);
   const { u, values, v } = await fit(() => native().svd(source, { rank, seed }), options.signal);
   return { u: Tensor.fromNative(u), values, v: Tensor.fromNative(v) };
 }
@@ -100,7 +100,7 @@ export async function parsevalFrame(anchors: RowSource, options: ParsevalFrameOp
   checkKeys("options", options, ["rcond", "signal"]);
   const { source, rows, columns } = checkMatrix("anchors", anchors);
   const rcond = checkNumber("rcond", fallback(options.rcond, 1e-6), 0, 1 - Number.EPSILON);
-  checkMemory("the frame of the anchors", 8 * 4 * rows * columns);
+  checkMemory("the frame of the anchors", 8 * 8 * rows * columns);
   const { frame, rank } = await fit(() => native().parsevalFrame(source, { rcond }), options.signal);
   return { frame: Tensor.fromNative(frame), rank };
 }

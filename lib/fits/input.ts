@@ -1,5 +1,6 @@
 // What the fits have in common: matrices of rows in, limits that protect the process, and jobs that can be aborted.
 import os from "node:os";
+import process from "node:process";
 import { checkInteger, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
@@ -58,7 +59,8 @@ export function checkSeed(value: unknown): number {
  * not tell what is available, what it has in all is the limit.
  */
 export function checkMemory(what: string, bytes: number): void {
-  const limit = os.platform() === "linux" ? os.freemem() : os.totalmem();
+  // a container has less than its machine
+  const limit = os.platform() === "linux" ? Math.min(os.freemem(), process.availableMemory()) : os.totalmem();
   if (bytes <= limit) return;
   const text = (size: number): string => `${(size / 2 ** 30).toFixed(1)} GiB`;
   throw new LatentError("ERR_LATENT_OUT_OF_MEMORY", `${what} takes about ${text(bytes)} of memory, there are ${text(limit)}`, {

@@ -52,6 +52,6 @@ export async function leastSquares(x: RowSource, y: RowSource, options: LeastSqu
   checkCount("y", "rows", to.rows, from.rows);
   const rcond = checkNumber("rcond", fallback(options.rcond, 1e-6), 0, 1 - Number.EPSILON);
   const centred = checkBoolean("centred", fallback(options.centred, true));
-  checkMemory("the decomposition of x", 8 * from.rows * (5 * from.columns + 3 * to.columns));
+  checkMemory("the decomposition of x", 8 * from.rows * (9 * from.columns + 4 * to.columns));
   return linearFit(await fit(() => native().leastSquares(from.source, to.source, { rcond, centred }), options.signal));
 }

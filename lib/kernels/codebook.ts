@@ -32,7 +32,7 @@ export async function packCodebook(codewords: Tensor, options: PackCodebookOptio
   const storage = checkOneOf("storage", fallback(options.storage, "f32"), ["f32", "f16", "bf16"]);
   options.signal?.throwIfAborted();
   const job = LatentError.translate(() => native().packCodebook(given.toNative(), storage));
-  return new Codebook(await run(job, options.signal));
+  return new Codebook(await run(job, options.signal), storage);
 }
 
 /** The nearest codeword of each row, i32 `[n]`, and the squared distance to it, f32 `[n]`. */
@@ -52,7 +52,10 @@ export class Codebook {
   readonly bytes: number;
 
   /** @internal */
-  constructor(handle: NativeCodebook) {
+  constructor(
+    handle: NativeCodebook,
+    readonly storage: "f32" | "f16" | "bf16",
+  ) {
     this.#native = handle;
     ({ count: this.count, dimension: this.dimension, bytes: this.bytes } = handle.info());
   }

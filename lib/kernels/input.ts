@@ -40,14 +40,19 @@ export async function settled<T extends object>(call: () => T | NativeJob<T>, si
 
 /** @internal The array that a synchronous call fills: the caller's, or a new one. */
 export function output<T extends object>(name: string, out: T | undefined, type: new (size: number) => T, size: number): T {
-  return out === undefined ? new type(size) : array(name, out, type);
+  if (out !== undefined) return array(name, out, type);
+  try {
+    return new type(size);
+  } catch (error) {
+    throw new LatentError("ERR_LATENT_OUT_OF_MEMORY", `no memory for ${size} numbers`, { cause: error });
+  }
 }
 
 /** @internal A typed array that a JavaScript caller may not have passed. */
 export function array<T extends object>(name: string, value: T, type: new (size: number) => T): T {
   const given: unknown = value;
   if (given instanceof type) return given;
-  throw invalid(name, `a ${type.name}`, given);
+  throw invalid(name, `${type.name.startsWith("I") ? "an" : "a"} ${type.name}`, given);
 }
 
 /** @internal The columns of `x`: those of a tensor, or what goes with a Float32Array. */

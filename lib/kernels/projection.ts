@@ -82,7 +82,7 @@ export async function packProjection(options: PackProjectionOptions): Promise<Pr
       storage,
     }),
   );
-  return new Projection(await run(job, options.signal));
+  return new Projection(await run(job, options.signal), storage);
 }
 
 function checkLayers(layers: unknown): readonly [ProjectionLayer, ProjectionLayer?] {
@@ -109,7 +109,10 @@ export class Projection {
   readonly bytes: number;
 
   /** @internal */
-  constructor(handle: NativeProjection) {
+  constructor(
+    handle: NativeProjection,
+    readonly storage: Storage,
+  ) {
     this.#native = handle;
     ({ inputs: this.inputs, outputs: this.outputs, bytes: this.bytes } = handle.info());
   }

@@ -107,12 +107,16 @@ export function createThoughtStep(table: TokenTable, recipe: ThoughtRecipe = {})
 
 function checkRecipe(recipe: ThoughtRecipe): ThoughtRecipe {
   checkKeys("recipe", recipe, ["token", "mix", "hidden", "align", "temperature", "topK", "topP", "masked", "noise", "unitMix", "norm"]);
-  for (const name of ["token", "mix", "hidden"] as const) checkNumber(name, fallback(recipe[name], 0), -1e30, 1e30);
+  for (const name of ["token", "mix", "hidden"] as const) {
+    const coefficient = checkNumber(name, fallback(recipe[name], 0), -1e30, 1e30);
+    // it would be 0 in f32, and its term would be left out
+    if (coefficient !== 0 && Math.abs(coefficient) < 1e-30) throw invalid(name, "0 or of a size from 1e-30 to 1e30", coefficient);
+  }
   const { align, masked, noise }: { align?: unknown; masked?: unknown; noise?: ThoughtRecipe["noise"] } = recipe;
   if (align !== undefined && !(align instanceof Projection)) throw invalid("align", "a Projection", align);
   checkNumber("temperature", fallback(recipe.temperature, 1), 1e-6, 1e6);
   checkInteger("topK", fallback(recipe.topK, 0), 0, 2 ** 31 - 1);
-  checkNumber("topP", fallback(recipe.topP, 1), Number.MIN_VALUE, 1);
+  checkNumber("topP", fallback(recipe.topP, 1), Number.EPSILON, 1);
   if (masked !== undefined && !(masked instanceof Int32Array)) throw invalid("masked", "an Int32Array", masked);
   if (noise !== undefined) {
     checkKeys("noise", noise, ["kind", "amount"]);
@@ -155,7 +159,7 @@ export class ThoughtStep {
    * One step for each row of logits, computed before it returns, into arrays of the caller: for a loop that allocates nothing.
    * @param logits f32 `[n, vocabularySize]`; -∞ is legal.
    * @param embeddings e, `[n, width]`, filled; default a new array. It must not overlap the inputs.
-   * @param statistics `[n, 5]`, filled: entropy in bits, largest p, effective tokens, argmax, mixed tokens; default a new array.
+   * @param statistics `[n, 5]`, filled: entropy in bits, largest p, effective tokens, argmax, mixed tokens; default a new array. It must overlap nothing.
    * @returns e
    * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (sizes; a row without a possible token), `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`,
    * `ERR_LATENT_NON_FINITE` (a logit that is NaN or +∞, or an e that is not finite; the arrays hold anything then), `ERR_LATENT_OUT_OF_MEMORY`

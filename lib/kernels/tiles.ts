@@ -52,10 +52,13 @@ export class TileCodec {
     this.#native = LatentError.translate(() => native().createTileCodec({ code: this.code, scale: this.scale, group }));
   }
 
-  /** Bytes of the payload of `rows` rows of `columns` numbers, exactly. */
+  /**
+   * Bytes of the payload of `rows` rows of `columns` numbers, exactly.
+   * @param rows At most 2⁴⁰ numbers in all.
+   * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`
+   */
   byteLength(rows: number, columns: number): number {
-    checkInteger("rows", rows, 0, 2 ** 31);
-    checkInteger("columns", columns, 1, 2 ** 31);
+    checkShape({ rows, columns });
     return LatentError.translate(() => this.#native.byteLength(rows, columns));
   }
 
@@ -100,6 +103,9 @@ export class TileCodec {
     checkKeys("options", options, ["rows", "columns", "out"]);
     const bytes = nativePayload(payload);
     const { rows, columns } = checkShape(options);
+    // before anything is made that a wrong shape would make too large
+    const want = this.byteLength(rows, columns);
+    if (payload.byteLength !== want) throw invalid("payload", `of ${want} bytes, as rows of this shape need`, payload.byteLength);
     const result = output("out", options.out, Float32Array, rows * columns);
     LatentError.translate(() => {
       this.#native.dequantiseSync(bytes, rows, columns, result);

@@ -84,9 +84,13 @@ class CodebookObject : public OperandObject<CodebookObject, Codebook> {
   void nearest_sync(const Napi::CallbackInfo& call) {
     const Codebook& book = operand(call.Env());
     const Input input = input_of(call[0], "x", book.depth());
-    auto* indices = output_of<int32_t>(call[1], "indices", input, input.rows.count);
-    float* distances = call[2].IsUndefined() ? nullptr : output_of<float>(call[2], "distances", input, input.rows.count);
-    translate(call.Env(), [&] { check(book.nearest(input.rows, indices, distances)); });
+    const std::span<int32_t> indices = require_array<int32_t>(call[1], "indices", input.rows.count);
+    std::span<float> distances;
+    if (!call[2].IsUndefined()) distances = require_array<float>(call[2], "distances", input.rows.count);
+    refuse_overlap(call.Env(), "indices", std::as_bytes(indices), input);
+    refuse_overlap(call.Env(), "distances", std::as_bytes(distances), input);
+    refuse_overlap(call.Env(), "distances", std::as_bytes(distances), "indices", std::as_bytes(indices));
+    translate(call.Env(), [&] { check(book.nearest(input.rows, indices.data(), distances.empty() ? nullptr : distances.data())); });
   }
 
   // nearest(x) -> { indices i32 [n], distances f32 [n] }

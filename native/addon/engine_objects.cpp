@@ -55,14 +55,6 @@ napi_value to_int32_array(napi_env env, const std::vector<int32_t>& values) {
   return array;
 }
 
-std::vector<int32_t> from_int32_array(const Napi::Value& value, const char* name) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
-    throw_status(value.Env(), Status::fail(Code::invalid_argument, std::string(name) + " must be an Int32Array"));
-  }
-  const auto array = value.As<Napi::Int32Array>();
-  return {array.Data(), array.Data() + array.ElementLength()};
-}
-
 napi_value tensor_of(napi_env env, const std::vector<float>& values, std::vector<int64_t> shape) {
   std::shared_ptr<Tensor> tensor;
   if (const Status status = Tensor::create(Dtype::f32, std::move(shape), &tensor); !status.ok()) {

@@ -36,7 +36,6 @@ napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const
                          const std::shared_ptr<Job>& job, Harvest harvest, napi_value listener);
 
 napi_value to_int32_array(napi_env env, const std::vector<int32_t>& values);
-std::vector<int32_t> from_int32_array(const Napi::Value& value, const char* name);
 napi_value tensor_of(napi_env env, const std::vector<float>& values, std::vector<int64_t> shape);
 
 }  // namespace latentwire::addon

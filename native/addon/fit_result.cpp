@@ -1,7 +1,6 @@
 #include "addon/fit_result.h"
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <memory>
 
@@ -9,6 +8,7 @@
 #include "addon/errors.h"
 #include "addon/kernel_input.h"
 #include "addon/tensor_object.h"
+#include "addon/typed_arrays.h"
 #include "core/tensor.h"
 
 namespace latentwire::addon {
@@ -28,31 +28,10 @@ bool round_to_f32(const std::vector<double>& from, float* to) noexcept {
   fail(Code::non_finite, std::string("the fit's ") + name + " holds numbers that are beyond f32");
 }
 
-// Made by its JavaScript constructor: that throws where N-API's function would end the process for want of memory.
 template <typename T>
-napi_value new_array(napi_env raw, const char* class_name, const std::vector<T>& values) {
-  const Napi::Env env(raw);
-  const Napi::Value constructor = env.Global().Get(class_name);
-  if (!constructor.IsFunction()) throw_invalid(env, std::string("globalThis has no ") + class_name);
-  Napi::Object array;
-  try {
-    array = constructor.As<Napi::Function>().New({Napi::Number::New(env, static_cast<double>(values.size()))});
-  } catch (const Napi::Error& error) {
-    throw_status(env, Status::fail(Code::out_of_memory, "no memory for a " + std::string(class_name) + " of " +
-                                                            std::to_string(values.size()) + " elements: " + error.Message()));
-  }
-  size_t size = 0;
-  void* data = nullptr;
-  if (napi_get_typedarray_info(env, array, nullptr, &size, &data, nullptr, nullptr) != napi_ok || size != values.size())
-    throw_invalid(env, std::string("globalThis.") + class_name + " makes other arrays");
-  if (size > 0) std::memcpy(data, values.data(), size * sizeof(T));
-  return array;
-}
-
-template <typename T>
-Job::ToValue array_value(const char* class_name, std::vector<T> values) {
-  return [class_name, values = std::make_shared<const std::vector<T>>(std::move(values))](napi_env env) -> napi_value {
-    return new_array(env, class_name, *values);
+Job::ToValue array_value(std::vector<T> values) {
+  return [values = std::make_shared<const std::vector<T>>(std::move(values))](napi_env env) -> napi_value {
+    return array_with<T>(env, *values);
   };
 }
 
@@ -85,19 +64,17 @@ void FitResult::matrix(const char* name, const std::vector<float>& values, int64
 void FitResult::floats(const char* name, const std::vector<double>& values) {
   std::vector<float> rounded(values.size());
   if (!round_to_f32(values, rounded.data())) not_f32(name);
-  parts_.emplace_back(name, array_value("Float32Array", std::move(rounded)));
+  parts_.emplace_back(name, array_value(std::move(rounded)));
 }
 
 void FitResult::doubles(const char* name, std::vector<double> values) {
   for (const double value : values) {
     if (!std::isfinite(value)) fail(Code::non_finite, std::string("the fit's ") + name + " holds numbers that are beyond f64");
   }
-  parts_.emplace_back(name, array_value("Float64Array", std::move(values)));
+  parts_.emplace_back(name, array_value(std::move(values)));
 }
 
-void FitResult::integers(const char* name, const std::vector<int32_t>& values) {
-  parts_.emplace_back(name, array_value("Int32Array", values));
-}
+void FitResult::integers(const char* name, const std::vector<int32_t>& values) { parts_.emplace_back(name, array_value(values)); }
 
 void FitResult::integers(const char* name, const std::vector<int64_t>& values) { parts_.emplace_back(name, integers_value(values)); }
 
@@ -139,7 +116,7 @@ Job::ToValue linear_value(const LinearFit& fit) {
   return std::move(result).value();
 }
 
-Job::ToValue integers_value(const std::vector<int64_t>& values) { return array_value("Int32Array", narrow(values)); }
+Job::ToValue integers_value(const std::vector<int64_t>& values) { return array_value(narrow(values)); }
 
 Napi::Value start_fit(Napi::Env env, std::function<Job::ToValue(const std::atomic<bool>&)> work) {
   using Work = decltype(work);

@@ -37,11 +37,17 @@ void keep(Input* input) {
   input->rows.data = input->tensor->data();
 }
 
-void refuse_overlap(Napi::Env env, const char* name, const void* data, size_t bytes, const Input& input) {
-  const auto* x = static_cast<const char*>(input.rows.data);
-  const auto x_bytes = static_cast<size_t>(input.rows.count * input.rows.stride) * dtype_size(input.rows.dtype);
-  const auto* y = static_cast<const char*>(data);
-  if (bytes > 0 && x_bytes > 0 && y < x + x_bytes && x < y + bytes) throw_invalid(env, std::string(name) + " must not overlap the input");
+void refuse_overlap(Napi::Env env, const char* name, std::span<const std::byte> bytes, const char* other_name,
+                    std::span<const std::byte> other) {
+  if (bytes.empty() || other.empty()) return;
+  if (bytes.data() < other.data() + other.size() && other.data() < bytes.data() + bytes.size())
+    throw_invalid(env, std::string(name) + " must not overlap " + other_name);
+}
+
+void refuse_overlap(Napi::Env env, const char* name, std::span<const std::byte> bytes, const Input& input) {
+  const Rows& x = input.rows;
+  refuse_overlap(env, name, bytes, "the input",
+                 {static_cast<const std::byte*>(x.data), static_cast<size_t>(x.count * x.stride) * dtype_size(x.dtype)});
 }
 
 Napi::Value run(const Napi::CallbackInfo& call, int64_t multiplications, std::function<void(const std::atomic<bool>*)> work,

@@ -2,6 +2,7 @@
 // on the JavaScript thread, because going to another one and back costs more, and large work is a job. The same call decides.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
@@ -15,6 +16,7 @@
 #include "addon/env_jobs.h"
 #include "addon/errors.h"
 #include "addon/napi_setup.h"
+#include "addon/typed_arrays.h"
 #include "core/dtype.h"
 #include "core/status.h"
 #include "core/tensor.h"
@@ -25,57 +27,6 @@ namespace latentwire::addon {
 // Throws Failure unless `status` is ok.
 void check(const Status& status);
 
-struct ArrayKind {
-  napi_typedarray_type type;
-  const char* name;
-};
-template <typename T>
-inline constexpr ArrayKind array_kind{};
-template <>
-inline constexpr ArrayKind array_kind<uint8_t>{napi_uint8_array, "Uint8Array"};
-template <>
-inline constexpr ArrayKind array_kind<uint16_t>{napi_uint16_array, "Uint16Array"};
-template <>
-inline constexpr ArrayKind array_kind<int32_t>{napi_int32_array, "Int32Array"};
-template <>
-inline constexpr ArrayKind array_kind<float>{napi_float32_array, "Float32Array"};
-template <>
-inline constexpr ArrayKind array_kind<double>{napi_float64_array, "Float64Array"};
-
-// The numbers of a typed array (Float32Array for float, and so on), to be used before JavaScript runs again.
-template <typename T>
-bool array_of(const Napi::Value& value, std::span<T>* out) {
-  napi_typedarray_type type = napi_int8_array;
-  size_t size = 0;
-  void* data = nullptr;
-  if (napi_get_typedarray_info(value.Env(), value, &type, &size, &data, nullptr, nullptr) != napi_ok || type != array_kind<T>.type)
-    return false;
-  *out = {static_cast<T*>(data), size};
-  return true;
-}
-template <typename T>
-std::span<T> require_array(const Napi::Value& value, const char* name) {
-  std::span<T> array;
-  if (!array_of(value, &array)) throw_invalid(value.Env(), std::string(name) + " must be a " + array_kind<T>.name);
-  return array;
-}
-// The same of exactly `size` numbers.
-template <typename T>
-std::span<T> require_array(const Napi::Value& value, const char* name, int64_t size) {
-  const std::span<T> array = require_array<T>(value, name);
-  if (static_cast<int64_t>(array.size()) != size)
-    throw_invalid(value.Env(), std::string(name) + " must have " + std::to_string(size) + " numbers, not " + std::to_string(array.size()));
-  return array;
-}
-// A copy; empty where the field is undefined.
-template <typename T = float>
-std::vector<T> array_field(const Napi::Object& object, const char* name) {
-  const Napi::Value value = object.Get(name);
-  if (value.IsUndefined()) return {};
-  const std::span<T> array = require_array<T>(value, name);
-  return {array.begin(), array.end()};
-}
-
 // Rows of numbers; what `tensor` holds stays alive with it.
 struct Input {
   Rows rows;
@@ -84,14 +35,17 @@ struct Input {
 
 // Rows of `depth` numbers, which is at least 1: whole rows of a Float32Array, or a Tensor [n, depth] or [depth] of a float type.
 Input input_of(const Napi::Value& value, const char* name, int64_t depth);
-void refuse_overlap(Napi::Env env, const char* name, const void* data, size_t bytes, const Input& input);
+// Throws if the two share a byte.
+void refuse_overlap(Napi::Env env, const char* name, std::span<const std::byte> bytes, const char* other_name,
+                    std::span<const std::byte> other);
+void refuse_overlap(Napi::Env env, const char* name, std::span<const std::byte> bytes, const Input& input);
 // For a job: a Float32Array is copied, for JavaScript may change or transfer it meanwhile. Throws Failure.
 void keep(Input* input);
 // The output of a synchronous call: an array of exactly `size` numbers that does not overlap the rows.
 template <typename T>
 T* output_of(const Napi::Value& value, const char* name, const Input& input, int64_t size) {
   const std::span<T> out = require_array<T>(value, name, size);
-  refuse_overlap(value.Env(), name, out.data(), out.size_bytes(), input);
+  refuse_overlap(value.Env(), name, std::as_bytes(out), input);
   return out.data();
 }
 

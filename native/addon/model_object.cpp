@@ -4,6 +4,7 @@
 #include "addon/errors.h"
 #include "addon/tagged_wrap.h"
 #include "addon/tensor_object.h"
+#include "addon/typed_arrays.h"
 #include "engine/failure.h"
 
 namespace latentwire::addon {
@@ -89,7 +90,7 @@ class ModelObject : public TaggedWrap<ModelObject> {
   }
 
   Napi::Value detokenize(const Napi::CallbackInfo& call) {
-    const std::vector<int32_t> tokens = from_int32_array(call[0], "tokens");
+    const std::vector<int32_t> tokens = copy_array<int32_t>(call[0], "tokens");
     const bool render_special = require_bool(call, 1, "renderSpecial");
     return translate(call.Env(), [&] {
       return Napi::String::New(call.Env(),
@@ -111,7 +112,7 @@ class ModelObject : public TaggedWrap<ModelObject> {
 
   Napi::Value input_rows(const Napi::CallbackInfo& call) {
     const Napi::Env env = call.Env();
-    const std::vector<int32_t> tokens = from_int32_array(call[0], "tokens");
+    const std::vector<int32_t> tokens = copy_array<int32_t>(call[0], "tokens");
     const Model& source = *model(env);
     return translate(env, [&] {
       const auto d = static_cast<size_t>(source.info().embedding_length);

@@ -200,7 +200,7 @@ class MomentsObject : public OperandObject<MomentsObject, Accumulated> {
 
   // Dimensions that add up to the columns.
   static std::vector<int64_t> widths_field(const Napi::Object& given, const Accumulated& sums) {
-    const std::vector<int32_t> widths = from_int32_array(given.Get("widths"), "widths");
+    const std::vector<int32_t> widths = copy_array<int32_t>(given.Get("widths"), "widths");
     int64_t sum = 0;
     for (const int32_t width : widths) {
       if (width < 1) throw_invalid(given.Env(), "every width must be at least 1");

@@ -23,6 +23,7 @@ class OperandObject : public TaggedWrap<Object> {
     if (info.Length() != 1 || !info[0].IsExternal() || !info[0].template As<Napi::External<Shared>>().CheckTypeTag(&external_tag))
       throw Napi::TypeError::New(info.Env(), std::string(Object::class_name) + " objects are made by packing");
     operand_ = *info[0].template As<Napi::External<Shared>>().Data();
+    if (const int64_t bytes = own_bytes(); bytes > 0) Napi::MemoryManagement::AdjustExternalMemory(this->Env(), bytes);
   }
 
   static Job::ToValue wrap(Shared operand) {
@@ -34,6 +35,8 @@ class OperandObject : public TaggedWrap<Object> {
     };
   }
 
+  ~OperandObject() override { release(); }
+
   const Operand& operand(Napi::Env env) const { return *shared(env); }
   const Shared& shared(Napi::Env env) const {
     if (!operand_) throw_status(env, Status::fail(Code::disposed, std::string("the ") + Object::class_name + " is disposed"));
@@ -41,9 +44,19 @@ class OperandObject : public TaggedWrap<Object> {
   }
 
   bool is_disposed() const { return !operand_; }
-  void release() { operand_.reset(); }
+  void release() {
+    if (const int64_t bytes = own_bytes(); bytes > 0) Napi::MemoryManagement::AdjustExternalMemory(this->Env(), -bytes);
+    operand_.reset();
+  }
 
  private:
+  // What the garbage collector should know of: operands that only share another object's memory have no `bytes`.
+  int64_t own_bytes() const {
+    if constexpr (requires(const Operand& one) { one.bytes(); })
+      return operand_ ? static_cast<int64_t>(operand_->bytes()) : 0;
+    else
+      return 0;
+  }
   static constexpr napi_type_tag external_tag = {Object::tag.lower, ~Object::tag.upper};
   Shared operand_;
 };

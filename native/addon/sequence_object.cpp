@@ -7,6 +7,7 @@
 #include "addon/errors.h"
 #include "addon/tagged_wrap.h"
 #include "addon/tensor_object.h"
+#include "addon/typed_arrays.h"
 #include "engine/failure.h"
 
 namespace latentwire::addon {
@@ -133,7 +134,7 @@ class SequenceObject : public TaggedWrap<SequenceObject> {
       throw_invalid(call.Env(), "hidden must be 'none', 'last' or 'all'");
     const Napi::Value tokens = given.Get("tokens");
     if (!tokens.IsUndefined()) {
-      request->entries.tokens = from_int32_array(tokens, "tokens");
+      request->entries.tokens = copy_array<int32_t>(tokens, "tokens");
       for (const int32_t token : request->entries.tokens) {
         if (!parts_.pool->model().is_token(token))
           throw_invalid(call.Env(), "token " + std::to_string(token) + " is not in the vocabulary");
@@ -367,7 +368,7 @@ class SequenceObject : public TaggedWrap<SequenceObject> {
     const auto bytes = call[0].As<Napi::Uint8Array>();
     auto state = std::make_shared<std::vector<uint8_t>>(bytes.Data(), bytes.Data() + bytes.ElementLength());
     auto log = std::make_shared<Entries>();
-    log->tokens = from_int32_array(call[1], "log");
+    log->tokens = copy_array<int32_t>(call[1], "log");
     if (const auto rows = optional_tensor(call, 2, "rows")) log->rows = rows_of(call.Env(), rows);
     size_t latents = 0;
     for (const int32_t token : log->tokens) {

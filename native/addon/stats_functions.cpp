@@ -1,5 +1,7 @@
 // What can be read off rows in one pass, for JavaScript: norms, drift, means, entropy, what is not finite, digests. All of it moves at the
 // speed of memory, so all of it is done at once.
+#include <array>
+#include <cstdio>
 #include <memory>
 #include <span>
 #include <string>
@@ -57,10 +59,15 @@ void row_drift(const Napi::CallbackInfo& call) {
   Drift out;
   out.previous = previous.rows.data;
   out.first = first.rows.data;
-  const auto result = [&](size_t index, const char* name) { return output_of<float>(call[index], name, input, input.rows.count); };
-  out.squares = result(4, "squares");
-  out.to_previous = result(5, "toPrevious");
-  out.to_first = result(6, "toFirst");
+  const std::array names = {"squares", "toPrevious", "toFirst"};
+  std::array<std::span<float>, 3> results;
+  for (size_t i = 0; i < results.size(); i++) {
+    results[i] = require_array<float>(call[4 + i], names[i], input.rows.count);
+    refuse_overlap(call.Env(), names[i], std::as_bytes(results[i]), input);
+  }
+  out.squares = results[0].data();
+  out.to_previous = results[1].data();
+  out.to_first = results[2].data();
   translate(call.Env(), [&] { check(drift(input.rows, columns, out)); });
 }
 
@@ -69,7 +76,7 @@ Napi::Value mean_of(const Napi::CallbackInfo& call) {
   const std::span<float> mean = require_array<float>(call[1], "mean");
   if (mean.empty()) throw_invalid(call.Env(), "mean must have at least one number");
   const Input input = input_of(call[0], "x", static_cast<int64_t>(mean.size()));
-  refuse_overlap(call.Env(), "mean", mean.data(), mean.size_bytes(), input);
+  refuse_overlap(call.Env(), "mean", std::as_bytes(mean), input);
   int64_t count = require_int(call, 2, "count", 0, max_safe_integer);
   translate(call.Env(), [&] { check(add_to_mean(input.rows, static_cast<int64_t>(mean.size()), mean.data(), &count)); });
   return Napi::Number::New(call.Env(), static_cast<double>(count));

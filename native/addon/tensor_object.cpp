@@ -8,30 +8,26 @@
 #include "addon/addon.h"
 #include "addon/args.h"
 #include "addon/errors.h"
+#include "addon/typed_arrays.h"
 #include "engine/failure.h"
 
 namespace latentwire::addon {
 namespace {
 
-struct ArrayKind {
-  napi_typedarray_type type;
-  const char* name;
-};
-
 // 16-bit floats travel as their bits: Float16Array is younger than the oldest Node we run on.
-ArrayKind array_kind(Dtype dtype) {
+ArrayKind kind_of(Dtype dtype) {
   switch (dtype) {
     case Dtype::f32:
-      return {napi_float32_array, "Float32Array"};
+      return array_kind<float>;
     case Dtype::f16:
     case Dtype::bf16:
-      return {napi_uint16_array, "Uint16Array"};
+      return array_kind<uint16_t>;
     case Dtype::i8:
-      return {napi_int8_array, "Int8Array"};
+      return array_kind<int8_t>;
     case Dtype::i32:
       break;
   }
-  return {napi_int32_array, "Int32Array"};
+  return array_kind<int32_t>;
 }
 
 struct Bytes {
@@ -42,7 +38,7 @@ struct Bytes {
 // The bytes of a typed array of the dtype's kind, or of a DataView. They are used before JavaScript runs again.
 Bytes bytes_of(const Napi::Value& value, Dtype dtype, const char* name) {
   const Napi::Env env = value.Env();
-  const ArrayKind kind = array_kind(dtype);
+  const ArrayKind kind = kind_of(dtype);
   Bytes bytes;
   if (value.IsTypedArray()) {
     napi_typedarray_type type = napi_int8_array;
@@ -54,8 +50,8 @@ Bytes bytes_of(const Napi::Value& value, Dtype dtype, const char* name) {
   } else if (value.IsDataView()) {
     if (napi_get_dataview_info(env, value, &bytes.length, &bytes.data, nullptr, nullptr) == napi_ok) return bytes;
   }
-  throw_invalid(env,
-                std::string(name) + " of a tensor of " + std::string(dtype_name(dtype)) + " must be a " + kind.name + " or a DataView");
+  throw_invalid(
+      env, std::string(name) + " of a tensor of " + std::string(dtype_name(dtype)) + " must be a " + kind.class_name + " or a DataView");
 }
 
 Bytes exact_bytes(const Napi::Value& value, const Tensor& tensor, const char* name) {
@@ -66,18 +62,6 @@ Bytes exact_bytes(const Napi::Value& value, const Tensor& tensor, const char* na
                                    std::to_string(tensor.bytes()));
   }
   return bytes;
-}
-
-// A new typed array, made by its JavaScript constructor: that throws where N-API's function would end the process for want of memory.
-Napi::Value new_array(Napi::Env env, Dtype dtype, int64_t size) {
-  const Napi::Value constructor = env.Global().Get(array_kind(dtype).name);
-  if (!constructor.IsFunction()) throw_invalid(env, std::string("globalThis has no ") + array_kind(dtype).name);
-  try {
-    return constructor.As<Napi::Function>().New({Napi::Number::New(env, static_cast<double>(size))});
-  } catch (const Napi::Error& error) {
-    throw_status(env, Status::fail(Code::out_of_memory, "no memory for a " + std::string(array_kind(dtype).name) + " of " +
-                                                            std::to_string(size) + " elements: " + error.Message()));
-  }
 }
 
 void copy(void* to, const void* from, size_t bytes) {
@@ -199,7 +183,7 @@ Napi::Value TensorObject::copy_to(const Napi::CallbackInfo& info) {
 
 Napi::Value TensorObject::to_typed(const Napi::CallbackInfo& info) {
   const std::shared_ptr<Tensor> held = tensor();
-  const Napi::Value array = new_array(info.Env(), held->dtype(), held->size());
+  const Napi::Value array = new_array(info.Env(), kind_of(held->dtype()), held->size());
   const Bytes bytes = exact_bytes(array, *held, "the array");
   copy(bytes.data, held->data(), bytes.length);
   return array;
@@ -207,10 +191,9 @@ Napi::Value TensorObject::to_typed(const Napi::CallbackInfo& info) {
 
 Napi::Value TensorObject::to_float32(const Napi::CallbackInfo& info) {
   const std::shared_ptr<Tensor> held = tensor();
-  const Napi::Value array = new_array(info.Env(), Dtype::f32, held->size());
-  const Bytes bytes = bytes_of(array, Dtype::f32, "the array");
-  const auto size = static_cast<size_t>(held->size());
-  if (bytes.length == size * sizeof(float)) convert_elements(held->dtype(), held->data(), Dtype::f32, bytes.data, size);
+  const Napi::Value array = new_array(info.Env(), array_kind<float>, held->size());
+  const std::span<float> numbers = require_array<float>(array, "the array", held->size());
+  convert_elements(held->dtype(), held->data(), Dtype::f32, numbers.data(), numbers.size());
   return array;
 }
 

@@ -129,7 +129,7 @@ class ThoughtObject : public OperandObject<ThoughtObject, HeldThought> {
     recipe.extra = static_cast<float>(number_field(given, "hidden", -1e30, 1e30, 0));
     recipe.temperature = static_cast<float>(number_field(given, "temperature", 1e-6, 1e6, 1));
     recipe.top_k = int_field(given, "topK", 0, std::numeric_limits<int32_t>::max(), 0);
-    recipe.top_p = static_cast<float>(number_field(given, "topP", 0, 1, 1));
+    recipe.top_p = number_field(given, "topP", 0, 1, 1);
     recipe.noise = choice_field<ThoughtNoise>(
         given, "noise", "none", {{"none", ThoughtNoise::none}, {"gumbel", ThoughtNoise::gumbel}, {"dirichlet", ThoughtNoise::dirichlet}});
     recipe.noise_amount = static_cast<float>(number_field(given, "noiseAmount", 1e-6, 1e30, 1));
@@ -168,38 +168,42 @@ class ThoughtObject : public OperandObject<ThoughtObject, HeldThought> {
   // logits, { tokens, hidden, seed, step }
   static Step step_of(const Napi::CallbackInfo& call, const HeldThought& thought) {
     const Napi::Env env = call.Env();
+    const Napi::Object given = require_object(call, 1, "inputs");
+    // fields first: reading one may run JavaScript, and pointers into its arrays hold only until then
+    const Napi::Value hidden = given.Get("hidden");
     Step step;
+    if (thought.uses_token()) step.tokens = copy_array<int32_t>(given.Get("tokens"), "tokens");
+    step.seed = static_cast<uint64_t>(int_field(given, "seed", 0, max_safe_integer, 0));
+    step.step = static_cast<uint64_t>(int_field(given, "step", 0, max_safe_integer, 0));
     step.logits = input_of(call[0], "logits", thought.table().count);
     if (step.logits.rows.dtype != Dtype::f32) throw_status(env, Status::fail(Code::dtype, "logits must be f32"));
     const int64_t n = step.logits.rows.count;
-    const Napi::Object given = require_object(call, 1, "inputs");
-    if (thought.uses_token()) {
-      const std::span<int32_t> tokens = require_array<int32_t>(given.Get("tokens"), "tokens", n);
-      step.tokens.assign(tokens.begin(), tokens.end());
-    }
+    if (thought.uses_token() && static_cast<int64_t>(step.tokens.size()) != n)
+      throw_invalid(env, "tokens must have " + std::to_string(n) + " numbers, not " + std::to_string(step.tokens.size()));
     if (thought.uses_hidden()) {
-      step.hidden = input_of(given.Get("hidden"), "hidden", thought.hidden_width());
+      step.hidden = input_of(hidden, "hidden", thought.hidden_width());
       if (step.hidden.rows.count != n)
         throw_invalid(env, "hidden has " + std::to_string(step.hidden.rows.count) + " rows, logits have " + std::to_string(n));
       if (!thought.align && step.hidden.rows.dtype != Dtype::f32)
         throw_status(env, Status::fail(Code::dtype, "hidden must be f32 where no projection aligns it"));
     }
-    step.seed = static_cast<uint64_t>(int_field(given, "seed", 0, max_safe_integer, 0));
-    step.step = static_cast<uint64_t>(int_field(given, "step", 0, max_safe_integer, 0));
     return step;
   }
 
   // runSync(logits, inputs, embeddings: Float32Array [n, width], stats: Float64Array [n, 5])
   void run_sync(const Napi::CallbackInfo& call) {
-    const HeldThought& thought = operand(call.Env());
-    const Step step = step_of(call, thought);
+    const Napi::Env env = call.Env();
+    const Shared thought = shared(env);
+    const Step step = step_of(call, *thought);
     const int64_t n = step.logits.rows.count;
-    Outputs out;
-    out.embeddings = output_of<float>(call[2], "embeddings", step.logits, n * thought.table().width);
-    if (thought.uses_hidden())
-      refuse_overlap(call.Env(), "embeddings", out.embeddings, static_cast<size_t>(n * thought.table().width) * sizeof(float), step.hidden);
-    out.stats = require_array<double>(call[3], "stats", n * stats_width).data();
-    translate(call.Env(), [&] { compute(thought, step, out, nullptr); });
+    const std::span<float> embeddings = require_array<float>(call[2], "embeddings", n * thought->table().width);
+    const std::span<double> stats = require_array<double>(call[3], "statistics", n * stats_width);
+    for (const Input* input : {&step.logits, &step.hidden}) {
+      refuse_overlap(env, "embeddings", std::as_bytes(embeddings), *input);
+      refuse_overlap(env, "statistics", std::as_bytes(stats), *input);
+    }
+    refuse_overlap(env, "statistics", std::as_bytes(stats), "embeddings", std::as_bytes(embeddings));
+    translate(env, [&] { compute(*thought, step, {embeddings.data(), stats.data(), nullptr, nullptr}, nullptr); });
   }
 
   // run(logits, inputs, mixture: boolean) -> { embeddings, stats, ids?, weights? }
@@ -229,9 +233,7 @@ class ThoughtObject : public OperandObject<ThoughtObject, HeldThought> {
           [=](napi_env js) -> napi_value {
             Napi::Object out = Napi::Object::New(js);
             out.Set("embeddings", TensorObject::wrap(js, embeddings));
-            auto numbers = Napi::Float64Array::New(js, stats->size());
-            std::copy(stats->begin(), stats->end(), numbers.Data());
-            out.Set("stats", numbers);
+            out.Set("stats", array_with<double>(js, *stats));
             if (ids) {
               out.Set("ids", TensorObject::wrap(js, ids));
               out.Set("weights", TensorObject::wrap(js, weights));

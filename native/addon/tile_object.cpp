@@ -42,9 +42,15 @@ struct Payload {
   std::shared_ptr<Tensor> tensor;
 };
 
-void require_alignment(Napi::Env env, const void* data, const TileFormat& format) {
-  if (reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(format.scale_bytes()) != 0)
-    throw_invalid(env, "the payload must begin at a multiple of " + std::to_string(format.scale_bytes()) + " bytes in its buffer");
+bool is_aligned(const void* data, const TileFormat& format) noexcept {
+  return reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(format.scale_bytes()) == 0;
+}
+
+// Throws Failure.
+void copy_payload(Payload* payload, int64_t bytes) {
+  check(Tensor::create(Dtype::i8, {bytes}, &payload->tensor));
+  std::copy_n(payload->data, bytes, static_cast<uint8_t*>(payload->tensor->data()));
+  payload->data = static_cast<const uint8_t*>(payload->tensor->data());
 }
 
 Payload payload_of(const Napi::Value& value, const TileFormat& format, int64_t bytes) {
@@ -62,7 +68,8 @@ Payload payload_of(const Napi::Value& value, const TileFormat& format, int64_t b
   }
   if (size != bytes)
     throw_invalid(value.Env(), "the payload has " + std::to_string(size) + " bytes, rows of this shape need " + std::to_string(bytes));
-  if (bytes > 0) require_alignment(value.Env(), payload.data, format);
+  // bytes from a network lie where they lie
+  if (!is_aligned(payload.data, format)) translate(value.Env(), [&] { copy_payload(&payload, bytes); });
   return payload;
 }
 
@@ -116,7 +123,8 @@ class TileCodecObject : public OperandObject<TileCodecObject, TileFormat> {
     const Input input = input_of(call[0], "x", columns);
     const int64_t rows = input.rows.count;
     auto* payload = output_of<uint8_t>(call[2], "out", input, payload_bytes(format, rows, columns));
-    if (rows > 0) require_alignment(call.Env(), payload, format);
+    if (rows > 0 && !is_aligned(payload, format))
+      throw_invalid(call.Env(), "out must begin at a multiple of " + std::to_string(format.scale_bytes()) + " bytes in its buffer");
     translate(call.Env(), [&] { check(quantise(input.rows, columns, format, tiles_in(format, rows, columns, payload))); });
   }
 
@@ -146,7 +154,8 @@ class TileCodecObject : public OperandObject<TileCodecObject, TileFormat> {
     const int64_t bytes = payload_bytes(format, rows, columns);
     const Payload payload = payload_of(call[0], format, bytes);
     const std::span<float> out = require_array<float>(call[3], "out", rows * columns);
-    refuse_overlap(call.Env(), "out", out.data(), out.size_bytes(), {{Dtype::f32, payload.data, 1, (bytes + 3) / 4}, nullptr});
+    refuse_overlap(call.Env(), "out", std::as_bytes(out), "the payload",
+                   {reinterpret_cast<const std::byte*>(payload.data), static_cast<size_t>(bytes)});
     translate(call.Env(), [&] {
       check(dequantise(format, tiles_in(format, rows, columns, payload.data), rows, columns, Dtype::f32, out.data(), columns));
     });
@@ -171,10 +180,7 @@ class TileCodecObject : public OperandObject<TileCodecObject, TileFormat> {
           },
           tensor_value(out),
           [=] {
-            if (payload->tensor) return;
-            check(Tensor::create(Dtype::i8, {bytes}, &payload->tensor));
-            std::copy_n(payload->data, bytes, static_cast<uint8_t*>(payload->tensor->data()));
-            payload->data = static_cast<const uint8_t*>(payload->tensor->data());
+            if (!payload->tensor) copy_payload(payload.get(), bytes);
           });
     });
   }
@@ -197,7 +203,7 @@ void pack_symbols(const Napi::CallbackInfo& call) {
   const auto bits = static_cast<int>(require_int(call, 1, "bits", 1, 16));
   const auto count = static_cast<int64_t>(symbols.size());
   const std::span<uint8_t> out = require_array<uint8_t>(call[2], "out", packed_bytes(count, bits));
-  refuse_overlap(call.Env(), "out", out.data(), out.size_bytes(), {{Dtype::f16, symbols.data(), 1, count}, nullptr});
+  refuse_overlap(call.Env(), "out", std::as_bytes(out), "symbols", std::as_bytes(symbols));
   pack_bits(symbols.data(), count, bits, out.data());
 }
 
@@ -207,7 +213,7 @@ void unpack_symbols(const Napi::CallbackInfo& call) {
   const std::span<uint16_t> out = require_array<uint16_t>(call[2], "out");
   const auto count = static_cast<int64_t>(out.size());
   const std::span<uint8_t> packed = require_array<uint8_t>(call[0], "packed", packed_bytes(count, bits));
-  refuse_overlap(call.Env(), "out", packed.data(), packed.size_bytes(), {{Dtype::f16, out.data(), 1, count}, nullptr});
+  refuse_overlap(call.Env(), "out", std::as_bytes(out), "packed", std::as_bytes(packed));
   unpack_bits(packed.data(), count, bits, out.data());
 }
 

@@ -122,19 +122,20 @@ class TokenTableObject : public OperandObject<TokenTableObject, HeldTable> {
   // rows(tokens: Int32Array) -> [n, width]
   Napi::Value rows(const Napi::CallbackInfo& call) {
     const Shared held = shared(call.Env());
-    const std::span<int32_t> given = require_array<int32_t>(call[0], "tokens");
+    // copied before they are checked: those of a SharedArrayBuffer may change at any time
+    std::vector<int32_t> tokens = copy_array<int32_t>(call[0], "tokens");
     const TokenTable& table = held->table;
-    for (const int32_t token : given) {
+    for (const int32_t token : tokens) {
       if (token < 0 || token >= table.count)
         throw_invalid(call.Env(), "token " + std::to_string(token) + " is not in a vocabulary of " + std::to_string(table.count));
     }
     return translate(call.Env(), [&] {
-      const auto count = static_cast<int64_t>(given.size());
+      const auto count = static_cast<int64_t>(tokens.size());
       std::shared_ptr<Tensor> out;
       check(Tensor::create(Dtype::f32, {count, table.width}, &out));
       return run(
           call, count * table.width,
-          [held, out, tokens = std::vector<int32_t>(given.begin(), given.end())](const std::atomic<bool>*) {
+          [held, out, tokens = std::move(tokens)](const std::atomic<bool>*) {
             read_rows(held->table, tokens.data(), 0, static_cast<int64_t>(tokens.size()), out->f32());
           },
           tensor_value(out));

@@ -246,7 +246,8 @@ double Cholesky::condition() const {
   // a vector that the climb cannot be blind to
   const double other = solved(
       [&](size_t i) { return (i % 2 == 0 ? 1.0 : -1.0) * (1 + static_cast<double>(i) / static_cast<double>(std::max<size_t>(n - 1, 1))); });
-  return norm_ * std::max(inverse, 2 * other / (3 * static_cast<double>(n)));
+  // rounding must not make it less than any condition is
+  return std::max(1.0, norm_ * std::max(inverse, 2 * other / (3 * static_cast<double>(n))));
 }
 
 }  // namespace latentwire

@@ -1,6 +1,7 @@
 #include "kernels/codebook.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <new>
@@ -74,7 +75,8 @@ Status Codebook::nearest(const Rows& x, int32_t* indices, float* distances, cons
     }
     distances = own.data();
   }
-  return multiply(
+  std::atomic<int64_t> beyond{x.count};  // the first row whose distance is no f32
+  const Status status = multiply(
       x, {}, *matrix_, true,
       [&](const ProductTile& tile) {
         const bool last = tile.column + tile.columns == count();
@@ -87,10 +89,18 @@ Status Codebook::nearest(const Rows& x, int32_t* indices, float* distances, cons
           }
           least(tile.values + r * tile.stride, half_squares_.data() + tile.column, tile.columns, static_cast<int32_t>(tile.column), best,
                 index);
-          if (last) *best = std::max(0.0F, tile.squares[r] + 2 * *best);
+          if (!last) continue;
+          const float distance = tile.squares[r] + 2 * *best;
+          *best = std::max(0.0F, distance);
+          if (std::isfinite(distance)) continue;
+          int64_t known = beyond.load(std::memory_order_relaxed);
+          while (tile.row + r < known && !beyond.compare_exchange_weak(known, tile.row + r, std::memory_order_relaxed)) {
+          }
         }
       },
       cancel);
+  if (!status.ok() || beyond == x.count) return status;
+  return Status::fail(Code::non_finite, "the squared distances of row " + std::to_string(x.first + beyond) + " are beyond f32");
 }
 
 Status residual_encode(const Rows& x, const std::vector<std::shared_ptr<const Codebook>>& stages, int32_t* indices, float* residual,
@@ -220,20 +230,22 @@ Status water_filling(const std::vector<double>& variances, double total_bits, Wa
     return Status::fail(Code::invalid_argument, "nothing varies, so there is nothing to spend bits on");
   // With the m largest components in use, log2 of the level is their mean log variance less 2 total / m. The largest m whose last variance
   // lies above that level is the one.
-  double level = sorted.empty() ? 0 : sorted.front();
+  // It stays a logarithm: it may be smaller than any number.
+  double log_level = sorted.empty() ? 0 : std::log2(sorted.front());
   double logs = 0;
   for (size_t m = 1; total_bits > 0 && m <= sorted.size() && sorted[m - 1] > 0; m++) {
     logs += std::log2(sorted[m - 1]);
     const double candidate = (logs - 2 * total_bits) / static_cast<double>(m);
     if (std::log2(sorted[m - 1]) < candidate) break;
-    level = std::exp2(candidate);
+    log_level = candidate;
   }
+  const double level = sorted.empty() ? 0 : total_bits > 0 ? std::exp2(log_level) : sorted.front();
   out->level = level;
   out->distortion = 0;
   out->bits.assign(variances.size(), 0);
   for (size_t i = 0; i < variances.size(); i++) {
     out->distortion += std::min(level, variances[i]);
-    if (variances[i] > level) out->bits[i] = (std::log2(variances[i]) - std::log2(level)) / 2;
+    if (total_bits > 0 && variances[i] > 0) out->bits[i] = std::max(0.0, (std::log2(variances[i]) - log_level) / 2);
   }
   return {};
 }

@@ -28,7 +28,7 @@ class Codebook {
 
   // The codeword of least |x - c|^2 for each row, the lowest index among equals: indices [x.count], and those distances, [x.count] or
   // nullptr. The product never leaves the cache. Distances are |x|^2 + (|c|^2 - 2 <x, c>) in f32, so those much smaller than |x|^2 are
-  // inexact. Fails as `multiply` does.
+  // inexact. Fails as `multiply` does, and with non_finite where a distance is beyond f32.
   Status nearest(const Rows& x, int32_t* indices, float* distances, const std::atomic<bool>* cancel = nullptr) const;
 
  private:

@@ -103,7 +103,10 @@ Status entropy_bits(const Rows& p, int64_t columns, float* bits) {
       continue;
     }
     if (!row_is_finite(p, row, columns)) return not_finite(p, row);
-    return Status::fail(Code::invalid_argument, "row " + std::to_string(p.first + row) + " holds a negative probability");
+    const auto* at = reinterpret_cast<const float*>(row_of(p, row));
+    if (std::any_of(at, at + columns, [](float x) { return x < 0; }))
+      return Status::fail(Code::invalid_argument, "row " + std::to_string(p.first + row) + " holds a negative probability");
+    return Status::fail(Code::non_finite, "the entropy of row " + std::to_string(p.first + row) + " is beyond f32");
   }
   return {};
 }

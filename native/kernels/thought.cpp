@@ -274,7 +274,10 @@ class Position {
     max_ = *top;
     if (max_ == -std::numeric_limits<float>::infinity()) return Fault::no_token;
     int64_t at = (top - maxima_) * logit_block;
-    while (z_[at] != max_ || is_masked(at)) at++;
+    // bounded: logits in shared memory may have changed since
+    const int64_t block_end = std::min(at + logit_block, call_.table.count);
+    while (at < block_end && (z_[at] != max_ || is_masked(at))) at++;
+    if (at == block_end) return Fault::bad_logit;
     // The largest term is added last: what is left is small where p is nearly 1, and must not drown in it.
     const float floor = max_ - negligible_bits / call_.scale;
     double weighted = 0;
@@ -519,13 +522,13 @@ class Faults {
   std::atomic<int64_t> first_{nothing};
 };
 
-// Calls f(i) for i in [0, n), on all threads if there is work for them, until a fault or a cancel.
+// Calls f(i) for i in [0, n), on all threads if there is work for them, until a cancel. A fault ends nothing: one of a lower row may
+// follow, and the lowest is the one that is told.
 template <class F>
 void for_each(int64_t n, bool parallel, const std::atomic<bool>* cancel, Faults& faults, F f) {
   const auto work = [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
-      if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) faults.note(0, Fault::cancelled);
-      if (faults.any()) return;
+      if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return faults.note(0, Fault::cancelled);
       f(i);
     }
   };
@@ -558,6 +561,7 @@ void mix_whole(const Call& call, std::span<const ThoughtInput> inputs, int64_t f
     const Fault fault = Position(call, inputs[static_cast<size_t>(i)]).weigh_all(weights.get() + i * n);
     if (fault != Fault::none) faults.note(first_row + i, fault);
   });
+  if (faults.any()) return;
   for_each(segments, parallel, cancel, faults, [&](int64_t segment) {
     auto* partial = reinterpret_cast<float*>(scratch.reserve(static_cast<size_t>(part) * sizeof(float)));
     if (partial == nullptr) {
@@ -569,6 +573,7 @@ void mix_whole(const Call& call, std::span<const ThoughtInput> inputs, int64_t f
     std::fill_n(to, part, 0.0F);
     Position::sum_chunks(call, {nullptr, first, std::min(rows_each, n - first), weights.get() + first, n, batch}, to, partial);
   });
+  if (faults.any()) return;
   for_each(batch, false, cancel, faults, [&](int64_t i) {
     const ThoughtInput& in = inputs[static_cast<size_t>(i)];
     std::copy_n(sums.get() + i * width, width, in.out);

@@ -25,7 +25,7 @@ struct ThoughtRecipe {
   // The tokens of the mix: the top_k most likely (0: all) of which the fewest are kept whose probabilities sum to top_p, at least one. The
   // lower id goes first among equals. Tokens of probability 0 are never among them.
   int64_t top_k = 0;
-  float top_p = 1;
+  double top_p = 1;
   std::span<const int32_t> masked{};  // ascending; as if their logits were -infinity, for the statistics as well
   // Of the weights p within the selection, before they are used. gumbel: softmax((ln p + g) / amount). dirichlet: a draw whose mean is p
   // and whose variance is p (1 - p) / (amount + 1).

@@ -34,7 +34,7 @@ function squaredDistance(x: ArrayLike<number>, i: number, c: ArrayLike<number>, 
 
 describe("packCodebook", () => {
   it("finds the nearest codeword, at once and later", async () => {
-    expect(book).toMatchObject({ count: k, dimension: d, disposed: false });
+    expect(book).toMatchObject({ count: k, dimension: d, storage: "f32", disposed: false });
     await fc.assert(
       fc.asyncProperty(fc.integer({ min: 0, max: 6000 }), fc.integer(), async (n, seed) => {
         const x = numbers(n * d, seed);
@@ -52,6 +52,16 @@ describe("packCodebook", () => {
       { numRuns: 20 },
     );
     expect(book.nearestSync(words)).toEqual(Int32Array.from({ length: k }, (_, i) => i));
+  });
+
+  it("refuses rows whose distances are beyond f32, and arrays that overlap", async () => {
+    const far = new Float32Array(3 * d);
+    far.fill(1e25, 2 * d);
+    await expect(book.nearest(far)).rejects.toThrow("row 2 ");
+    expect(await codeOf(() => book.nearestSync(far))).toBe("ERR_LATENT_NON_FINITE");
+    const buffer = new ArrayBuffer(8);
+    const call = (): unknown => book.nearestSync(numbers(d, 1), new Int32Array(buffer, 0, 1), new Float32Array(buffer, 0, 1));
+    expect(await codeOf(call)).toBe("ERR_LATENT_INVALID_ARGUMENT");
   });
 
   it("codes what is left with the next codebook, and adds up again", async () => {
@@ -183,6 +193,9 @@ describe("waterFilling", () => {
         },
       ),
     );
+    // the level is smaller than any number
+    expect(waterFilling(Float64Array.of(1, 1), 4000).bits).toEqual(Float64Array.of(2000, 2000));
+    expect(waterFilling(Float64Array.of(4, 0), 0)).toEqual({ bits: Float64Array.of(0, 0), level: 4, distortion: 4 });
     expect(wholeBits(Float64Array.of(4, 1), 3).bits).toEqual(Int32Array.of(2, 1));
     expect(wholeBits(Float64Array.of(4, 1), 100, { mostBits: 3 }).bits).toEqual(Int32Array.of(3, 3));
   });

@@ -115,6 +115,7 @@ describe("statistics of rows", () => {
         },
       ],
       ["ERR_LATENT_INVALID_ARGUMENT", () => entropyBits(Float32Array.of(-0.5), { columns: 1 })],
+      ["ERR_LATENT_NON_FINITE", () => entropyBits(Float32Array.of(3e38, 3e38), { columns: 2 })],
       ["ERR_LATENT_DTYPE", async () => entropyBits(await Tensor.zeros([1, 2]).convert("f16"))],
       ["ERR_LATENT_DTYPE", () => rowNorms(Tensor.zeros([1, 2], "i32"))],
       ["ERR_LATENT_INVALID_ARGUMENT", () => rowNorms(x)],

@@ -2,6 +2,8 @@
 import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
+import { once } from "node:events";
+import { Worker } from "node:worker_threads";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
@@ -297,5 +299,64 @@ describe("createThoughtStep", () => {
     const running = step.run(logits);
     step.dispose();
     expect((await running).embeddings.shape).toEqual([2000, width]);
+  });
+});
+
+describe("memory that others change", () => {
+  it("is read without harm while a worker writes to it", async () => {
+    const shared = new SharedArrayBuffer(4 * V);
+    const logits = new Float32Array(shared);
+    const tokens = new Int32Array(new SharedArrayBuffer(4 * V));
+    const writer = new Worker(
+      `const { workerData: [logits, tokens] } = require("node:worker_threads");
+       for (let k = 0; ; k++) for (let i = 0; i < logits.length; i++) {
+         logits[i] = i * 1e-3 + Math.random();
+         tokens[i] = k % 2 === 0 ? 0x7fffffff : i;
+       }`,
+      { eval: true, workerData: [logits, tokens] },
+    );
+    try {
+      await once(writer, "online");
+      using step = createThoughtStep(table, { topK: 8 });
+      const e = new Float32Array(width);
+      const statistics = new Float64Array(5);
+      const codes = new Set<string>();
+      for (let i = 0; i < 2000; i++) {
+        codes.add(await codeOf(() => step.runSync(logits, {}, e, statistics)));
+        codes.add(await codeOf(() => table.rows(tokens)));
+        expect(at(statistics, 3)).toBeLessThan(V);
+      }
+      expect([...codes].filter((code) => !["no error", "ERR_LATENT_NON_FINITE", "ERR_LATENT_INVALID_ARGUMENT"].includes(code))).toEqual([]);
+    } finally {
+      await writer.terminate();
+    }
+  });
+
+  it("is refused when its buffer was transferred", async () => {
+    using step = createThoughtStep(table, { topK: 8 });
+    const buffer = new ArrayBuffer(4 * V);
+    const logits = new Float32Array(buffer);
+    structuredClone(buffer, { transfer: [buffer] });
+    await expect(step.run(logits)).rejects.toThrow("transferred");
+    expect(await codeOf(() => step.runSync(logits))).toBe("ERR_LATENT_INVALID_ARGUMENT");
+  });
+
+  it("is not written twice by one call", async () => {
+    using step = createThoughtStep(table, { topK: 8 });
+    const buffer = new ArrayBuffer(8 * 24);
+    const call = (): unknown => step.runSync(logitsOf(1, 1), {}, new Float32Array(buffer, 0, width), new Float64Array(buffer, 40, 5));
+    expect(await codeOf(call)).toBe("ERR_LATENT_INVALID_ARGUMENT");
+  });
+
+  it("names the first bad row, on any number of threads", async () => {
+    using step = createThoughtStep(table, {});
+    const logits = logitsOf(60, 2);
+    for (const row of [59, 31, 7]) logits[row * V + 5] = Number.NaN;
+    for (let i = 0; i < 20; i++) await expect(step.run(logits)).rejects.toThrow("input 7 ");
+  });
+
+  it("and coefficients too small for f32 are refused instead of left out", async () => {
+    expect(await codeOf(() => createThoughtStep(table, { hidden: 1e-50 }))).toBe("ERR_LATENT_INVALID_ARGUMENT");
+    expect(await codeOf(() => createThoughtStep(table, { topP: 1e-50 }))).toBe("ERR_LATENT_INVALID_ARGUMENT");
   });
 });

@@ -96,6 +96,31 @@ describe("TileCodec", () => {
     expect(["no error", "Error: enough"]).toContain(await codeOf(() => aborted));
   });
 
+  it("takes payloads from anywhere in a buffer, and an output right behind them", () => {
+    const codec = new TileCodec({ code: "i8", scale: "f16" });
+    const x = numbers(3, 2);
+    const payload = codec.quantiseSync(x, { columns: 3 });
+    const buffer = new ArrayBuffer(64);
+    const moved = new Uint8Array(buffer, 1, payload.length);
+    moved.set(payload);
+    const out = codec.dequantiseSync(moved, { rows: 1, columns: 3, out: new Float32Array(buffer, 8, 3) });
+    expect(out).toEqual(codec.dequantiseSync(payload, { rows: 1, columns: 3 }));
+  });
+
+  it("gives back finite numbers or refuses them", async () => {
+    const largest = 3.4028234663852886e38;
+    for (const options of formats) {
+      const codec = new TileCodec(options);
+      for (const x of [Float32Array.of(largest, 1), Float32Array.of(-largest, -3e38), Float32Array.of(2e38, -1e38)]) {
+        const code = await codeOf(() => {
+          const y = codec.dequantiseSync(codec.quantiseSync(x, { columns: 2 }), { rows: 1, columns: 2 });
+          expect(y.every(Number.isFinite)).toBe(true);
+        });
+        expect(["no error", "ERR_LATENT_NON_FINITE"]).toContain(code);
+      }
+    }
+  });
+
   it("refuses what it cannot code, and works on afterwards", async () => {
     const options: TileCodecOptions[] = [
       { code: "i5" as never },
@@ -125,6 +150,8 @@ describe("TileCodec", () => {
       ["ERR_LATENT_INVALID_ARGUMENT", () => codec.dequantiseSync(payload.subarray(1), shape)],
       ["ERR_LATENT_INVALID_ARGUMENT", () => codec.dequantiseSync(payload, { rows: 2, columns: 32 })],
       ["ERR_LATENT_INVALID_ARGUMENT", () => codec.dequantiseSync(payload, { rows: 2 ** 31, columns: 2 ** 31 })],
+      ["ERR_LATENT_INVALID_ARGUMENT", () => codec.dequantiseSync(payload, { rows: 2 ** 20, columns: 2 ** 20 })],
+      ["ERR_LATENT_INVALID_ARGUMENT", () => codec.byteLength(2 ** 31, 2 ** 31)],
       ["ERR_LATENT_INVALID_ARGUMENT", () => codec.dequantiseSync(payload, { ...shape, out: new Float32Array(63) })],
       ["ERR_LATENT_INVALID_ARGUMENT", () => codec.dequantiseSync([1] as never, shape)],
       ["ERR_LATENT_DTYPE", () => codec.dequantise(payload, { ...shape, dtype: "i32" })],

@@ -284,21 +284,20 @@ inline bool quantise_row(const TileRows& t, int64_t row, const typename In::Elem
       for (int64_t g = 0; g < count; g += V::lanes)
         V::store(groups->ranges + g, V::sub(V::load(groups->ranges + g), V::load(groups->minima + g)));
     }
-    bool finite = true;
     // A scale below 2^-127 has no inverse in f32: its group counts as zeros.
     for (int64_t g = 0; g < count; g += V::lanes) {
       const F scale = V::div(V::load(groups->ranges + g), V::set(Code::levels));
       V::store(groups->ranges + g, V::select(V::less(scale, V::set(0x1p-127F)), V::zero(), scale));
     }
-    if constexpr (Code::zero_point) {
-      uint32_t most = 0;
-      for (int64_t g = 0; g < count; g++) {
-        const uint32_t magnitude = TileF32<V>::magnitude(groups->ranges[g]);
-        most = magnitude > most ? magnitude : most;
-      }
-      finite = most < TileF32<V>::infinity;
+    if (!store_scales<V, true>(t.scale, groups->ranges, count, scales, row * t.groups + first)) return false;
+    // the largest code times a scale that was rounded up may lie beyond f32
+    bool finite = true;
+    for (int64_t g = 0; g < count; g++) {
+      float most = groups->ranges[g] * Code::levels;
+      if constexpr (Code::zero_point) most += groups->minima[g];
+      finite &= most <= 0x1.fffffep127F;
     }
-    if (!store_scales<V, true>(t.scale, groups->ranges, count, scales, row * t.groups + first) || !finite) return false;
+    if (!finite) return false;
     for (int64_t g = 0; g < count; g += V::lanes) {
       const F scale = V::load(groups->ranges + g);
       V::store(groups->inverses + g, V::select(V::less(V::zero(), scale), V::div(V::set(1.0F), scale), V::zero()));
