@@ -2,7 +2,6 @@
 #include "addon/kernel_input.h"
 #include "addon/kernel_objects.h"
 #include "addon/operand_object.h"
-#include "addon/tensor_object.h"
 #include "kernels/cosine.h"
 
 namespace latentwire::addon {
@@ -107,12 +106,7 @@ class AnchorsObject : public OperandObject<AnchorsObject, PackedAnchors> {
           [anchors, indices, values, k](const Rows& x, const std::atomic<bool>* cancel) {
             check(relative_top_k(x, *anchors, k, static_cast<int32_t*>(indices->data()), values->f32(), cancel));
           },
-          [indices, values](napi_env env) -> napi_value {
-            Napi::Object out = Napi::Object::New(env);
-            out.Set("indices", TensorObject::wrap(env, indices));
-            out.Set("values", TensorObject::wrap(env, values));
-            return out;
-          });
+          tensors_value({{"indices", indices}, {"values", values}}));
     });
   }
 

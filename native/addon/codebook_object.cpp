@@ -10,7 +10,6 @@
 #include "addon/kernel_input.h"
 #include "addon/kernel_objects.h"
 #include "addon/operand_object.h"
-#include "addon/tensor_object.h"
 #include "kernels/codebook.h"
 
 namespace latentwire::addon {
@@ -108,12 +107,7 @@ class CodebookObject : public OperandObject<CodebookObject, Codebook> {
           [=](const Rows& x, const std::atomic<bool>* cancel) {
             check(book->nearest(x, static_cast<int32_t*>(indices->data()), distances->f32(), cancel));
           },
-          [=](napi_env env) -> napi_value {
-            Napi::Object out = Napi::Object::New(env);
-            out.Set("indices", TensorObject::wrap(env, indices));
-            out.Set("distances", TensorObject::wrap(env, distances));
-            return out;
-          });
+          tensors_value({{"indices", indices}, {"distances", distances}}));
     });
   }
 };
@@ -136,12 +130,7 @@ Napi::Value residual_quantise(const Napi::CallbackInfo& call) {
         [=](const Rows& x, const std::atomic<bool>* cancel) {
           check(residual_encode(x, stages, static_cast<int32_t*>(indices->data()), residual->f32(), cancel));
         },
-        [=](napi_env env) -> napi_value {
-          Napi::Object out = Napi::Object::New(env);
-          out.Set("indices", TensorObject::wrap(env, indices));
-          out.Set("residual", TensorObject::wrap(env, residual));
-          return out;
-        });
+        tensors_value({{"indices", indices}, {"residual", residual}}));
   });
 }
 

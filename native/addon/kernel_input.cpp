@@ -80,6 +80,14 @@ Job::ToValue tensor_value(std::shared_ptr<Tensor> tensor) {
   return [tensor = std::move(tensor)](napi_env env) -> napi_value { return TensorObject::wrap(env, tensor); };
 }
 
+Job::ToValue tensors_value(std::vector<std::pair<const char*, std::shared_ptr<Tensor>>> tensors) {
+  return [tensors = std::move(tensors)](napi_env env) -> napi_value {
+    Napi::Object out = Napi::Object::New(env);
+    for (const auto& [name, tensor] : tensors) out.Set(name, TensorObject::wrap(env, tensor));
+    return out;
+  };
+}
+
 Dtype storage_field(const Napi::Object& object) {
   return choice_field<Dtype>(object, "storage", "f32",
                              {{"f32", Dtype::f32}, {"f16", Dtype::f16}, {"bf16", Dtype::bf16}, {"i8", Dtype::i8}});

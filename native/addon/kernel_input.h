@@ -24,6 +24,9 @@
 
 namespace latentwire::addon {
 
+// The most rows or columns that a call may speak of: products of two fit an int64_t with room for an element's size.
+constexpr int64_t most_extent = int64_t{1} << 31;
+
 // Throws Failure unless `status` is ok.
 void check(const Status& status);
 
@@ -59,6 +62,8 @@ Napi::Value run(const Napi::CallbackInfo& call, Input input, int64_t multiplicat
                 std::function<void(const Rows&, const std::atomic<bool>*)> work, Job::ToValue build);
 
 Job::ToValue tensor_value(std::shared_ptr<Tensor> tensor);
+// An object of tensors by name.
+Job::ToValue tensors_value(std::vector<std::pair<const char*, std::shared_ptr<Tensor>>> tensors);
 
 // A field that is one of `choices`; `standard` where it is undefined.
 template <typename T>

@@ -14,9 +14,7 @@
 namespace latentwire::addon {
 namespace {
 
-constexpr int64_t most_columns = int64_t{1} << 31;
-
-int64_t columns_of(const Napi::CallbackInfo& call, size_t index) { return require_int(call, index, "columns", 1, most_columns); }
+int64_t columns_of(const Napi::CallbackInfo& call, size_t index) { return require_int(call, index, "columns", 1, most_extent); }
 
 // rowNorms(x, columns, out: Float32Array [n])
 void norms(const Napi::CallbackInfo& call) {

@@ -16,7 +16,6 @@ namespace {
 
 // An element costs about as much as so many multiplications of a product.
 constexpr int64_t element_cost = 4;
-constexpr int64_t most_columns = int64_t{1} << 31;
 
 int64_t payload_bytes(const TileFormat& format, int64_t rows, int64_t columns) noexcept {
   return rows * (format.row_scale_bytes(columns) * (format.has_minima() ? 2 : 1) + format.row_code_bytes(columns));
@@ -111,15 +110,14 @@ class TileCodecObject : public OperandObject<TileCodecObject, TileFormat> {
   // byteLength(rows, columns)
   Napi::Value byte_length(const Napi::CallbackInfo& call) {
     const TileFormat& format = operand(call.Env());
-    const int64_t rows = require_int(call, 0, "rows", 0, most_columns);
-    return Napi::Number::New(call.Env(),
-                             static_cast<double>(payload_bytes(format, rows, require_int(call, 1, "columns", 1, most_columns))));
+    const int64_t rows = require_int(call, 0, "rows", 0, most_extent);
+    return Napi::Number::New(call.Env(), static_cast<double>(payload_bytes(format, rows, require_int(call, 1, "columns", 1, most_extent))));
   }
 
   // quantiseSync(x, columns, payload)
   void quantise_sync(const Napi::CallbackInfo& call) {
     const TileFormat& format = operand(call.Env());
-    const int64_t columns = require_int(call, 1, "columns", 1, most_columns);
+    const int64_t columns = require_int(call, 1, "columns", 1, most_extent);
     const Input input = input_of(call[0], "x", columns);
     const int64_t rows = input.rows.count;
     auto* payload = output_of<uint8_t>(call[2], "out", input, payload_bytes(format, rows, columns));
@@ -131,7 +129,7 @@ class TileCodecObject : public OperandObject<TileCodecObject, TileFormat> {
   // quantise(x, columns) -> i8 [bytes]
   Napi::Value quantise_rows(const Napi::CallbackInfo& call) {
     const Shared format = shared(call.Env());
-    const int64_t columns = require_int(call, 1, "columns", 1, most_columns);
+    const int64_t columns = require_int(call, 1, "columns", 1, most_extent);
     Input input = input_of(call[0], "x", columns);
     const int64_t rows = input.rows.count;
     return translate(call.Env(), [&] {
@@ -149,8 +147,8 @@ class TileCodecObject : public OperandObject<TileCodecObject, TileFormat> {
   // dequantiseSync(payload, rows, columns, out)
   void dequantise_sync(const Napi::CallbackInfo& call) {
     const TileFormat& format = operand(call.Env());
-    const int64_t rows = require_int(call, 1, "rows", 0, most_columns);
-    const int64_t columns = require_int(call, 2, "columns", 1, most_columns);
+    const int64_t rows = require_int(call, 1, "rows", 0, most_extent);
+    const int64_t columns = require_int(call, 2, "columns", 1, most_extent);
     const int64_t bytes = payload_bytes(format, rows, columns);
     const Payload payload = payload_of(call[0], format, bytes);
     const std::span<float> out = require_array<float>(call[3], "out", rows * columns);
@@ -164,8 +162,8 @@ class TileCodecObject : public OperandObject<TileCodecObject, TileFormat> {
   // dequantise(payload, rows, columns, dtype) -> [rows, columns]
   Napi::Value dequantise_rows(const Napi::CallbackInfo& call) {
     const Shared format = shared(call.Env());
-    const int64_t rows = require_int(call, 1, "rows", 0, most_columns);
-    const int64_t columns = require_int(call, 2, "columns", 1, most_columns);
+    const int64_t rows = require_int(call, 1, "rows", 0, most_extent);
+    const int64_t columns = require_int(call, 2, "columns", 1, most_extent);
     const int64_t bytes = payload_bytes(*format, rows, columns);
     auto payload = std::make_shared<Payload>(payload_of(call[0], *format, bytes));
     const Dtype dtype = require_dtype(call, 3, "dtype");
@@ -189,8 +187,8 @@ class TileCodecObject : public OperandObject<TileCodecObject, TileFormat> {
 // hadamard(x: Float32Array, columns, block): in place
 void hadamard_in_place(const Napi::CallbackInfo& call) {
   const std::span<float> x = require_array<float>(call[0], "x");
-  const int64_t columns = require_int(call, 1, "columns", 1, most_columns);
-  const int64_t block = require_int(call, 2, "block", 1, most_columns);
+  const int64_t columns = require_int(call, 1, "columns", 1, most_extent);
+  const int64_t block = require_int(call, 2, "block", 1, most_extent);
   const auto size = static_cast<int64_t>(x.size());
   if (size % columns != 0)
     throw_invalid(call.Env(), "x has " + std::to_string(size) + " numbers, which are no rows of " + std::to_string(columns));

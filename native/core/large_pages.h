@@ -16,10 +16,9 @@ inline void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] s
   constexpr uintptr_t page = 4096;
   constexpr size_t large = size_t{4} << 20;
   if (bytes < large) return;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / page * page;
+  const size_t before = (page - reinterpret_cast<uintptr_t>(memory) % page) % page;
   // larger pages than `page` make this fail, which does no harm
-  (void)::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  (void)::madvise(static_cast<char*>(memory) + before, (bytes - before) / page * page, MADV_HUGEPAGE);
 #endif
 }
 

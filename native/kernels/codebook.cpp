@@ -76,7 +76,7 @@ Status Codebook::nearest(const Rows& x, int32_t* indices, float* distances, cons
     distances = own.data();
   }
   std::atomic<int64_t> beyond{x.count};  // the first row whose distance is no f32
-  const Status status = multiply(
+  Status status = multiply(
       x, {}, *matrix_, true,
       [&](const ProductTile& tile) {
         const bool last = tile.column + tile.columns == count();

@@ -14,14 +14,13 @@
 #include "kernels_support.h"
 
 using namespace latentwire;
+using latentwire::testing::dtypes;
+using latentwire::testing::infinity;
+using latentwire::testing::not_a_number;
 using latentwire::testing::Numbers;
 using latentwire::testing::stored;
 
 namespace {
-
-constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
-constexpr float infinity = std::numeric_limits<float>::infinity();
-constexpr std::array dtypes = {Dtype::f32, Dtype::f16, Dtype::bf16};
 
 std::shared_ptr<const Codebook> book(const std::vector<float>& words, int64_t depth, Dtype storage = Dtype::f32) {
   std::shared_ptr<const Codebook> packed;

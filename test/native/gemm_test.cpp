@@ -13,12 +13,11 @@
 #include "kernels_support.h"
 
 using namespace latentwire;
+using latentwire::testing::infinity;
+using latentwire::testing::not_a_number;
 using latentwire::testing::Numbers;
 
 namespace {
-
-constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
-constexpr float infinity = std::numeric_limits<float>::infinity();
 
 std::shared_ptr<const PackedMatrix> pack(const std::vector<float>& w, int64_t outputs, int64_t depth, Dtype storage) {
   std::shared_ptr<const PackedMatrix> packed;

@@ -1,14 +1,20 @@
 // What the tests of kernels share: seeded numbers, and the same in every dtype together with the exact values that are stored.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <random>
 #include <vector>
 
 #include "core/dtype.h"
 
 namespace latentwire::testing {
+
+inline constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
+inline constexpr float infinity = std::numeric_limits<float>::infinity();
+inline constexpr std::array dtypes = {Dtype::f32, Dtype::f16, Dtype::bf16};
 
 class Numbers {
  public:

@@ -14,16 +14,11 @@
 #include "kernels_support.h"
 
 using namespace latentwire;
+using latentwire::testing::dtypes;
+using latentwire::testing::infinity;
+using latentwire::testing::not_a_number;
 using latentwire::testing::Numbers;
 using latentwire::testing::stored;
-
-namespace {
-
-constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
-constexpr float infinity = std::numeric_limits<float>::infinity();
-constexpr std::array dtypes = {Dtype::f32, Dtype::f16, Dtype::bf16};
-
-}  // namespace
 
 TEST_SUITE("kernels") {
   TEST_CASE("stats: finite scan of every length and dtype") {

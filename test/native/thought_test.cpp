@@ -18,12 +18,12 @@
 #include "kernels_support.h"
 
 using namespace latentwire;
+using latentwire::testing::infinity;
+using latentwire::testing::not_a_number;
 using latentwire::testing::Numbers;
 
 namespace {
 
-constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
-constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr std::array formats = {RowFormat::f32,  RowFormat::f16,  RowFormat::bf16, RowFormat::q8_0,
                                 RowFormat::q4_0, RowFormat::q4_K, RowFormat::q6_K};
 

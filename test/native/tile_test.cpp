@@ -13,14 +13,14 @@
 #include "kernels_support.h"
 
 using namespace latentwire;
+using latentwire::testing::dtypes;
+using latentwire::testing::infinity;
+using latentwire::testing::not_a_number;
 using latentwire::testing::Numbers;
 using latentwire::testing::stored;
 
 namespace {
 
-constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
-constexpr float infinity = std::numeric_limits<float>::infinity();
-constexpr std::array dtypes = {Dtype::f32, Dtype::f16, Dtype::bf16};
 constexpr std::array formats = {
     TileFormat{TileCode::fp8, TileScale::f32, 128},    TileFormat{TileCode::fp8, TileScale::ue8m0, 128},
     TileFormat{TileCode::i8, TileScale::f32, 128},     TileFormat{TileCode::i8, TileScale::f16, 32},

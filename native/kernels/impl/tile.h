@@ -30,33 +30,28 @@ struct TileF32 {
   static uint32_t magnitude(float x) noexcept { return __builtin_bit_cast(uint32_t, x) & 0x7FFF'FFFFU; }
   static constexpr uint32_t infinity = 0x7F80'0000U;
 };
-template <class V>
-struct TileF16 {
+// What both 16-bit floats share: their order is that of their bits.
+template <class V, uint32_t Infinity>
+struct Tile16 {
   using Element = uint16_t;
   using Key = int16_t;
-  static typename V::F load(const uint16_t* p) noexcept { return V::load_f16(p); }
-  static void store(uint16_t* p, typename V::F x) noexcept { V::store_f16(p, x); }
   static uint32_t largest(const uint16_t* p, int64_t n) noexcept { return V::max_bits16(p, n); }
   static void extremes(const uint16_t* p, int64_t n, int32_t* low, int32_t* high) noexcept { V::extremes16(p, n, low, high); }
   static int32_t key(uint16_t x) noexcept { return turn(static_cast<int16_t>(x)); }
   static uint16_t of_key(int32_t key) noexcept { return static_cast<uint16_t>(turn(key)); }
   static int32_t turn(int32_t bits) noexcept { return bits ^ ((bits >> 31) & 0x7FFF); }
   static uint32_t magnitude(uint16_t x) noexcept { return x & 0x7FFFU; }
-  static constexpr uint32_t infinity = 0x7C00U;
+  static constexpr uint32_t infinity = Infinity;
 };
 template <class V>
-struct TileBf16 {
-  using Element = uint16_t;
-  using Key = int16_t;
+struct TileF16 : Tile16<V, 0x7C00U> {
+  static typename V::F load(const uint16_t* p) noexcept { return V::load_f16(p); }
+  static void store(uint16_t* p, typename V::F x) noexcept { V::store_f16(p, x); }
+};
+template <class V>
+struct TileBf16 : Tile16<V, 0x7F80U> {
   static typename V::F load(const uint16_t* p) noexcept { return V::load_bf16(p); }
   static void store(uint16_t* p, typename V::F x) noexcept { V::store_bf16(p, x); }
-  static uint32_t largest(const uint16_t* p, int64_t n) noexcept { return V::max_bits16(p, n); }
-  static void extremes(const uint16_t* p, int64_t n, int32_t* low, int32_t* high) noexcept { V::extremes16(p, n, low, high); }
-  static int32_t key(uint16_t x) noexcept { return turn(static_cast<int16_t>(x)); }
-  static uint16_t of_key(int32_t key) noexcept { return static_cast<uint16_t>(turn(key)); }
-  static int32_t turn(int32_t bits) noexcept { return bits ^ ((bits >> 31) & 0x7FFF); }
-  static uint32_t magnitude(uint16_t x) noexcept { return x & 0x7FFFU; }
-  static constexpr uint32_t infinity = 0x7F80U;
 };
 
 // |y| <= 448 to e4m3, to nearest, ties to even, as signed bytes. Adding a power of two whose last place is that of the result rounds; the
@@ -289,15 +284,15 @@ inline bool quantise_row(const TileRows& t, int64_t row, const typename In::Elem
       const F scale = V::div(V::load(groups->ranges + g), V::set(Code::levels));
       V::store(groups->ranges + g, V::select(V::less(scale, V::set(0x1p-127F)), V::zero(), scale));
     }
-    if (!store_scales<V, true>(t.scale, groups->ranges, count, scales, row * t.groups + first)) return false;
-    // the largest code times a scale that was rounded up may lie beyond f32
+    // What the largest code gives back may lie beyond f32: scales are rounded up, and codes of fp8 to the nearest of 8 an octave.
+    constexpr float slack = Code::levels > 127 ? 1.0625F : 1.000001F;
     bool finite = true;
     for (int64_t g = 0; g < count; g++) {
-      float most = groups->ranges[g] * Code::levels;
+      float most = groups->ranges[g] * (Code::levels * slack);
       if constexpr (Code::zero_point) most += groups->minima[g];
       finite &= most <= 0x1.fffffep127F;
     }
-    if (!finite) return false;
+    if (!finite || !store_scales<V, true>(t.scale, groups->ranges, count, scales, row * t.groups + first)) return false;
     for (int64_t g = 0; g < count; g += V::lanes) {
       const F scale = V::load(groups->ranges + g);
       V::store(groups->inverses + g, V::select(V::less(V::zero(), scale), V::div(V::set(1.0F), scale), V::zero()));
