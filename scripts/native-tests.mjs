@@ -19,8 +19,11 @@ function execute(executable, args, environment = {}) {
   return result;
 }
 
-/** Instruction sets below the best one, whose kernels have to be asked for. */
-const plainer = { arm64: ["scalar", "neon", "neon_dotprod", "neon_i8mm"], x64: ["scalar", "avx2", "avx512", "avx512_vnni"] };
+/**
+ * Instruction sets below the best one, whose kernels have to be asked for. Plain C++ is the same everywhere, so emulated processors leave it out; tests "in
+ * every table" go through all sets by themselves.
+ */
+const plainer = { arm64: ["neon", "neon_dotprod", "neon_i8mm"], x64: ["scalar", "avx2", "avx512", "avx512_vnni"] };
 
 /**
  * Runs a doctest executable, then its kernels with every instruction set, and returns `{passed, failed}`; a crash or an empty run is a failure.
@@ -29,7 +32,8 @@ const plainer = { arm64: ["scalar", "neon", "neon_dotprod", "neon_i8mm"], x64: [
 export function runDoctest(executable, { emulator = [], arch = process.arch } = {}) {
   const [command, ...args] = [...emulator, executable];
   const counts = [runCases(command, args, {})];
-  for (const isa of plainer[arch] ?? []) counts.push(runCases(command, [...args, "--test-suite=kernels"], { LATENTWIRE_ISA: isa }));
+  for (const isa of plainer[arch] ?? [])
+    counts.push(runCases(command, [...args, "--test-suite=kernels", "--test-case-exclude=*in every table*"], { LATENTWIRE_ISA: isa }));
   const total = (key) => counts.reduce((sum, one) => sum + one[key], 0);
   return { passed: total("passed"), failed: total("failed") };
 }

@@ -46,7 +46,7 @@ float held(const std::vector<float>& w, size_t at, Dtype storage) {
 }  // namespace
 
 TEST_SUITE("kernels") {
-  TEST_CASE("float tiles of any shape") {
+  TEST_CASE("float tiles of any shape, in every table") {
     Numbers numbers(1);
     for (const Kernels& table : all_kernels()) {
       for (int round = 0; round < 300; round++) {
@@ -87,7 +87,7 @@ TEST_SUITE("kernels") {
     }
   }
 
-  TEST_CASE("tiles of bf16 rows of any shape") {
+  TEST_CASE("tiles of bf16 rows of any shape, in every table") {
     Numbers numbers(5);
     for (const Kernels& table : all_kernels()) {
       if (table.gemm.bf16_rows == nullptr) continue;
@@ -136,7 +136,7 @@ TEST_SUITE("kernels") {
     }
   }
 
-  TEST_CASE("code tiles are exact") {
+  TEST_CASE("code tiles are exact, in every table") {
     Numbers numbers(2);
     for (const Kernels& table : all_kernels()) {
       for (int round = 0; round < 200; round++) {
@@ -194,7 +194,7 @@ TEST_SUITE("kernels") {
     CHECK(packed == nullptr);
   }
 
-  TEST_CASE("rows: sums, scans and maps") {
+  TEST_CASE("rows: sums, scans and maps, in every table") {
     Numbers numbers(3);
     for (const Kernels& table : all_kernels()) {
       const RowKernels& k = table.rows;
@@ -242,7 +242,7 @@ TEST_SUITE("kernels") {
     }
   }
 
-  TEST_CASE("activations to a few units in the last place") {
+  TEST_CASE("activations to a few units in the last place, in every table") {
     std::vector<float> x = {0,   -0.0F, 1e-40F, -1e-30F, 1e-6F, -1e-4F, 0.6249F, 0.625F,   -0.6251F, 20,
                             -20, 88,    -88,    100,     -100,  1e30F,  -1e30F,  infinity, -infinity};
     for (int i = -4000; i <= 4000; i++) x.push_back(static_cast<float>(i) * 0.0037F);
@@ -273,7 +273,7 @@ TEST_SUITE("kernels") {
     }
   }
 
-  TEST_CASE("codes and 16-bit floats") {
+  TEST_CASE("codes and 16-bit floats, in every table") {
     Numbers numbers(4);
     std::vector<float> x = {0,      1,        -1,        65504,        65520,          1e-8F,         6e-8F,
                             -3e-5F, infinity, -infinity, not_a_number, 1.00048828125F, 1.0009765625F, 3.0e38F};

@@ -21,7 +21,7 @@ using latentwire::testing::Numbers;
 using latentwire::testing::stored;
 
 TEST_SUITE("kernels") {
-  TEST_CASE("stats: finite scan of every length and dtype") {
+  TEST_CASE("stats: finite scan of every length and dtype, in every table") {
     Numbers numbers(41);
     for (const Kernels& table : all_kernels()) {
       CAPTURE(isa_name(table.isa));
@@ -52,7 +52,7 @@ TEST_SUITE("kernels") {
     }
   }
 
-  TEST_CASE("stats: dots, blends and entropy of every length against float64") {
+  TEST_CASE("stats: dots, blends and entropy of every length against float64, in every table") {
     Numbers numbers(42);
     for (const Kernels& table : all_kernels()) {
       CAPTURE(isa_name(table.isa));
@@ -108,7 +108,7 @@ TEST_SUITE("kernels") {
     }
   }
 
-  TEST_CASE("stats: copies past the caches, whatever the addresses") {
+  TEST_CASE("stats: copies past the caches, whatever the addresses, in every table") {
     Numbers numbers(43);
     std::vector<uint8_t> from(5000);
     for (uint8_t& b : from) b = static_cast<uint8_t>(numbers.below(256));

@@ -137,7 +137,7 @@ TEST_SUITE("kernels") {
     CHECK(fp8.valid());
   }
 
-  TEST_CASE("tiles: every e4m3 code, and every f16 to its nearest code") {
+  TEST_CASE("tiles: every e4m3 code, and every f16 to its nearest code, in every table") {
     for (const Kernels& table : all_kernels()) {
       CAPTURE(isa_name(table.isa));
       const TileFormat f{TileCode::fp8, TileScale::ue8m0, 128};
@@ -273,7 +273,7 @@ TEST_SUITE("kernels") {
     }
   }
 
-  TEST_CASE("tiles: streaming stores write the same") {
+  TEST_CASE("tiles: streaming stores write the same, in every table") {
     Numbers numbers(22);
     for (const TileFormat& f : formats) {
       for (const int64_t columns : {int64_t{128}, int64_t{4096}, int64_t{333}}) {
@@ -296,7 +296,7 @@ TEST_SUITE("kernels") {
     }
   }
 
-  TEST_CASE("tiles: what is not finite is reported, with its row") {
+  TEST_CASE("tiles: what is not finite is reported, with its row, in every table") {
     Numbers numbers(23);
     for (const Kernels& table : all_kernels()) {
       CAPTURE(isa_name(table.isa));
@@ -324,7 +324,7 @@ TEST_SUITE("kernels") {
     }
   }
 
-  TEST_CASE("tiles: powers of two and int8 integers survive unchanged; an outlier stays in its tile") {
+  TEST_CASE("tiles: powers of two and int8 integers survive unchanged; an outlier stays in its tile, in every table") {
     Numbers numbers(24);
     for (const Kernels& table : all_kernels()) {
       std::vector<float> x;
