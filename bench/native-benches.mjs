@@ -16,16 +16,25 @@ const rowsOf = {
   threads_bench: ["G2"],
 };
 
-/** OpenBLAS before 0.3.25 takes new processors for a Prescott; the names are those of its OPENBLAS_CORETYPE. */
-function coreType() {
+/**
+ * OpenBLAS before 0.3.25 takes new processors for a Prescott; the names are those of its OPENBLAS_CORETYPE. What the shell says of OpenBLAS is dropped: a
+ * peer must not be slowed down by somebody's environment.
+ */
+function environment(threads) {
+  const kept = Object.entries(process.env).filter(([name]) => !name.startsWith("OPENBLAS_"));
   const flags = fs.existsSync("/proc/cpuinfo") ? fs.readFileSync("/proc/cpuinfo", "utf8") : "";
-  if (/\bavx512f\b/.test(flags)) return { OPENBLAS_CORETYPE: "SKYLAKEX" };
-  return /\bavx2\b/.test(flags) ? { OPENBLAS_CORETYPE: "HASWELL" } : {};
+  const core = /\bavx512f\b/.test(flags) ? "SKYLAKEX" : /\bavx2\b/.test(flags) ? "HASWELL" : undefined;
+  return {
+    LATENTWIRE_THREADS: String(threads),
+    ...Object.fromEntries(kept),
+    OPENBLAS_NUM_THREADS: String(threads),
+    ...(core === undefined ? {} : { OPENBLAS_CORETYPE: core }),
+  };
 }
 
 function rows(name, filter, threads) {
   const result = spawnSync(path.join(root, build, name), [`--threads=${threads}`, filter], {
-    env: { LATENTWIRE_THREADS: String(threads), OPENBLAS_NUM_THREADS: String(threads), ...coreType(), ...process.env },
+    env: environment(threads),
     stdio: ["ignore", "pipe", "inherit"],
     encoding: "utf8",
   });

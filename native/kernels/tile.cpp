@@ -50,6 +50,20 @@ TileRows describe(const TileFormat& format, int64_t columns, int64_t stride, boo
   return t;
 }
 
+// `count` rows as the kernels take them. Where neither a gap nor a part of a group or of a byte lies between rows, they are one long row:
+// short rows by themselves would cost more to begin with than to go through.
+TileRows piece(const TileRows& all, const TileFormat& format, int64_t count) noexcept {
+  TileRows t = all;
+  t.rows = count;
+  if (t.stride != t.columns || t.columns % format.group != 0) return t;
+  t.rows = 1;
+  t.columns *= count;
+  t.stride *= count;
+  t.code_row *= count;
+  t.groups *= count;
+  return t;
+}
+
 // Calls work(first, count) for pieces of the rows, on several threads if there is enough to do. False if cancelled.
 template <class Work>
 bool by_pieces(int64_t rows, int64_t columns, const std::atomic<bool>* cancel, const Work& work) {
@@ -83,12 +97,17 @@ Status quantise(const Rows& x, int64_t columns, const TileFormat& format, const 
   const int64_t scale_row = format.row_scale_bytes(columns);
   std::atomic<int64_t> bad{std::numeric_limits<int64_t>::max()};
   const bool finished = by_pieces(x.count, columns, cancel, [&](int64_t first, int64_t count) {
-    TileRows t = all;
-    t.rows = count;
-    const int64_t good = kernel(t, static_cast<const char*>(x.data) + first * row_bytes, out.codes + first * t.code_row,
-                                static_cast<char*>(out.scales) + first * scale_row,
-                                format.has_minima() ? static_cast<char*>(out.minima) + first * scale_row : nullptr);
-    if (good == count) return;
+    const auto encode = [&](const TileRows& t) {
+      return kernel(t, static_cast<const char*>(x.data) + first * row_bytes, out.codes + first * all.code_row,
+                    static_cast<char*>(out.scales) + first * scale_row,
+                    format.has_minima() ? static_cast<char*>(out.minima) + first * scale_row : nullptr);
+    };
+    const TileRows joined = piece(all, format, count);
+    if (encode(joined) == joined.rows) return;
+    // again, for the row
+    TileRows single = all;
+    single.rows = count;
+    const int64_t good = encode(single);
     int64_t known = bad.load(std::memory_order_relaxed);
     while (first + good < known && !bad.compare_exchange_weak(known, first + good, std::memory_order_relaxed)) {
     }
@@ -109,9 +128,7 @@ Status dequantise(const TileFormat& format, const ConstTiles& tiles, int64_t row
   const TileRows all = describe(format, columns, stride, streams(rows * columns * size));
   const int64_t scale_row = format.row_scale_bytes(columns);
   const bool finished = by_pieces(rows, columns, cancel, [&](int64_t first, int64_t count) {
-    TileRows t = all;
-    t.rows = count;
-    kernel(t, tiles.codes + first * t.code_row, static_cast<const char*>(tiles.scales) + first * scale_row,
+    kernel(piece(all, format, count), tiles.codes + first * all.code_row, static_cast<const char*>(tiles.scales) + first * scale_row,
            format.has_minima() ? static_cast<const char*>(tiles.minima) + first * scale_row : nullptr,
            static_cast<char*>(y) + first * stride * size);
   });
