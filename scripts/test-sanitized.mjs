@@ -40,6 +40,8 @@ const library = capture(process.env.CXX ?? "c++", [`-print-file-name=${thread ? 
 const env = {
   ...process.env,
   ...options,
+  // what touches memory runs in the tests "in every table"
+  LATENTWIRE_TEST_SETS: "best",
   LATENTWIRE_TEST_ROUNDS: process.env.LATENTWIRE_TEST_ROUNDS ?? "40",
   LATENTWIRE_PRELOAD: library,
 };
