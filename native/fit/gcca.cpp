@@ -3,7 +3,6 @@
 #include "fit/gcca.h"
 
 #include <Eigen/Cholesky>
-#include <Eigen/SVD>
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -118,22 +117,26 @@ Status generalised_procrustes(const Moments& moments, const std::vector<int64_t>
     const double spread = gram.trace();
     // All maps, one below the other: [sum of widths, k]. At first every space is turned towards the widest.
     EigenColumns maps(gram.rows(), k);
+    std::vector<Status> turned(widths.size());
     const auto turn_to = [&](const EigenColumns& target) {
       for_blocks(static_cast<int64_t>(widths.size()), 1, [&](int64_t begin, int64_t end) {
         for (int64_t v = begin; v < end; v++) {
           const auto at = static_cast<size_t>(v);
-          const Eigen::BDCSVD<EigenColumns> svd(target.middleRows(offsets[at], widths[at]), Eigen::ComputeThinU | Eigen::ComputeThinV);
-          maps.middleRows(offsets[at], widths[at]) = svd.matrixU() * svd.matrixV().transpose();
+          Svd svd;
+          turned[at] = thin_svd(dense(target.middleRows(offsets[at], widths[at])), &svd);
+          if (turned[at].ok()) maps.middleRows(offsets[at], widths[at]) = view(svd.u) * view(svd.v).transpose();
         }
       });
+      const auto bad = std::find_if(turned.begin(), turned.end(), [](const Status& status) { return !status.ok(); });
+      return bad == turned.end() ? Status{} : *bad;
     };
-    turn_to(gram.middleCols(offsets[widest], k));
+    if (Status status = turn_to(gram.middleCols(offsets[widest], k)); !status.ok()) return status;
     Hub hub;
     double agreement = 0;
     while (hub.iterations < options.max_iterations && !hub.converged) {
       if (is_cancelled(cancel)) return cancelled_fit();
       // X_v' hub for all v at once: the hub is the mean of the mapped spaces
-      turn_to(gram * maps / count);
+      if (Status status = turn_to(gram * maps / count); !status.ok()) return status;
       hub.iterations++;
       // |hub|^2 against the mean of |X_v|^2
       const double now = spread > 0 ? maps.cwiseProduct(gram * maps).sum() / count / spread : 1;
