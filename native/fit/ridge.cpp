@@ -74,6 +74,8 @@ Status solve_ridge(const Moments& moments, const RidgeOptions& options, const st
       residual = residual_of(moments.gram, fit.lambda, fit.w, c);
     }
     if (is_cancelled(cancel)) return cancelled_fit();
+    // f64 cannot tell it from a singular matrix, whose last pivot may come out as a rounding error
+    if (fit.condition > 1 / std::numeric_limits<double>::epsilon()) fit.condition = std::numeric_limits<double>::infinity();
     if (!(residual <= max_residual) || !all_finite(fit.w))
       return Status::fail(Code::non_finite, "the normal equations could not be solved: relative residual " + std::to_string(residual));
     const auto w = view(fit.w);
