@@ -3,7 +3,7 @@ set(LATENTWIRE_SANITIZE "" CACHE STRING "Sanitizers to build with: address,undef
 
 function(latentwire_sanitize target)
   if(LATENTWIRE_SANITIZE)
-    target_compile_options(${target} PRIVATE -fsanitize=${LATENTWIRE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1)
+    target_compile_options(${target} PRIVATE -fsanitize=${LATENTWIRE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -O1)
     target_link_options(${target} PRIVATE -fsanitize=${LATENTWIRE_SANITIZE})
   endif()
 endfunction()

@@ -27,3 +27,8 @@ export async function codeOf(call: () => unknown): Promise<string> {
 export function sameBits(a: ArrayBufferView, b: ArrayBufferView): boolean {
   return Buffer.from(a.buffer, a.byteOffset, a.byteLength).equals(Buffer.from(b.buffer, b.byteOffset, b.byteLength));
 }
+
+/** Runs of a property: fewer where sanitizers make each of them many times as long. */
+export const runs = (count: number): { numRuns: number } => ({
+  numRuns: process.env["LATENTWIRE_TEST_ROUNDS"] === undefined ? count : Math.ceil(count / 5),
+});

@@ -11,7 +11,7 @@ import {
   wholeBits,
   type Codebook,
 } from "../../lib/index.js";
-import { at, codeOf, numbers } from "../helpers.js";
+import { at, codeOf, numbers, runs } from "../helpers.js";
 
 const k = 37;
 const d = 12;
@@ -49,7 +49,7 @@ describe("packCodebook", () => {
           expect(Math.abs(at(distances, i) - Math.min(...all))).toBeLessThan(1e-5);
         }
       }),
-      { numRuns: 20 },
+      runs(20),
     );
     expect(book.nearestSync(words)).toEqual(Int32Array.from({ length: k }, (_, i) => i));
   });

@@ -22,7 +22,7 @@ import {
   type MomentsOptions,
 } from "../../lib/index.js";
 import { native } from "../../lib/native.js";
-import { at, codeOf } from "../helpers.js";
+import { at, codeOf, runs } from "../helpers.js";
 
 const bad = "ERR_LATENT_INVALID_ARGUMENT";
 
@@ -284,7 +284,7 @@ describe("ridge", () => {
           expect(fit.unexplained).toBeCloseTo(weightedSquares / ySquares, 3);
         },
       ),
-      { numRuns: 60 },
+      runs(60),
     );
   });
 
@@ -400,7 +400,7 @@ describe("procrustes", () => {
         if (reflect) expect(proper.residual).toBeGreaterThan(1e-3);
         else expect(proper.residual).toBeLessThan(1e-6);
       }),
-      { numRuns: 30 },
+      runs(30),
     );
   });
 
@@ -489,7 +489,7 @@ describe("svd and symmetricEigen", () => {
         expectClose(times(gram, read(eigen.vectors)), times(read(eigen.vectors), diagonal(eigen.values)), 1e-5);
         expectClose(row(eigen.values.subarray(0, k).map((value) => Math.sqrt(Math.max(0, value)))), row(values), 2e-3);
       }),
-      { numRuns: 40 },
+      runs(40),
     );
   });
 
@@ -668,7 +668,7 @@ describe("logisticRegression", () => {
           }
         },
       ),
-      { numRuns: 30 },
+      runs(30),
     );
   });
 
@@ -719,7 +719,7 @@ describe("EmpiricalDistribution", () => {
           expect(distribution.cdf(x)).toBe(sorted.filter((value) => value <= x).length / sorted.length);
         },
       ),
-      { numRuns: 100 },
+      runs(100),
     );
   });
 

@@ -3,7 +3,7 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { bundledModel, openTokenTable, packAnchors, packProjection, Tensor, type PackedAnchors, type Projection } from "../../lib/index.js";
-import { at, codeOf, numbers, sameBits } from "../helpers.js";
+import { at, codeOf, numbers, runs, sameBits } from "../helpers.js";
 
 function cosine(x: ArrayLike<number>, i: number, a: ArrayLike<number>, j: number, d: number): number {
   let dot = 0;
@@ -58,7 +58,7 @@ describe("packAnchors", () => {
           expect(Math.abs(at(sync, i * m + j) - cosine(x, i, anchorRows, j, d))).toBeLessThan(2e-6);
         }
       }),
-      { numRuns: 30 },
+      runs(30),
     );
   });
 

@@ -16,7 +16,7 @@ import {
   type ThoughtRecipe,
   type TokenTable,
 } from "../../lib/index.js";
-import { at, codeOf, numbers, sameBits } from "../helpers.js";
+import { at, codeOf, numbers, runs, sameBits } from "../helpers.js";
 
 const V = 1000;
 const width = 24;
@@ -156,7 +156,7 @@ describe("createThoughtStep", () => {
           }
         },
       ),
-      { numRuns: 25 },
+      runs(25),
     );
   });
 

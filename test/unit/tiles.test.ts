@@ -2,7 +2,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { hadamardTransform, packBits, Tensor, TileCodec, unpackBits, type TileCodecOptions } from "../../lib/index.js";
-import { at, codeOf, numbers, sameBits } from "../helpers.js";
+import { at, codeOf, numbers, runs, sameBits } from "../helpers.js";
 
 const formats: TileCodecOptions[] = (["fp8", "i8", "i4", "i4-zero"] as const).flatMap((code) =>
   (code === "fp8" ? (["f32", "ue8m0"] as const) : (["f32", "f16"] as const)).flatMap((scale) =>
@@ -54,7 +54,7 @@ describe("TileCodec", () => {
           }
         }
       }),
-      { numRuns: 12 },
+      runs(12),
     );
   });
 
