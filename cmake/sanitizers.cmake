@@ -7,3 +7,8 @@ function(latentwire_sanitize target)
     target_link_options(${target} PRIVATE -fsanitize=${LATENTWIRE_SANITIZE})
   endif()
 endfunction()
+
+# Eigen's decompositions, which are not ours, take minutes to compile with checks of every addition.
+if(LATENTWIRE_SANITIZE MATCHES "undefined")
+  set_source_files_properties(native/fit/decompose.cpp native/fit/ridge.cpp PROPERTIES COMPILE_OPTIONS -fno-sanitize=undefined)
+endif()
