@@ -4,3 +4,22 @@
 
 extern "C" __attribute__((visibility("hidden"))) char __libc_single_threaded;
 char __libc_single_threaded = 0;
+
+// exp, exp2, log and log2 have a newer version since glibc 2.29, which differs in how it reports errors and nothing else. The linker sends
+// every call here (--wrap), and from here it goes to the version that was there before.
+#if defined(__x86_64__)
+#define LATENTWIRE_FIRST_GLIBC "GLIBC_2.2.5"
+#elif defined(__aarch64__)
+#define LATENTWIRE_FIRST_GLIBC "GLIBC_2.17"
+#else
+#error "which glibc was the first on this processor?"
+#endif
+#define LATENTWIRE_OLD(name)                                                       \
+  extern "C" double latentwire_old_##name(double);                                 \
+  __asm__(".symver latentwire_old_" #name ", " #name "@" LATENTWIRE_FIRST_GLIBC);  \
+  extern "C" __attribute__((visibility("hidden"))) double __wrap_##name(double x); \
+  double __wrap_##name(double x) { return latentwire_old_##name(x); }
+LATENTWIRE_OLD(exp)
+LATENTWIRE_OLD(exp2)
+LATENTWIRE_OLD(log)
+LATENTWIRE_OLD(log2)
