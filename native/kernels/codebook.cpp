@@ -8,6 +8,7 @@
 #include <queue>
 #include <string>
 
+#include "core/atomic_least.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -92,10 +93,7 @@ Status Codebook::nearest(const Rows& x, int32_t* indices, float* distances, cons
           if (!last) continue;
           const float distance = tile.squares[r] + 2 * *best;
           *best = std::max(0.0F, distance);
-          if (std::isfinite(distance)) continue;
-          int64_t known = beyond.load(std::memory_order_relaxed);
-          while (tile.row + r < known && !beyond.compare_exchange_weak(known, tile.row + r, std::memory_order_relaxed)) {
-          }
+          if (!std::isfinite(distance)) keep_least(beyond, tile.row + r);
         }
       },
       cancel);

@@ -55,8 +55,7 @@ Digest128 digest_of(const void* data, size_t bytes) noexcept {
 }
 
 Status copy_and_digest(const void* from, void* to, size_t bytes, Dtype dtype, Digest128* digest, bool* finite) {
-  if (dtype != Dtype::f32 && dtype != Dtype::f16 && dtype != Dtype::bf16)
-    return Status::fail(Code::dtype, "numbers must be f32, f16 or bf16");
+  if (!is_float(dtype)) return Status::fail(Code::dtype, "numbers must be f32, f16 or bf16");
   const size_t size = dtype_size(dtype);
   if (bytes % size != 0) return Status::fail(Code::invalid_argument, "the bytes end within a number");
   const StatsKernels& stats = kernels().stats;

@@ -9,6 +9,7 @@
 #include <new>
 #include <string>
 
+#include "core/atomic_least.h"
 #include "core/thread_pool.h"
 #include "kernels/scratch.h"
 #include "kernels/table.h"
@@ -279,11 +280,7 @@ class Product {
     return usable ? scale : 0;
   }
 
-  void refuse(int64_t row) noexcept {
-    int64_t known = bad_row.load(std::memory_order_relaxed);
-    while (row < known && !bad_row.compare_exchange_weak(known, row, std::memory_order_relaxed)) {
-    }
-  }
+  void refuse(int64_t row) noexcept { keep_least(bad_row, row); }
 
   const Kernels& table_;
   const Rows& x_;

@@ -16,6 +16,7 @@
 #include <numbers>
 #include <string>
 
+#include "core/atomic_least.h"
 #include "core/thread_pool.h"
 #include "kernels/philox.h"
 #include "kernels/scratch.h"
@@ -490,12 +491,7 @@ class Position {
 // The first input that went wrong, and how.
 class Faults {
  public:
-  void note(int64_t row, Fault fault) noexcept {
-    const int64_t mark = row * 8 + static_cast<int>(fault);
-    int64_t known = first_.load(std::memory_order_relaxed);
-    while (mark < known && !first_.compare_exchange_weak(known, mark, std::memory_order_relaxed)) {
-    }
-  }
+  void note(int64_t row, Fault fault) noexcept { keep_least(first_, row * 8 + static_cast<int>(fault)); }
   bool any() const noexcept { return first_.load(std::memory_order_relaxed) != nothing; }
   Status status() const {
     const int64_t mark = first_.load(std::memory_order_relaxed);

@@ -5,6 +5,7 @@
 #include <limits>
 #include <string>
 
+#include "core/atomic_least.h"
 #include "core/thread_pool.h"
 #include "kernels/table.h"
 
@@ -33,7 +34,7 @@ static_assert(static_cast<int>(Dtype::f32) == 0 && static_cast<int>(Dtype::f16) 
 Status check(const TileFormat& format, Dtype dtype, int64_t rows, int64_t columns) {
   if (!format.valid())
     return Status::fail(Code::invalid_argument, "groups have 32, 64 or 128 elements; fp8 has f32 or ue8m0 scales, the others f32 or f16");
-  if (dtype != Dtype::f32 && dtype != Dtype::f16 && dtype != Dtype::bf16) return Status::fail(Code::dtype, "rows must be f32, f16 or bf16");
+  if (!is_float(dtype)) return Status::fail(Code::dtype, "rows must be f32, f16 or bf16");
   if (rows < 0 || columns < 0) return Status::fail(Code::invalid_argument, "rows and columns must not be negative");
   return {};
 }
@@ -107,10 +108,7 @@ Status quantise(const Rows& x, int64_t columns, const TileFormat& format, const 
     // again, for the row
     TileRows single = all;
     single.rows = count;
-    const int64_t good = encode(single);
-    int64_t known = bad.load(std::memory_order_relaxed);
-    while (first + good < known && !bad.compare_exchange_weak(known, first + good, std::memory_order_relaxed)) {
-    }
+    keep_least(bad, first + encode(single));
   });
   if (!finished) return Status::fail(Code::cancelled, "the quantisation was cancelled");
   if (const int64_t row = bad; row < x.count)
