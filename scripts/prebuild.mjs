@@ -1,6 +1,7 @@
 // Makes the binary that is shipped: prebuilds/<platform>-<arch>/latentwire.<libc>.node, by prebuildify with CMake behind it. On glibc
 // Linux it is linked against an older C library (glibc-sysroot.mjs) so that it runs wherever official Node runs; then its glibc floor
-// and its exports are checked. LATENTWIRE_NO_SYSROOT=1 links against this machine's library instead.
+// and its exports are checked. LATENTWIRE_NO_SYSROOT=1 links against this machine's library instead. With LATENTWIRE_GLIBC_SYSROOT set,
+// the main build is the portable one already (setup.mjs), and what was tested is what is shipped.
 import fs from "node:fs";
 import path from "node:path";
 import process from "node:process";
@@ -8,15 +9,18 @@ import { commandLine, root, run, say } from "./common.mjs";
 import { glibcSysroot } from "./glibc-sysroot.mjs";
 
 commandLine();
-const stage = path.join(root, "build-prebuild");
-fs.mkdirSync(stage, { recursive: true });
-fs.copyFileSync(path.join(root, "package.json"), path.join(stage, "package.json"));
-
 const glibc = process.platform === "linux" && !fs.existsSync("/etc/alpine-release");
 const portable = glibc && process.env.LATENTWIRE_NO_SYSROOT !== "1";
 const debianArchitecture = process.arch === "x64" ? "amd64" : process.arch;
-const sysroot = process.env.LATENTWIRE_GLIBC_SYSROOT ?? (portable ? glibcSysroot(debianArchitecture) : undefined);
+const given = process.env.LATENTWIRE_GLIBC_SYSROOT;
+const sysroot = given ?? (portable ? glibcSysroot(debianArchitecture) : undefined);
 const env = sysroot === undefined ? {} : { LATENTWIRE_GLIBC_SYSROOT: sysroot };
+// prebuildify builds below its working directory: in the main build, or in one of its own
+const stage = given === undefined ? path.join(root, "build-prebuild") : root;
+if (stage !== root) {
+  fs.mkdirSync(stage, { recursive: true });
+  fs.copyFileSync(path.join(root, "package.json"), path.join(stage, "package.json"));
+}
 const node = process.execPath;
 const standIn = path.join(root, "scripts", "cmake-as-node-gyp.mjs");
 const options = ["--napi", "--strip", "--tag-libc", "--name", "latentwire", "--node-gyp", standIn, "--out", root];

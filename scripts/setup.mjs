@@ -3,7 +3,8 @@
 //
 //   node scripts/setup.mjs [--tests] [--rebuild] [--only=native|ts]
 //
-// --tests also builds the C++ tests; --rebuild ignores freshness.
+// --tests also builds the C++ tests; --rebuild ignores freshness. With LATENTWIRE_GLIBC_SYSROOT the build is the portable one that
+// prebuild.mjs ships.
 import fs from "node:fs";
 import path from "node:path";
 import process from "node:process";
@@ -67,7 +68,11 @@ function buildNative() {
   checkTools();
   installHeaders();
   say(`building the addon${withTests ? " and its C++ tests" : ""} (CMake)`);
-  const definitions = { CMAKE_BUILD_TYPE: "Release", ...(withTests && { LATENTWIRE_TESTS: "ON" }) };
+  const definitions = {
+    CMAKE_BUILD_TYPE: "Release",
+    LATENTWIRE_GLIBC_SYSROOT: process.env.LATENTWIRE_GLIBC_SYSROOT ?? "",
+    ...(withTests && { LATENTWIRE_TESTS: "ON" }),
+  };
   cmake("build", { definitions, targets: withTests ? ["latentwire", "latentwire-tests"] : ["latentwire"] });
   // The compiler leaves an up-to-date output alone, for instance after a comment was touched: mark it fresh for the next call.
   const now = new Date();

@@ -13,7 +13,7 @@ const names = filesBelow("test/fuzz", ["_fuzz.cpp"]).map((file) => path.basename
 if (names.length === 0) fail("no fuzz target in test/fuzz");
 
 say(`building ${String(names.length)} fuzz targets (${compiler})`);
-const definitions = { CMAKE_BUILD_TYPE: "RelWithDebInfo", CMAKE_CXX_COMPILER: compiler, LATENTWIRE_FUZZ: "ON" };
+const definitions = { CMAKE_BUILD_TYPE: "Release", CMAKE_CXX_COMPILER: compiler, LATENTWIRE_FUZZ: "ON" };
 cmake("build-fuzz", { definitions, targets: ["fuzz"] });
 
 const seconds = Math.max(2, Math.floor(Number(process.env.LATENTWIRE_FUZZ_SECONDS ?? 20) / names.length));

@@ -1164,10 +1164,10 @@ describe("limits", () => {
 
 describe("aborts", () => {
   it("end a fit with their reason, before and during it, and a following fit works", async () => {
-    const x = tensor(random(3000, 400, 80));
+    const x = tensor(random(3000, 200, 80));
     const y = tensor(random(3000, 8, 81));
     const labels = Int32Array.from({ length: 3000 }, (_, i) => i % 2);
-    const square = tensor(random(400, 400, 82));
+    const square = tensor(random(200, 200, 82));
     using moments = await accumulateMoments({ x, y });
     const calls: [string, (options: Pick<MomentsOptions, "signal">) => Promise<unknown>][] = [
       ["accumulateMoments", (options) => accumulateMoments({ x, y, ...options })],
@@ -1175,8 +1175,8 @@ describe("aborts", () => {
       ["pca", (options) => moments.pca(3, options)],
       ["whitening", (options) => moments.whitening(0.1, options)],
       ["procrustes", (options) => moments.procrustes(options)],
-      ["gcca", (options) => moments.gcca({ widths: [200, 200], dimension: 2, ...options })],
-      ["generalisedProcrustes", (options) => moments.generalisedProcrustes({ widths: [200, 200], maxIterations: 3, ...options })],
+      ["gcca", (options) => moments.gcca({ widths: [100, 100], dimension: 2, ...options })],
+      ["generalisedProcrustes", (options) => moments.generalisedProcrustes({ widths: [100, 100], maxIterations: 3, ...options })],
       ["leastSquares", (options) => leastSquares(square, square, options)],
       ["svd", (options) => svd(square, options)],
       ["symmetricEigen", (options) => symmetricEigen(square, options)],
