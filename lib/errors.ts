@@ -26,14 +26,21 @@ const nativeHints = {
   ERR_LATENT_POSITION_SCHEME: "This model's positions cannot be moved; use the recomputing mode, or pass text.",
   ERR_LATENT_POOL_POISONED: "The pool failed inside llama.cpp and answers no more; dispose it and open a new one.",
   ERR_LATENT_SPACE_MISMATCH: "The vectors live in another model's space; put a translator between the two, or pass text.",
-  ERR_LATENT_STATE_FORMAT: "The saved state is damaged or of another format; export it again.",
-  ERR_LATENT_STATE_DIGEST: "The state does not match its digest: it was damaged or changed on the way; send it again.",
-  ERR_LATENT_STATE_MISMATCH: "The state was made by another model or cache layout; import it where it came from, or pass text.",
+  ERR_LATENT_KV_FORMAT: "These bytes are no stream of keys and values, or not a sound one; export and send them again.",
+  ERR_LATENT_KV_TRUNCATED: "The stream ended before its last record; send it again, or send what the receiver does not hold yet.",
+  ERR_LATENT_KV_CHECKSUM: "The bytes were damaged or changed on the way; send them again.",
+  ERR_LATENT_KV_MODEL_MISMATCH: "Keys and values are of use to the very model that made them; pass text to another one.",
+  ERR_LATENT_KV_LAYOUT: "Keys and values of this cache cannot be read, or not be used here; pass text instead.",
+  ERR_LATENT_KV_VERSION: "The sender is of a newer version; bring this package up to date.",
+  ERR_LATENT_KV_LIMIT: "It holds more than this pool's context can; open the pool with a larger `contextLength`, or send less.",
+  ERR_LATENT_KV_POSITION: "Import with `positions: 'append'` or `{ at }`, which lay the entries out anew.",
 } as const;
 
 const ownHints = {
   ERR_LATENT_NATIVE_LOAD: "Install again on this platform, or build from source and name the file in LATENTWIRE_NATIVE_PATH.",
   ERR_LATENT_TEMPLATE: "The model's chat template cannot render these messages; pass a template or a ready-made prompt.",
+  ERR_LATENT_KV_PEER_LOST: "The sender went away; ask for a new stream, which may leave out what the receiver holds, or pass text.",
+  ERR_LATENT_KV_STALLED: "The sender stayed silent too long; try again, give it more time, or pass text.",
   ERR_LATENT_MODEL_DIGEST: "The model file is not the one that the manifest names; download it again.",
 } as const;
 

@@ -71,12 +71,27 @@ export { loadRuntime, type RuntimeInfo } from "./models/runtime.js";
 export { Pool, type KvType, type PoolCounters, type PoolInfo } from "./models/pool.js";
 export {
   Sequence,
+  type ExportKvOptions,
+  type ImportKvOptions,
+  type KvImport,
   type PrefillInput,
   type PrefillOptions,
   type SignalOption,
   type ThinkOptions,
   type ThinkStep,
 } from "./models/sequence.js";
+export {
+  KvHandle,
+  type KvFormat,
+  type KvInfo,
+  type KvRange,
+  type KvRecordsOptions,
+  type KvReference,
+  type KvRows,
+  type KvTile,
+} from "./kv/handle.js";
+export type { KvIdentity } from "./kv/identity.js";
+export { KvReceiver, type KvReadOptions, type KvSource } from "./kv/receiver.js";
 export type { GenerateOptions, GeneratedToken, Generation, GenerationResult } from "./models/generation.js";
 export type { ChatMessage } from "./models/chat.js";
 export type { HiddenThought, ThoughtPolicy, TokenThought } from "./policies/thought.js";

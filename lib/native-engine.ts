@@ -1,5 +1,6 @@
 // The typed view of what native/addon exports for the engine: runtime, model, pool and sequence. Only lib/models uses it.
 import type { NativeJob, NativeTensor } from "./native.js";
+import type { NativeFields, NativeKv, NativeKvReader } from "./native-kv.js";
 
 export interface NativeRuntimeInfo {
   readonly directory: string;
@@ -121,9 +122,10 @@ export interface NativeSequence {
   append(other: NativeSequence, mode: "recompute" | "shift"): NativeJob<number>;
   truncate(length: number): NativeJob<void>;
   drop(from: number, to: number, reanchor: boolean): NativeJob<void>;
-  /** `bytes`: room for a header, the log i32[positions], the rows f32[latents, d], the cells. */
-  exportState(headerBytes: number): NativeJob<{ bytes: Uint8Array; positions: number; latents: number }>;
-  importState(state: Uint8Array, log: Int32Array, rows: NativeTensor | null): NativeJob<void>;
+  /** The entries [from, to). */
+  exportKv(from: number, to: number): NativeJob<NativeKv>;
+  /** Adds the content to the end, entry i at positions[i]. */
+  importKv(kv: NativeKv, positions: Int32Array): NativeJob<void>;
   /** Input rows of the logged latents, [count, d] f32, in order of position. */
   rows(): NativeTensor | null;
   dispose(): NativeJob<void>;
@@ -133,6 +135,7 @@ export interface NativePool {
   info(): NativePoolInfo;
   counters(): NativePoolCounters;
   createSequence(): NativeSequence;
+  kvReader(identity: NativeFields): NativeKvReader;
   readonly disposed: boolean;
   dispose(): NativeJob<void>;
 }

@@ -6,6 +6,7 @@ import { LatentError } from "./errors.js";
 import type { NativeEngineModule } from "./native-engine.js";
 import type { NativeFitsModule } from "./native-fits.js";
 import type { NativeKernelsModule } from "./native-kernels.js";
+import type { NativeKvModule } from "./native-kv.js";
 
 export type NativeDtype = "f32" | "f16" | "bf16" | "i8" | "i32";
 
@@ -40,7 +41,7 @@ export interface NativeDiagnostics {
   probe(): { gflops: number; readGBs: number };
 }
 
-export interface NativeModule extends NativeEngineModule, NativeFitsModule, NativeKernelsModule {
+export interface NativeModule extends NativeEngineModule, NativeFitsModule, NativeKernelsModule, NativeKvModule {
   readonly version: string;
   /** `data` is copied and must have exactly the size of the shape; without it the tensor is zero. */
   readonly Tensor: new (dtype: NativeDtype, shape: readonly number[], data?: NativeArray | DataView) => NativeTensor;

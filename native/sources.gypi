@@ -38,7 +38,12 @@
     "neon_bf16_sources": ["native/kernels/neon_bf16.cpp"],
     "neon_bf16_cflags": ["-march=armv8.2-a+bf16"],
     "kv_sources": [
-      "native/kv/llama_state.cpp"
+      "native/kv/content.cpp",
+      "native/kv/llama_state.cpp",
+      "native/kv/manifest.cpp",
+      "native/kv/rope.cpp",
+      "native/kv/rows.cpp",
+      "native/kv/wire.cpp"
     ],
     "fit_sources": [
       "native/fit/alignment.cpp",
@@ -53,12 +58,15 @@
       "native/fit/ridge.cpp"
     ],
     "engine_sources": [
+      "native/engine/cache_proof.cpp",
       "native/engine/gguf_file.cpp",
       "native/engine/model.cpp",
       "native/engine/pool.cpp",
       "native/engine/request.cpp",
+      "native/engine/rope_spec.cpp",
       "native/engine/runtime.cpp",
-      "native/engine/sampler.cpp"
+      "native/engine/sampler.cpp",
+      "native/engine/sequence_edits.cpp"
     ],
     "addon_sources": [
       "native/addon/addon.cpp",
@@ -75,6 +83,8 @@
       "native/addon/fit_result.cpp",
       "native/addon/kernel_input.cpp",
       "native/addon/kernel_objects.cpp",
+      "native/addon/kv_object.cpp",
+      "native/addon/kv_stream_objects.cpp",
       "native/addon/linear_fits.cpp",
       "native/addon/model_object.cpp",
       "native/addon/moments_object.cpp",

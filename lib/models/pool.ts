@@ -1,9 +1,11 @@
 // One context and its scheduler: the sequences of a pool are decoded together and can hand cells to each other without moving a byte.
-import { checkInteger, checkKeys } from "../check.js";
+import { checkInteger, checkKeys, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativePool, NativePoolCounters, NativePoolInfo } from "../native-engine.js";
-import { readSavedState } from "../kv/saved-state.js";
+import type { KvHandle } from "../kv/handle.js";
+import { kvIdentity, type KvIdentity } from "../kv/identity.js";
+import { KvReceiver, type KvReadOptions, type KvSource } from "../kv/receiver.js";
 import type { Model } from "./model.js";
 import { Sequence } from "./sequence.js";
 
@@ -50,17 +52,44 @@ export class Pool {
     return new Sequence(this, LatentError.translate(() => this.#handle.createSequence()));
   }
 
+  /** What content of this pool's sequences means; equal for every pool that can take it. */
+  get kvIdentity(): KvIdentity {
+    return kvIdentity(this.model.info, this.info.contextLength);
+  }
+
   /**
-   * A new sequence with the content of {@link Sequence.save}, from this or another process. Everything is verified before the cache is touched.
-   * @throws {@link LatentError} `ERR_LATENT_STATE_FORMAT` (cut off, malformed), `ERR_LATENT_STATE_DIGEST` (altered), `ERR_LATENT_STATE_MISMATCH`
-   * (other model, engine or cache type), `ERR_LATENT_NON_FINITE`, `ERR_LATENT_CONTEXT_OVERFLOW`
+   * The receiving end of a stream of {@link KvHandle.records}; it can take a stream that breaks off and go on with the next.
+   * @throws {@link LatentError} `ERR_LATENT_KV_LAYOUT` (a cache that cannot be read), `ERR_LATENT_DISPOSED`
+   */
+  kvReceiver(): KvReceiver {
+    if (this.disposed) throw new LatentError("ERR_LATENT_DISPOSED", "the pool is disposed");
+    const identity = this.kvIdentity;
+    return new KvReceiver(
+      LatentError.translate(() => this.#handle.kvReader(Object.entries(identity))),
+      identity,
+    );
+  }
+
+  /**
+   * Reads a whole stream of {@link KvHandle.records}, or a file of {@link KvHandle.toBytes}. All that comes is verified, and held against this
+   * pool's model, before it is used.
+   * @throws {@link LatentError} what {@link KvReceiver.read} throws
+   */
+  async readKv(source: KvSource, options: KvReadOptions = {}): Promise<KvHandle> {
+    using receiver = this.kvReceiver();
+    return await receiver.read(source, options);
+  }
+
+  /**
+   * A new sequence with the content of {@link Sequence.save}, from this or another process.
+   * @throws {@link LatentError} what {@link Sequence.importKv} throws, and `ERR_LATENT_SEQUENCE_LIMIT`
    */
   async restore(bytes: Uint8Array, options: { readonly signal?: AbortSignal } = {}): Promise<Sequence> {
     checkKeys("options", options, ["signal"]);
-    const saved = await readSavedState(bytes, this, options.signal);
+    if (!(bytes instanceof Uint8Array)) throw invalid("bytes", "a Uint8Array", bytes);
     const sequence = this.sequence();
     try {
-      await sequence.load(saved, options.signal);
+      await sequence.importKv(bytes, { positions: "keep", ...options });
       return sequence;
     } catch (error) {
       await sequence.dispose();

@@ -4,7 +4,9 @@ import { checkBoolean, checkCallback, checkInteger, checkKeys, checkNumber, chec
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
-import { headerBytes, sealState, type SavedState } from "../kv/saved-state.js";
+import { checkLabel, KvHandle, type KvFormat, type KvRange } from "../kv/handle.js";
+import { requireSameIdentity } from "../kv/identity.js";
+import type { KvSource } from "../kv/receiver.js";
 import { Latent } from "../spaces/latent.js";
 import { requireSameSpace } from "../spaces/space.js";
 import { Tensor } from "../tensor.js";
@@ -51,6 +53,39 @@ export interface ThinkOptions {
 /** An abort signal; the operation then rejects with its reason and changes nothing. */
 export interface SignalOption {
   readonly signal?: AbortSignal;
+}
+
+/** Options of {@link Sequence.exportKv}. */
+export interface ExportKvOptions {
+  /** Which positions, counted from 0. Default: all. */
+  readonly range?: KvRange;
+  /** Convert to this format. Default: as the cache has them, bit for bit. */
+  readonly format?: KvFormat;
+  /** A name for people, at most 1024 characters; it travels along. */
+  readonly label?: string;
+  readonly signal?: AbortSignal;
+}
+
+/** Options of {@link Sequence.importKv}. */
+export interface ImportKvOptions {
+  /** Default `append`. */
+  readonly positions?: "append" | "keep" | { readonly at: number };
+  /** Of a stream: the longest silence of the sender, in milliseconds. Default: no limit. */
+  readonly idleMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+/** What {@link Sequence.importKv} did. */
+export interface KvImport {
+  /** Positions that were added. */
+  readonly positions: number;
+  readonly latents: number;
+  /** Of keys and values, as they came. */
+  readonly bytes: number;
+  /** Positions whose keys were turned. */
+  readonly moved: number;
+  readonly from: "handle" | "stream";
+  readonly ms: number;
 }
 
 /**
@@ -239,20 +274,64 @@ export class Sequence {
   }
 
   /**
-   * The whole content as bytes, for {@link Pool.restore} here or in another process with the same model and cache type.
-   * @throws {@link LatentError} `ERR_LATENT_MODEL_UNSUPPORTED` for caches of another layout (sliding window, latent attention)
+   * Takes what the sequence holds, or a range of it, out of the cache: a handle to a copy in native memory. The sequence goes on as it was.
+   * @throws {@link LatentError} `ERR_LATENT_KV_LAYOUT` (a cache that cannot be read: sliding window, latent attention, M-RoPE),
+   * `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_NON_FINITE` (a number that `format` cannot hold)
+   */
+  async exportKv(options: ExportKvOptions = {}): Promise<KvHandle> {
+    checkKeys("options", options, ["range", "format", "label", "signal"]);
+    const label = checkLabel(fallback(options.label, ""));
+    const range = fallback(options.range, { from: 0, to: this.length });
+    checkKeys("range", range, ["from", "to"]);
+    const to = checkInteger("to", range.to, 0, this.length);
+    const from = checkInteger("from", range.from, 0, to);
+    const kv = new KvHandle(await run(LatentError.translate(() => this.#handle.exportKv(from, to)), options.signal), this.pool.kvIdentity, label);
+    if (options.format === undefined) return kv;
+    using plain = kv;
+    return await plain.convert(options.format, options.signal === undefined ? {} : { signal: options.signal });
+  }
+
+  /**
+   * Adds content to the end: that of a handle, or a stream of {@link KvHandle.records}. All of it is verified first; when this fails or is
+   * aborted, the sequence is as it was. Numbers of another format are converted. `positions` says where the entries come to lie: `append`, the
+   * default, behind what is there; `keep`, where they were; `{ at }`, from there on. Keys that move are turned to their new positions. What lay in
+   * the sequence before was not read by the sender: the joint content then is an approximation of having read both.
+   * @throws {@link LatentError} `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT`, `ERR_LATENT_KV_POSITION` (positions that overlap, are repeated, or
+   * lie outside the context), `ERR_LATENT_POSITION_SCHEME` (keys of this model cannot move), `ERR_LATENT_CONTEXT_OVERFLOW` (no room),
+   * `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`; for a stream also what {@link KvReceiver.read} throws
+   */
+  async importKv(source: KvHandle | KvSource, options: ImportKvOptions = {}): Promise<KvImport> {
+    checkKeys("options", options, ["positions", "idleMs", "signal"]);
+    const where = fallback(options.positions, "append");
+    if (where !== "keep" && where !== "append") {
+      checkKeys("positions", where, ["at"]);
+      checkInteger("positions.at", where.at, 0, 2 ** 31 - 1);
+    }
+    const started = performance.now();
+    const { positions: _, ...reading } = options;
+    const received = source instanceof KvHandle ? undefined : await this.pool.readKv(source, reading);
+    const kv = received ?? (source as KvHandle);
+    try {
+      requireSameIdentity(kv.identity, this.pool.kvIdentity);
+      const there = kv.positions();
+      const base = where === "append" ? this.nextPosition : where === "keep" ? 0 : where.at;
+      const positions = where === "keep" ? there : there.map((_position, entry) => base + entry);
+      const moved = there.reduce((count, position, entry) => count + (position === positions[entry] ? 0 : 1), 0);
+      await run(LatentError.translate(() => this.#handle.importKv(kv.toNative(), positions)), options.signal);
+      return { positions: kv.length, latents: kv.info.latents, bytes: kv.info.bytes, moved, from: received === undefined ? "handle" : "stream", ms: performance.now() - started };
+    } finally {
+      received?.dispose();
+    }
+  }
+
+  /**
+   * The whole content as bytes, for {@link Pool.restore} here or in another process: {@link exportKv} and {@link KvHandle.toBytes}.
+   * @throws {@link LatentError} what {@link exportKv} throws
    */
   async save(options: SignalOption = {}): Promise<Uint8Array> {
     checkKeys("options", options, ["signal"]);
-    const state = await run(LatentError.translate(() => this.#handle.exportState(headerBytes)), options.signal);
-    return sealState(this.pool, state, options.signal);
-  }
-
-  /** @internal */
-  async load(saved: SavedState, signal?: AbortSignal): Promise<void> {
-    const d = this.pool.model.info.embeddingLength;
-    const rows = saved.rows.length === 0 ? null : Tensor.fromTyped("f32", [saved.rows.length / d, d], saved.rows);
-    await run(LatentError.translate(() => this.#handle.importState(saved.cells, saved.log, rows === null ? null : rows.toNative())), signal);
+    using kv = await this.exportKv(options);
+    return await kv.toBytes(options);
   }
 
   /** Stops what runs and frees the cells; idempotent. */

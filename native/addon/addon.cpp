@@ -18,6 +18,7 @@
 #include "addon/errors.h"
 #include "addon/fit_objects.h"
 #include "addon/kernel_objects.h"
+#include "addon/kv_objects.h"
 #include "addon/tensor_object.h"
 #include "core/cpu_features.h"
 
@@ -73,6 +74,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   init_engine(env, exports);
   init_kernels(env, exports);
   init_fits(env, exports);
+  init_kv(env, exports);
   return exports;
 }
 

@@ -23,6 +23,9 @@ struct AddonData {
   Napi::FunctionReference codebook_class;
   Napi::FunctionReference moments_class;
   Napi::FunctionReference distribution_class;
+  Napi::FunctionReference kv_class;
+  Napi::FunctionReference kv_writer_class;
+  Napi::FunctionReference kv_reader_class;
   // what the next Tensor object takes instead of its arguments; set only while TensorObject::wrap calls the constructor
   std::shared_ptr<Tensor> tensor_to_wrap;
 };

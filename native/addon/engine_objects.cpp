@@ -7,6 +7,7 @@
 #include "addon/args.h"
 #include "addon/errors.h"
 #include "addon/tensor_object.h"
+#include "core/thread_pool.h"
 #include "engine/failure.h"
 
 namespace latentwire::addon {
@@ -33,7 +34,7 @@ napi_value start_on_thread(Napi::Env env, napi_value listener, std::function<Job
 }
 
 napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const std::shared_ptr<Request>& request,
-                         const std::shared_ptr<Job>& job, Harvest harvest, napi_value listener) {
+                         const std::shared_ptr<Job>& job, Harvest harvest, napi_value listener, std::function<void()> prepare) {
   request->cancelled = std::shared_ptr<const std::atomic<bool>>(job, &job->cancel_flag());
   // weak: a job must not keep a pool alive that nobody holds any more
   job->set_on_cancel([weak = std::weak_ptr<Pool>(pool)] {
@@ -45,7 +46,19 @@ napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const
     job->finish(std::move(status), std::move(value));
   };
   napi_value started = env.GetInstanceData<AddonData>()->jobs->start(env, job, listener);
-  pool->submit(request);
+  if (!prepare) {
+    pool->submit(request);
+    return started;
+  }
+  ThreadPool::get().submit([pool, request, prepare = std::move(prepare)] {
+    try {
+      prepare();
+    } catch (...) {
+      request->done(current_failure());
+      return;
+    }
+    pool->submit(request);
+  });
   return started;
 }
 

@@ -31,9 +31,10 @@ napi_value start_on_thread(Napi::Env env, napi_value listener, std::function<Job
 // Builds, on the scheduler thread and while the request still lives, what will become the result on the JavaScript thread.
 using Harvest = std::function<Job::ToValue()>;
 
-// Ties a request to a job: cancellation, waking the pool, and the result. Starts both.
+// Ties a request to a job: cancellation, waking the pool, and the result. Starts both; `prepare`, if any, runs on the shared thread pool before
+// the request is submitted, and what it throws ends the job.
 napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const std::shared_ptr<Request>& request,
-                         const std::shared_ptr<Job>& job, Harvest harvest, napi_value listener);
+                         const std::shared_ptr<Job>& job, Harvest harvest, napi_value listener, std::function<void()> prepare = {});
 
 napi_value to_int32_array(napi_env env, const std::vector<int32_t>& values);
 napi_value tensor_of(napi_env env, const std::vector<float>& values, std::vector<int64_t> shape);

@@ -2,6 +2,7 @@
 #include "addon/args.h"
 #include "addon/engine_objects.h"
 #include "addon/errors.h"
+#include "addon/kv_objects.h"
 #include "addon/tagged_wrap.h"
 #include "engine/failure.h"
 
@@ -19,6 +20,7 @@ class PoolObject : public TaggedWrap<PoolObject> {
                            InstanceMethod<&PoolObject::info>("info"),
                            InstanceMethod<&PoolObject::counters>("counters"),
                            InstanceMethod<&PoolObject::create_sequence>("createSequence"),
+                           InstanceMethod<&PoolObject::kv_reader>("kvReader"),
                            InstanceAccessor<&PoolObject::disposed>("disposed"),
                            InstanceMethod<&PoolObject::dispose>("dispose"),
                        });
@@ -59,6 +61,18 @@ class PoolObject : public TaggedWrap<PoolObject> {
 
   Napi::Value create_sequence(const Napi::CallbackInfo& call) {
     return translate(call.Env(), [&] { return wrap_sequence(call.Env(), pool_, pool_->create_sequence()); });
+  }
+
+  // kvReader(identity)
+  Napi::Value kv_reader(const Napi::CallbackInfo& call) {
+    return translate(call.Env(), [&] {
+      KvExpectation expected;
+      expected.manifest.layout = pool_->layout();
+      expected.manifest.identity = fields_of(call[0], "identity");
+      expected.vocabulary = pool_->model().info().vocabulary_size;
+      expected.max_entries = pool_->context_length();
+      return wrap_kv_reader(call.Env(), std::move(expected));
+    });
   }
 
   Napi::Value disposed(const Napi::CallbackInfo& call) { return Napi::Boolean::New(call.Env(), pool_->closed()); }

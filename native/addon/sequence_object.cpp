@@ -1,10 +1,12 @@
 // The JavaScript face of a sequence: every operation is a request to its pool's scheduler and returns `{ promise, cancel() }`.
+#include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <functional>
 
 #include "addon/args.h"
 #include "addon/engine_objects.h"
 #include "addon/errors.h"
+#include "addon/kv_objects.h"
 #include "addon/tagged_wrap.h"
 #include "addon/tensor_object.h"
 #include "addon/typed_arrays.h"
@@ -38,8 +40,8 @@ class SequenceObject : public TaggedWrap<SequenceObject> {
                            InstanceMethod<&SequenceObject::append>("append"),
                            InstanceMethod<&SequenceObject::truncate>("truncate"),
                            InstanceMethod<&SequenceObject::drop>("drop"),
-                           InstanceMethod<&SequenceObject::export_state>("exportState"),
-                           InstanceMethod<&SequenceObject::import_state>("importState"),
+                           InstanceMethod<&SequenceObject::export_kv>("exportKv"),
+                           InstanceMethod<&SequenceObject::import_kv>("importKv"),
                            InstanceMethod<&SequenceObject::dispose>("dispose"),
                        });
   }
@@ -76,7 +78,7 @@ class SequenceObject : public TaggedWrap<SequenceObject> {
     const SequenceObject* object = from(call[0]);
     if (object == nullptr) throw_invalid(call.Env(), "the other sequence must be a Sequence");
     const Parts& parts = object->parts_;
-    if (parts.pool != parts_.pool) throw_invalid(call.Env(), "the other sequence belongs to another pool; save and restore it instead");
+    if (parts.pool != parts_.pool) throw_invalid(call.Env(), "the other sequence belongs to another pool; export and import it instead");
     if (parts.state == parts_.state) throw_invalid(call.Env(), "a sequence cannot be joined with itself");
     return parts;
   }
@@ -325,61 +327,40 @@ class SequenceObject : public TaggedWrap<SequenceObject> {
     });
   }
 
-  // Everything a saved state holds, in one piece that is never copied again: room for a header, log, rows, cells.
-  Napi::Value export_state(const Napi::CallbackInfo& call) {
-    struct State {
-      std::vector<uint8_t> bytes;
-      double positions = 0;
-      double latents = 0;
-    };
-    const auto header = static_cast<size_t>(require_int(call, 0, "headerBytes", 0, 1 << 20));
-    auto state = std::make_shared<State>();
+  // exportKv(from, to) -> job of Kv
+  Napi::Value export_kv(const Napi::CallbackInfo& call) {
+    const auto from = static_cast<int32_t>(require_int(call, 0, "from", 0, INT32_MAX));
+    const auto to = static_cast<int32_t>(require_int(call, 1, "to", 0, INT32_MAX));
+    auto content = std::make_shared<KvContent>();
     return edit(
         call,
-        [state, header, d = dimension(), s = parts_.state](Pool& pool) {
-          const Entries& log = s->log;
-          const size_t log_bytes = log.tokens.size() * sizeof(int32_t);
-          const size_t row_bytes = log.rows.size() * sizeof(float);
-          state->bytes = pool.export_state(*s, header + log_bytes + row_bytes);
-          uint8_t* out = state->bytes.data() + header;
-          std::copy_n(reinterpret_cast<const uint8_t*>(log.tokens.data()), log_bytes, out);
-          std::copy_n(reinterpret_cast<const uint8_t*>(log.rows.data()), row_bytes, out + log_bytes);
-          state->positions = static_cast<double>(log.tokens.size());
-          state->latents = static_cast<double>(log.rows.size()) / d;
+        [content, from, to, s = parts_.state](Pool& pool) {
+          if (from > to || to > s->log.size()) {
+            fail(Code::invalid_argument,
+                 "cannot export [" + std::to_string(from) + ", " + std::to_string(to) + ") of " + std::to_string(s->log.size()) + " positions");
+          }
+          *content = pool.export_kv(*s, from, to);
         },
-        [state]() -> Job::ToValue {
-          return [state](napi_env env) -> napi_value {
-            Napi::Object out = Napi::Object::New(env);
-            auto owned = std::make_unique<std::vector<uint8_t>>(std::move(state->bytes));
-            uint8_t* data = owned->data();
-            const size_t size = owned->size();
-            const auto release = [](Napi::BasicEnv, uint8_t*, std::vector<uint8_t>* bytes) { delete bytes; };
-            out.Set("bytes", Napi::Buffer<uint8_t>::NewOrCopy(env, data, size, release, owned.release()));
-            out.Set("positions", state->positions);
-            out.Set("latents", state->latents);
-            return out;
-          };
-        });
+        [content]() -> Job::ToValue { return kv_value(content); });
   }
 
-  Napi::Value import_state(const Napi::CallbackInfo& call) {
-    if (!call[0].IsTypedArray() || call[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
-      throw_invalid(call.Env(), "state must be a Uint8Array");
-    const auto bytes = call[0].As<Napi::Uint8Array>();
-    auto state = std::make_shared<std::vector<uint8_t>>(bytes.Data(), bytes.Data() + bytes.ElementLength());
-    auto log = std::make_shared<Entries>();
-    log->tokens = copy_array<int32_t>(call[1], "log");
-    if (const auto rows = optional_tensor(call, 2, "rows")) log->rows = rows_of(call.Env(), rows);
-    size_t latents = 0;
-    for (const int32_t token : log->tokens) {
-      if (token == row_entry)
-        latents++;
-      else if (!parts_.pool->model().is_token(token))
-        throw_invalid(call.Env(), "log: token " + std::to_string(token) + " is not in the vocabulary");
-    }
-    if (latents * static_cast<size_t>(dimension()) != log->rows.size())
-      throw_invalid(call.Env(), "log and rows disagree about the number of latents");
-    return edit(call, [state, log, s = parts_.state](Pool& pool) { pool.import_state(*s, *state, std::move(*log)); });
+  // importKv(kv, positions: Int32Array) -> job. Content is made ready on the shared threads while the pool goes on.
+  Napi::Value import_kv(const Napi::CallbackInfo& call) {
+    const auto content = kv_of(call[0]);
+    auto positions = copy_array<int32_t>(call[1], "positions");
+    if (static_cast<int64_t>(positions.size()) != content->size())
+      throw_invalid(call.Env(), "positions must have " + std::to_string(content->size()) + " numbers");
+    if (std::adjacent_find(positions.begin(), positions.end(), std::greater_equal<>()) != positions.end() ||
+        (!positions.empty() && positions.front() < 0))
+      throw_status(call.Env(), Status::fail(Code::kv_position, "positions must not be negative, and each greater than the one before it"));
+    auto request = std::make_shared<EditRequest>(parts_.state);
+    auto incoming = std::make_shared<Pool::Incoming>();
+    request->edit = [incoming, s = parts_.state](Pool& pool) { pool.import_kv(*s, std::move(*incoming)); };
+    const auto job = std::make_shared<Job>();
+    const auto prepare = [incoming, content, positions = std::move(positions), pool = parts_.pool, job] {
+      *incoming = pool->encode_kv(*content, positions, &job->cancel_flag());
+    };
+    return {call.Env(), start_request(call.Env(), parts_.pool, request, job, {}, nullptr, prepare)};
   }
 
   Napi::Value dispose(const Napi::CallbackInfo& call) { return start(call, std::make_shared<DisposeRequest>(parts_.state), {}); }

@@ -7,6 +7,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <new>
 
 namespace latentwire {
 
@@ -20,6 +22,15 @@ inline void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] s
   // larger pages than `page` make this fail, which does no harm
   (void)::madvise(static_cast<char*>(memory) + before, (bytes - before) / page * page, MADV_HUGEPAGE);
 #endif
+}
+
+// Shared memory at a multiple of 64, contents undefined; nullptr if there is none.
+inline std::shared_ptr<uint8_t> large_memory(size_t bytes) {
+  constexpr std::align_val_t alignment{64};
+  auto* memory = static_cast<uint8_t*>(::operator new (bytes, alignment, std::nothrow));
+  if (memory == nullptr) return nullptr;
+  prefer_large_pages(memory, bytes);
+  return {memory, [](uint8_t* m) { ::operator delete (m, std::align_val_t{64}); }};
 }
 
 }  // namespace latentwire

@@ -32,9 +32,14 @@ namespace latentwire {
   X(position_scheme, "ERR_LATENT_POSITION_SCHEME")     \
   X(pool_poisoned, "ERR_LATENT_POOL_POISONED")         \
   X(space_mismatch, "ERR_LATENT_SPACE_MISMATCH")       \
-  X(state_format, "ERR_LATENT_STATE_FORMAT")           \
-  X(state_digest, "ERR_LATENT_STATE_DIGEST")           \
-  X(state_mismatch, "ERR_LATENT_STATE_MISMATCH")
+  X(kv_format, "ERR_LATENT_KV_FORMAT")                 \
+  X(kv_truncated, "ERR_LATENT_KV_TRUNCATED")           \
+  X(kv_checksum, "ERR_LATENT_KV_CHECKSUM")             \
+  X(kv_model_mismatch, "ERR_LATENT_KV_MODEL_MISMATCH") \
+  X(kv_layout, "ERR_LATENT_KV_LAYOUT")                 \
+  X(kv_version, "ERR_LATENT_KV_VERSION")               \
+  X(kv_limit, "ERR_LATENT_KV_LIMIT")                   \
+  X(kv_position, "ERR_LATENT_KV_POSITION")
 
 enum class Code {
   ok,

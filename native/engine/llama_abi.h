@@ -193,8 +193,6 @@ struct ggml_type_traits {
   X(llama_get_embeddings_ith, float*, (llama_context*, int32_t))                                              \
   X(llama_memory_seq_rm, bool, (llama_memory_t, llama_seq_id, llama_pos, llama_pos))                          \
   X(llama_memory_seq_cp, void, (llama_memory_t, llama_seq_id, llama_seq_id, llama_pos, llama_pos))            \
-  X(llama_memory_seq_add, void, (llama_memory_t, llama_seq_id, llama_pos, llama_pos, llama_pos))              \
-  X(llama_memory_can_shift, bool, (llama_memory_t))                                                           \
   X(llama_state_seq_get_size, size_t, (llama_context*, llama_seq_id))                                         \
   X(llama_state_seq_get_data, size_t, (llama_context*, uint8_t*, size_t, llama_seq_id))                       \
   X(llama_state_seq_set_data, size_t, (llama_context*, const uint8_t*, size_t, llama_seq_id))                 \

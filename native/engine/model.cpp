@@ -137,7 +137,6 @@ void Model::read_info() {
   info_.rope = rope_name(rope);
   info_.rope_scaling = file_->string(info_.architecture + ".rope.scaling.type").value_or("none");
   positions_per_row_ = multi ? 4 : 1;
-  rope_can_shift_ = !multi && info_.rope_scaling != "yarn" && info_.rope_scaling != "longrope";
 }
 
 void Model::refuse_unsupported() const {

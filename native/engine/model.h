@@ -58,11 +58,10 @@ class Model {
   abi::llama_model* handle() const noexcept { return model_; }
   const abi::llama_vocab* vocabulary() const noexcept { return vocabulary_; }
   std::optional<std::string> metadata(const std::string& key) const;
+  const GgufFile& file() const noexcept { return *file_; }
 
   // Positions that llama.cpp wants for one row: 4 under M-RoPE, else 1.
   int32_t positions_per_row() const noexcept { return positions_per_row_; }
-  // True if moved keys may be rotated again by llama.cpp (its shift is wrong under YaRN and refused under M-RoPE).
-  bool rope_can_shift() const noexcept { return rope_can_shift_; }
 
   std::vector<int32_t> tokenize(const std::string& text, bool add_special, bool parse_special) const;
   std::string detokenize(const int32_t* tokens, int32_t count, bool render_special) const;
@@ -93,7 +92,6 @@ class Model {
   const abi::llama_vocab* vocabulary_ = nullptr;
   ModelInfo info_;
   int32_t positions_per_row_ = 1;
-  bool rope_can_shift_ = true;
 };
 
 }  // namespace latentwire

@@ -4,22 +4,7 @@
 #include <cmath>
 #include <map>
 
-#include "engine/failure.h"
-
 namespace latentwire {
-
-// Every call into llama.cpp that can throw or assert goes through here: whatever comes out poisons this pool and nothing else.
-template <typename Call>
-auto Pool::guarded(const char* what, Call&& call) {
-  try {
-    return call();
-  } catch (const std::exception& error) {
-    poison(std::string(what) + ": " + error.what());
-  } catch (...) {
-    poison(std::string(what) + ": unknown exception");
-  }
-  fail(Code::engine_failed, counters().poisoned);
-}
 
 Pool::Pool(std::shared_ptr<Model> model, const Options& options)
     : model_(std::move(model)),
@@ -31,7 +16,7 @@ Pool::Pool(std::shared_ptr<Model> model, const Options& options)
   scratch_ = options_.max_sequences;
   for (int32_t id = options_.max_sequences - 1; id >= 0; id--) free_ids_.push_back(id);
   try {
-    prove_layout();
+    prove_cache();
   } catch (...) {
     api_.llama_free(context_);
     throw;
@@ -45,7 +30,7 @@ Pool::~Pool() {
   if (counters_.poisoned.empty()) api_.llama_free(context_);
 }
 
-void Pool::open_context() {
+abi::llama_context_params Pool::context_params() const {
   abi::llama_context_params params = api_.llama_context_default_params();
   params.n_ctx = static_cast<uint32_t>(options_.context_length > 0 ? options_.context_length : model_->info().context_length);
   params.n_batch = params.n_ubatch = static_cast<uint32_t>(options_.batch);
@@ -56,6 +41,11 @@ void Pool::open_context() {
   params.type_k = params.type_v = options_.kv_type;
   params.kv_unified = true;
   params.swa_full = true;
+  return params;
+}
+
+void Pool::open_context() {
+  abi::llama_context_params params = context_params();
   params.abort_callback = [](void* pool) { return static_cast<const Pool*>(pool)->abort_now(); };
   params.abort_callback_data = this;
   Runtime::take_log();
@@ -68,33 +58,6 @@ void Pool::open_context() {
   memory_ = api_.llama_get_memory(context_);
   context_length_ = static_cast<int32_t>(api_.llama_n_ctx(context_));
   options_.batch = static_cast<int32_t>(api_.llama_n_ubatch(context_));
-  can_shift_ = model_->rope_can_shift() && api_.llama_memory_can_shift(memory_);
-}
-
-// Two tokens through the scratch sequence: the growth of the state is the exact size of a position, and the bytes are the layout that
-// imports are held against. A cache of another layout (sliding window, latent attention) still works, but its state is not copied.
-void Pool::prove_layout() {
-  size_t sizes[2] = {0, 0};
-  for (int32_t i = 0; i < 2; i++) {
-    batch_.clear();
-    batch_.add_token(0, i, scratch_, true);
-    if (guarded("first decode", [&] { return api_.llama_decode(context_, batch_.view()); }) != 0) {
-      fail(Code::engine_failed, "the first decode failed: " + Runtime::take_log());
-    }
-    sizes[i] = api_.llama_state_seq_get_size(context_, scratch_);
-  }
-  std::vector<uint8_t> blob(sizes[1]);
-  const size_t written = api_.llama_state_seq_get_data(context_, blob.data(), blob.size(), scratch_);
-  blob.resize(written);
-  StateGeometry geometry;
-  if (Status status = learn_geometry(blob.data(), blob.size(), 2, model_->info().layers, &geometry); status.ok()) {
-    geometry.max_cells = context_length_;
-    geometry_ = std::move(geometry);
-  } else {
-    layout_refusal_ = std::move(status.message);
-  }
-  kv_bytes_per_position_ = sizes[1] - sizes[0];
-  clear_scratch();
 }
 
 // ---------------------------------------------------------------------------------------------------------------- any thread
@@ -359,7 +322,6 @@ bool Pool::decode(Group& group) {
   }
   decoding_.clear();
   if (result == 0) {
-    shift_pending_ = false;
     deliver(group);
     return true;
   }
@@ -497,234 +459,6 @@ void Pool::poison(const std::string& reason) {
   const std::lock_guard lock(mutex_);
   if (counters_.poisoned.empty()) counters_.poisoned = reason.empty() ? "llama.cpp failed" : reason;
   woken_ = true;
-}
-
-// ---------------------------------------------------------------------------------------------------------- sequence operations
-
-void Pool::require_room(const SequenceState& sequence, int64_t entries) const {
-  const int64_t position = sequence.next();
-  if (position + entries > context_length_) {
-    fail(Code::context_overflow,
-         "needs positions up to " + std::to_string(position + entries) + ", the context has " + std::to_string(context_length_));
-  }
-  if (ledger_.used() + entries > context_length_) {
-    fail(Code::context_overflow, "needs " + std::to_string(entries) + " cells, the pool has " +
-                                     std::to_string(context_length_ - ledger_.used()) + " of " + std::to_string(context_length_) + " free");
-  }
-}
-
-// The last entry goes back into its own cell, unless a fork holds that one as well. Asked before anything is taken out.
-void Pool::require_refresh_room(const SequenceState& s) const {
-  if (!ledger_.shared(s.cells.back()) || ledger_.used() < context_length_) return;
-  fail(Code::context_overflow,
-       "needs a cell to decode the last position again, and all " + std::to_string(context_length_) + " are in use");
-}
-
-void Pool::truncate(SequenceState& s, int32_t length) {
-  const int32_t size = s.log.size();
-  if (length >= size) return;
-  const auto keep = static_cast<size_t>(length);
-  const int32_t first = s.positions[keep];
-  if (!guarded("llama_memory_seq_rm", [&] { return api_.llama_memory_seq_rm(memory_, s.id, first, -1); })) {
-    fail(Code::engine_failed, "llama.cpp refused to truncate the sequence");
-  }
-  const auto rows = std::count(s.log.tokens.begin() + length, s.log.tokens.end(), row_entry);
-  s.log.rows.resize(s.log.rows.size() - static_cast<size_t>(rows) * row_.size());
-  s.log.tokens.resize(keep);
-  s.positions.resize(keep);
-  for (size_t i = keep; i < s.cells.size(); i++) ledger_.drop(s.cells[i]);
-  s.cells.resize(keep);
-  s.contiguous = s.next() == length;
-  s.invalidate_outputs();
-  s.publish();
-}
-
-// `target` becomes a copy of `source`; the cells are shared, no bytes move.
-void Pool::replace(SequenceState& target, const SequenceState& source) {
-  truncate(target, 0);
-  guarded("llama_memory_seq_cp", [&] {
-    api_.llama_memory_seq_cp(memory_, source.id, target.id, -1, -1);
-    return true;
-  });
-  for (const uint32_t cell : source.cells) ledger_.share(cell);
-  target.log = source.log;
-  target.positions = source.positions;
-  target.cells = source.cells;
-  target.contiguous = source.contiguous;
-  target.logits = source.logits;
-  target.hidden = source.hidden;
-  target.logits_valid = source.logits_valid;
-  target.hidden_valid = source.hidden_valid;
-  target.publish();
-}
-
-std::shared_ptr<SequenceState> Pool::fork(const SequenceState& source) {
-  std::shared_ptr<SequenceState> copy = create_sequence();
-  replace(*copy, source);
-  return copy;
-}
-
-void Pool::release(SequenceState& s) {
-  if (s.closed.exchange(true)) return;
-  truncate(s, 0);
-  const std::lock_guard lock(mutex_);
-  free_ids_.push_back(s.id);
-  counters_.open_sequences--;
-}
-
-void Pool::clear_scratch() {
-  guarded("llama_memory_seq_rm", [&] { return api_.llama_memory_seq_rm(memory_, scratch_, -1, -1); });
-}
-
-// Keys moved by a shift are rotated at the next decode, and a state copied before that would pair new positions with old keys.
-void Pool::flush_shift() {
-  if (!shift_pending_) return;
-  if (ledger_.used() >= context_length_) fail(Code::context_overflow, "one free cell is needed to settle moved positions");
-  Batch one(model_->info().embedding_length, model_->positions_per_row());
-  one.add_token(0, 0, scratch_, true);
-  const int32_t result = guarded("llama_decode", [&] { return api_.llama_decode(context_, one.view()); });
-  clear_scratch();
-  if (result != 0) fail(Code::engine_failed, "settling moved positions failed");
-  shift_pending_ = false;
-}
-
-std::vector<uint8_t> Pool::export_state(const SequenceState& s, size_t headroom) {
-  if (!geometry_) fail(Code::model_unsupported, "the state of this cache layout cannot be copied: " + layout_refusal_);
-  flush_shift();
-  return guarded("llama_state_seq_get_data", [&] {
-    const size_t size = api_.llama_state_seq_get_size(context_, s.id);
-    std::vector<uint8_t> state(headroom + size);
-    state.resize(headroom + api_.llama_state_seq_get_data(context_, state.data() + headroom, size, s.id));
-    return state;
-  });
-}
-
-// A private copy of the source's cells under the scratch id. Cells are shared after seq_cp, and shifting shared cells would move every
-// holder.
-void Pool::copy_to_scratch(const SequenceState& source) {
-  if (ledger_.used() + source.log.size() > context_length_) {
-    fail(Code::context_overflow, "copying " + std::to_string(source.log.size()) + " cells needs more than the pool has free");
-  }
-  const std::vector<uint8_t> state = export_state(source);
-  const size_t read =
-      guarded("llama_state_seq_set_data", [&] { return api_.llama_state_seq_set_data(context_, state.data(), state.size(), scratch_); });
-  if (read != state.size()) {
-    clear_scratch();
-    fail(Code::context_overflow, "the cache has no room for a private copy");
-  }
-}
-
-void Pool::make_private(SequenceState& s) {
-  if (std::none_of(s.cells.begin(), s.cells.end(), [&](uint32_t cell) { return ledger_.shared(cell); })) return;
-  copy_to_scratch(s);
-  guarded("llama_memory_seq_cp", [&] {
-    api_.llama_memory_seq_rm(memory_, s.id, -1, -1);
-    api_.llama_memory_seq_cp(memory_, scratch_, s.id, -1, -1);
-    return true;
-  });
-  clear_scratch();
-  for (uint32_t& cell : s.cells) {
-    ledger_.drop(cell);
-    cell = ledger_.take();
-  }
-}
-
-// Concatenation without recompute: the source's keys are rotated on to follow the target. The source never attended to the target, so this
-// is block-diagonal attention, an approximation of having read both.
-void Pool::append_shifted(SequenceState& target, SequenceState& source) {
-  if (!can_shift_)
-    fail(Code::position_scheme, "cached keys of this model cannot be moved (" + model_->info().rope + " RoPE, scaling " +
-                                    model_->info().rope_scaling + "); append by recompute");
-  if (!target.contiguous || !source.contiguous) fail(Code::position_scheme, "a sequence with gaps in its positions cannot be joined");
-  if (source.log.size() == 0) return;
-  require_room(target, source.log.size());
-  copy_to_scratch(source);
-  const int32_t base = target.next();
-  guarded("llama_memory_seq_add", [&] {
-    if (base > 0) api_.llama_memory_seq_add(memory_, scratch_, -1, -1, base);
-    api_.llama_memory_seq_cp(memory_, scratch_, target.id, -1, -1);
-    return true;
-  });
-  shift_pending_ = shift_pending_ || base > 0;
-  clear_scratch();
-  for (int32_t i = 0; i < source.log.size(); i++) {
-    target.positions.push_back(base + i);
-    target.cells.push_back(ledger_.take());
-  }
-  target.log.tokens.insert(target.log.tokens.end(), source.log.tokens.begin(), source.log.tokens.end());
-  target.log.rows.insert(target.log.rows.end(), source.log.rows.begin(), source.log.rows.end());
-  target.invalidate_outputs();
-  target.publish();
-}
-
-// Removes entries [from, to). Re-anchored, the rest moves down and its keys are rotated back; else the positions keep their gap and the
-// sequence says so.
-void Pool::drop(SequenceState& s, int32_t from, int32_t to, bool reanchor) {
-  const int32_t size = s.log.size();
-  if (from >= to) return;
-  if (to == size) {
-    truncate(s, from);
-    return;
-  }
-  if (reanchor && !can_shift_) fail(Code::position_scheme, "cached keys of this model cannot be moved, so positions cannot be re-anchored");
-  if (!s.contiguous) fail(Code::position_scheme, "the sequence already has a gap in its positions");
-  if (!reanchor && to == size - 1) fail(Code::position_scheme, "a gap must leave at least two positions behind it");
-  if (reanchor) make_private(s);
-  const int32_t shift = to - from;
-  guarded("llama_memory_seq_rm", [&] {
-    api_.llama_memory_seq_rm(memory_, s.id, from, to);
-    if (reanchor) api_.llama_memory_seq_add(memory_, s.id, to, -1, -shift);
-    return true;
-  });
-  shift_pending_ = shift_pending_ || reanchor;
-  const auto d = static_cast<ptrdiff_t>(row_.size());
-  const auto rows_before = std::count(s.log.tokens.begin(), s.log.tokens.begin() + from, row_entry);
-  const auto rows_dropped = std::count(s.log.tokens.begin() + from, s.log.tokens.begin() + to, row_entry);
-  s.log.rows.erase(s.log.rows.begin() + rows_before * d, s.log.rows.begin() + (rows_before + rows_dropped) * d);
-  s.log.tokens.erase(s.log.tokens.begin() + from, s.log.tokens.begin() + to);
-  for (int32_t i = from; i < to; i++) ledger_.drop(s.cells[static_cast<size_t>(i)]);
-  s.cells.erase(s.cells.begin() + from, s.cells.begin() + to);
-  s.positions.erase(s.positions.begin() + from, s.positions.begin() + to);
-  if (reanchor) {
-    for (size_t i = static_cast<size_t>(from); i < s.positions.size(); i++) s.positions[i] -= shift;
-  }
-  s.contiguous = reanchor;
-  s.invalidate_outputs();
-  s.publish();
-}
-
-// Validated whole before llama.cpp sees a byte, read into the scratch sequence, and committed by sharing its cells: on any failure the old
-// content of `s` is as it was.
-void Pool::import_state(SequenceState& s, const std::vector<uint8_t>& state, Entries log) {
-  if (!geometry_) fail(Code::model_unsupported, "the state of this cache layout cannot be copied: " + layout_refusal_);
-  StateSummary summary;
-  if (Status status = inspect_state(state.data(), state.size(), *geometry_, &summary); !status.ok()) throw Failure(std::move(status));
-  if (static_cast<int64_t>(summary.positions.size()) != log.size()) {
-    fail(Code::state_format,
-         "the state holds " + std::to_string(summary.positions.size()) + " cells, its log " + std::to_string(log.size()));
-  }
-  std::vector<int32_t> positions = summary.positions;
-  std::sort(positions.begin(), positions.end());
-  if (ledger_.used() + log.size() > context_length_)
-    fail(Code::context_overflow, "the pool has no room for " + std::to_string(log.size()) + " more cells");
-  const size_t read =
-      guarded("llama_state_seq_set_data", [&] { return api_.llama_state_seq_set_data(context_, state.data(), state.size(), scratch_); });
-  if (read != state.size()) {
-    clear_scratch();
-    fail(Code::state_format, "llama.cpp read " + std::to_string(read) + " of " + std::to_string(state.size()) + " bytes");
-  }
-  truncate(s, 0);
-  guarded("llama_memory_seq_cp", [&] {
-    api_.llama_memory_seq_cp(memory_, scratch_, s.id, -1, -1);
-    return true;
-  });
-  clear_scratch();
-  s.log = std::move(log);
-  for (size_t i = 0; i < positions.size(); i++) s.cells.push_back(ledger_.take());
-  s.positions = std::move(positions);
-  s.contiguous = s.next() == s.log.size();
-  s.invalidate_outputs();
-  s.publish();
 }
 
 }  // namespace latentwire

@@ -9,9 +9,12 @@
 #include <mutex>
 #include <thread>
 
+#include "core/large_pages.h"
 #include "engine/batch.h"
+#include "engine/failure.h"
 #include "engine/request.h"
 #include "kv/llama_state.h"
+#include "kv/rope.h"
 
 namespace latentwire {
 
@@ -36,7 +39,15 @@ class Pool {
     std::string poisoned;
   };
 
-  // Makes the context and proves the cache layout on two tokens; throws Failure.
+  // Content on its way into the cache: what llama.cpp reads, and what the log gets.
+  struct Incoming {
+    std::shared_ptr<uint8_t> state;
+    size_t size = 0;
+    std::vector<int32_t> positions;
+    Entries log;
+  };
+
+  // Makes the context and proves what must be known of its cache; throws Failure.
   Pool(std::shared_ptr<Model> model, const Options& options);
   ~Pool();
   Pool(const Pool&) = delete;
@@ -57,18 +68,25 @@ class Pool {
   int32_t batch() const noexcept { return options_.batch; }
   int32_t threads() const noexcept { return options_.threads; }
   size_t kv_bytes_per_position() const noexcept { return kv_bytes_per_position_; }
-  // True if cells can be copied and their keys moved: what a shifted append and a re-anchored drop need.
-  bool can_shift() const noexcept { return can_shift_ && geometry_.has_value(); }
+  // True if keys can be moved to other positions: what a shifted append and a re-anchored drop need.
+  bool can_shift() const noexcept { return !ropes_.empty(); }
+  // How keys and values of this cache are stored; throws Failure kv_layout for a cache that cannot be read.
+  const CacheLayout& layout() const;
+  // What llama.cpp reads to hold `content` at `positions`, as many and ascending. Throws Failure: kv_layout, position_scheme (keys that
+  // cannot be moved), non_finite, out_of_memory, cancelled.
+  Incoming encode_kv(const KvContent& content, std::vector<int32_t> positions, const std::atomic<bool>* cancel) const;
 
   // What requests do to sequences; scheduler thread only.
   void require_room(const SequenceState& sequence, int64_t entries) const;
   void require_refresh_room(const SequenceState& sequence) const;
   void truncate(SequenceState& sequence, int32_t length);
   void replace(SequenceState& target, const SequenceState& source);
-  void append_shifted(SequenceState& target, SequenceState& source);
+  void append_shifted(SequenceState& target, const SequenceState& source);
   void drop(SequenceState& sequence, int32_t from, int32_t to, bool reanchor);
-  std::vector<uint8_t> export_state(const SequenceState& sequence, size_t headroom = 0);  // `headroom` bytes, then the cells
-  void import_state(SequenceState& sequence, const std::vector<uint8_t>& state, Entries log);
+  // Entries [from, to).
+  KvContent export_kv(const SequenceState& sequence, int32_t from, int32_t to);
+  // Adds what `incoming` holds to the end. Throws Failure: kv_position, context_overflow.
+  void import_kv(SequenceState& sequence, Incoming incoming);
   void release(SequenceState& sequence);
   std::shared_ptr<SequenceState> fork(const SequenceState& source);
 
@@ -85,7 +103,11 @@ class Pool {
   };
 
   void open_context();
-  void prove_layout();
+  abi::llama_context_params context_params() const;
+  std::vector<uint8_t> state_of_probe(abi::llama_context* context, int32_t sequence, int32_t position, int32_t tokens);
+  void prove_cache();
+  bool find_rotation(const std::vector<uint8_t>& probe, CacheLayout* layout);
+  void prove_rotary_positions(const std::vector<uint8_t>& probe);
   void run();
   bool give_up_if_poisoned();
   void collect_incoming();
@@ -102,12 +124,24 @@ class Pool {
   void poison(const std::string& reason);
   bool must_stop(const Request& request) const;
   bool abort_now() const;
-  void make_private(SequenceState& sequence);
-  void copy_to_scratch(const SequenceState& source);
-  void flush_shift();
+  KvContent read_cells(const SequenceState& sequence, int32_t from, int32_t to);
+  void move_down(SequenceState& sequence, int32_t from, int32_t to);
+  void load_scratch(const uint8_t* state, size_t size);
   void clear_scratch();
+  // Every call into llama.cpp that can throw or assert goes through here: whatever comes out poisons this pool and nothing else.
   template <typename Call>
-  auto guarded(const char* what, Call&& call);
+  auto guarded(const char* what, Call&& call) {
+    try {
+      return call();
+    } catch (const Failure&) {
+      throw;
+    } catch (const std::exception& error) {
+      poison(std::string(what) + ": " + error.what());
+    } catch (...) {
+      poison(std::string(what) + ": unknown exception");
+    }
+    fail(Code::engine_failed, counters().poisoned);
+  }
 
   std::shared_ptr<Model> model_;
   Options options_;
@@ -116,11 +150,12 @@ class Pool {
   abi::llama_memory_t memory_ = nullptr;
   int32_t context_length_ = 0;
   int32_t scratch_ = 0;  // the sequence id that only the pool uses: imports and copies pass through it
-  bool can_shift_ = false;
   size_t kv_bytes_per_position_ = 0;
   std::optional<StateGeometry> geometry_;
+  std::optional<CacheLayout> layout_;
   std::string layout_refusal_;
-  bool shift_pending_ = false;  // keys are rotated at the next decode; until then a state copy would be inconsistent
+  std::vector<std::shared_ptr<const Rope>> ropes_;  // [layers], nullptr where keys are not rotated; empty if keys cannot be moved
+  std::string rope_refusal_ = "its cache cannot be read";
 
   // scheduler thread only
   CellLedger ledger_;

@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace latentwire {
+#include "kv/content.h"
 
-constexpr int32_t row_entry = -1;  // stands in a log where an input row (a latent) was fed instead of a token
+namespace latentwire {
 
 // Counts the cells of the cache: `seq_cp` shares cells between sequences, so a cell is free only when its last holder drops it.
 class CellLedger {

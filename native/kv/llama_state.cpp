@@ -8,12 +8,15 @@
 #include <string>
 #include <utility>
 
+#include "kv/bytes.h"
+
 namespace latentwire {
 namespace {
 
 constexpr uint32_t kMagic = 0xaf143cd8;
 constexpr size_t kCellBytes = 12;
 constexpr size_t kExtendedBytes = 12;
+constexpr size_t kRowsHeadBytes = 12;
 
 // Where the floating-point numbers of a type are: `numbers` of them at the start of each block.
 enum class Number { f32, f16, bf16 };
@@ -74,37 +77,13 @@ bool all_finite(const uint8_t* at, uint64_t bytes, const TypeLayout& layout) {
   return false;
 }
 
-class Reader {
- public:
-  Reader(const uint8_t* bytes, size_t size) : bytes_(bytes), size_(size) {}
-
-  size_t at() const { return at_; }
-  size_t left() const { return size_ - at_; }
-  bool fits(uint64_t count, uint64_t each) const { return each == 0 || count <= left() / each; }
-  const uint8_t* take(uint64_t bytes) {
-    if (bytes > left()) return nullptr;
-    const uint8_t* start = bytes_ + at_;
-    at_ += static_cast<size_t>(bytes);
-    return start;
-  }
-  template <typename T>
-  bool read(T* out) {
-    const uint8_t* start = take(sizeof(T));
-    if (start != nullptr) *out = load<T>(start);
-    return start != nullptr;
-  }
-
- private:
-  const uint8_t* bytes_;
-  size_t size_;
-  size_t at_ = 0;
-};
-
-Status malformed(const Reader& reader, const std::string& what) {
-  return Status::fail(Code::state_format, "damaged state: at byte " + std::to_string(reader.at()) + ": " + what);
+Status damaged(Code code, const ByteReader& reader, const std::string& what) {
+  return Status::fail(code, "damaged state: at byte " + std::to_string(reader.at()) + ": " + what);
 }
+Status malformed(const ByteReader& reader, const std::string& what) { return damaged(Code::kv_format, reader, what); }
+Status cut_off(const ByteReader& reader, const std::string& what) { return damaged(Code::kv_truncated, reader, what); }
 
-Status mismatch(const std::string& what) { return Status::fail(Code::state_mismatch, "the state is of another cache layout: " + what); }
+Status mismatch(const std::string& what) { return Status::fail(Code::kv_layout, "the state is of another cache layout: " + what); }
 
 // The head of one layer's keys or values.
 struct RowsHead {
@@ -112,7 +91,7 @@ struct RowsHead {
   uint64_t row_bytes = 0;
 };
 
-bool read_rows_head(Reader* reader, bool transposed, RowsHead* head) {
+bool read_rows_head(ByteReader* reader, bool transposed, RowsHead* head) {
   if (!reader->read(&head->type)) return false;
   if (!transposed) return reader->read(&head->row_bytes);
   uint32_t element_bytes = 0, channels = 0;
@@ -121,11 +100,11 @@ bool read_rows_head(Reader* reader, bool transposed, RowsHead* head) {
   return true;
 }
 
-Status read_prefix(Reader* reader, uint32_t* cells) {
+Status read_prefix(ByteReader* reader, uint32_t* cells) {
   uint32_t magic = 0, streams = 0;
   int32_t source = 0;
   if (!reader->read(&magic) || !reader->read(&source) || !reader->read(&streams) || !reader->read(cells))
-    return malformed(*reader, "the header is cut off");
+    return cut_off(*reader, "the header is cut off");
   if (magic != kMagic) return malformed(*reader, "not a llama.cpp sequence state (wrong magic)");
   if (streams != 1) return mismatch("it has " + std::to_string(streams) + " streams, a unified cache has one");
   return {};
@@ -133,7 +112,7 @@ Status read_prefix(Reader* reader, uint32_t* cells) {
 
 // Reads the layers of a locally written state under one reading of its cell records; false when they do not fit it
 // exactly.
-bool fits_layout(Reader reader, uint64_t cells, uint64_t layer_count, StateGeometry* geometry) {
+bool fits_layout(ByteReader reader, uint64_t cells, uint64_t layer_count, StateGeometry* geometry) {
   if (reader.take(cells * (kCellBytes + (geometry->extended_positions ? kExtendedBytes : 0))) == nullptr) return false;
   uint32_t transposed = 0, layers = 0;
   if (!reader.read(&transposed) || !reader.read(&layers) || transposed > 1 || layers != layer_count) return false;
@@ -154,9 +133,9 @@ bool fits_layout(Reader reader, uint64_t cells, uint64_t layer_count, StateGeome
   return reader.left() == 0;
 }
 
-Status read_positions(Reader* reader, uint32_t cells, const StateGeometry& local, std::vector<int32_t>* positions) {
+Status read_positions(ByteReader* reader, uint32_t cells, const StateGeometry& local, std::vector<int32_t>* positions) {
   const size_t record = kCellBytes + (local.extended_positions ? kExtendedBytes : 0);
-  if (!reader->fits(cells, record)) return malformed(*reader, std::to_string(cells) + " cells announced, more than the state can hold");
+  if (!reader->fits(cells, record)) return cut_off(*reader, std::to_string(cells) + " cells announced, more than the state can hold");
   std::vector<bool> seen(static_cast<size_t>(local.max_cells));
   positions->reserve(cells);
   for (uint32_t cell = 0; cell < cells; ++cell) {
@@ -165,43 +144,74 @@ Status read_positions(Reader* reader, uint32_t cells, const StateGeometry& local
     const uint32_t owners = load<uint32_t>(at + 4);
     if (owners != 1) return malformed(*reader, "cell " + std::to_string(cell) + " has " + std::to_string(owners) + " owners");
     if (position < 0 || position >= local.max_cells) {
-      return malformed(*reader, "cell " + std::to_string(cell) + " has position " + std::to_string(position) + ", outside the context");
+      return damaged(Code::kv_position, *reader, "cell " + std::to_string(cell) + " has position " + std::to_string(position) + ", outside the context");
     }
-    if (seen[static_cast<size_t>(position)]) return malformed(*reader, "position " + std::to_string(position) + " occurs twice");
+    if (seen[static_cast<size_t>(position)]) return damaged(Code::kv_position, *reader, "position " + std::to_string(position) + " occurs twice");
     seen[static_cast<size_t>(position)] = true;
     positions->push_back(position);
   }
   return {};
 }
 
-Status check_rows(Reader* reader, uint32_t cells, size_t layer, bool values, const StateGeometry& local) {
+Status check_part(ByteReader* reader, uint32_t cells, size_t layer, bool values, const StateGeometry& local, bool numbers,
+                  size_t* offset) {
   const StateLayer& want = local.layers[layer];
   const int32_t type = values ? want.value_type : want.key_type;
   const uint64_t row_bytes = values ? want.value_row_bytes : want.key_row_bytes;
   const std::string which = std::string(values ? "values" : "keys") + " of layer " + std::to_string(layer);
   RowsHead head;
   const size_t start = reader->at();
-  if (!read_rows_head(reader, values && local.transposed_values, &head)) return malformed(*reader, which + " are cut off");
+  if (!read_rows_head(reader, values && local.transposed_values, &head)) return cut_off(*reader, which + " are cut off");
   if (head.type != type || head.row_bytes != row_bytes) {
     return mismatch("at byte " + std::to_string(start) + ": " + which + " have type " + std::to_string(head.type) + " and rows of " +
                     std::to_string(head.row_bytes) + " bytes, here type " + std::to_string(type) + " and " + std::to_string(row_bytes));
   }
-  if (!reader->fits(cells, row_bytes)) return malformed(*reader, which + " are cut off");
+  if (!reader->fits(cells, row_bytes)) return cut_off(*reader, which + " are cut off");
   const TypeLayout* layout = layout_of(type);
   if (layout == nullptr) return mismatch(which + " have type " + std::to_string(type) + ", whose numbers cannot be checked");
   const uint64_t bytes = cells * row_bytes;
-  if (!all_finite(reader->take(bytes), bytes, *layout))
+  *offset = reader->at();
+  const uint8_t* rows = reader->take(bytes);
+  if (numbers && !all_finite(rows, bytes, *layout))
     return Status::fail(Code::non_finite, "the state holds NaN or an infinity in the " + which);
+  return {};
+}
+
+Status read_state(const uint8_t* blob, size_t size, const StateGeometry& local, bool numbers, StateSummary* out) {
+  ByteReader reader(blob, size);
+  uint32_t cells = 0;
+  if (Status status = read_prefix(&reader, &cells); !status.ok()) return status;
+  if (cells > static_cast<uint64_t>(std::max<int64_t>(local.max_cells, 0))) {
+    return damaged(Code::kv_limit, reader, std::to_string(cells) + " cells, more than the context of " + std::to_string(local.max_cells));
+  }
+  StateSummary summary;
+  if (cells > 0) {
+    if (Status status = read_positions(&reader, cells, local, &summary.positions); !status.ok()) return status;
+    uint32_t transposed = 0, layers = 0;
+    if (!reader.read(&transposed) || !reader.read(&layers)) return cut_off(reader, "the layer table is cut off");
+    if (transposed > 1) return malformed(reader, "neither plain nor transposed values");
+    if ((transposed == 1) != local.transposed_values) return mismatch("its values are laid out for the other flash-attention setting");
+    if (layers != local.layers.size()) return mismatch(std::to_string(layers) + " layers, here " + std::to_string(local.layers.size()));
+    summary.parts.resize(2 * local.layers.size());
+    for (const size_t values : {0, 1}) {
+      for (size_t layer = 0; layer < local.layers.size(); ++layer) {
+        size_t* offset = &summary.parts[2 * layer + values];
+        if (Status status = check_part(&reader, cells, layer, values == 1, local, numbers, offset); !status.ok()) return status;
+      }
+    }
+  }
+  if (reader.left() != 0) return malformed(reader, std::to_string(reader.left()) + " bytes after the end");
+  *out = std::move(summary);
   return {};
 }
 
 }  // namespace
 
 Status learn_geometry(const uint8_t* blob, size_t size, int64_t cells, int64_t layer_count, StateGeometry* out) {
-  Reader reader(blob, size);
+  ByteReader reader(blob, size);
   uint32_t found = 0;
   if (Status status = read_prefix(&reader, &found); !status.ok())
-    return status.code == Code::state_format ? mismatch(status.message) : status;
+    return status.code == Code::kv_layout ? status : mismatch(status.message);
   if (cells < 1 || found != static_cast<uint64_t>(cells)) {
     return mismatch(std::to_string(found) + " cells, expected " + std::to_string(cells));
   }
@@ -218,29 +228,50 @@ Status learn_geometry(const uint8_t* blob, size_t size, int64_t cells, int64_t l
 }
 
 Status inspect_state(const uint8_t* blob, size_t size, const StateGeometry& local, StateSummary* out) {
-  Reader reader(blob, size);
-  uint32_t cells = 0;
-  if (Status status = read_prefix(&reader, &cells); !status.ok()) return status;
-  if (cells > static_cast<uint64_t>(std::max<int64_t>(local.max_cells, 0))) {
-    return malformed(reader, std::to_string(cells) + " cells, more than the context of " + std::to_string(local.max_cells));
+  return read_state(blob, size, local, true, out);
+}
+
+Status locate_rows(const uint8_t* blob, size_t size, const StateGeometry& local, StateSummary* out) {
+  return read_state(blob, size, local, false, out);
+}
+
+uint64_t state_bytes(const StateGeometry& local, uint64_t cells) {
+  uint64_t bytes = 4 * sizeof(uint32_t);
+  if (cells == 0) return bytes;
+  bytes += cells * kCellBytes + 2 * sizeof(uint32_t);
+  for (const StateLayer& layer : local.layers) bytes += 2 * kRowsHeadBytes + cells * (layer.key_row_bytes + layer.value_row_bytes);
+  return bytes;
+}
+
+void begin_state(const StateGeometry& local, const std::vector<int32_t>& positions, uint8_t* blob, std::vector<uint8_t*>* parts) {
+  uint8_t* at = blob;
+  const auto put = [&at](auto value) {
+    std::memcpy(at, &value, sizeof value);
+    at += sizeof value;
+  };
+  put(kMagic);
+  put(int32_t{0});
+  put(uint32_t{1});
+  put(static_cast<uint32_t>(positions.size()));
+  parts->assign(2 * local.layers.size(), nullptr);
+  if (positions.empty()) return;
+  for (const int32_t position : positions) {
+    put(position);
+    put(uint32_t{1});
+    put(int32_t{0});
   }
-  StateSummary summary;
-  if (cells > 0) {
-    if (Status status = read_positions(&reader, cells, local, &summary.positions); !status.ok()) return status;
-    uint32_t transposed = 0, layers = 0;
-    if (!reader.read(&transposed) || !reader.read(&layers)) return malformed(reader, "the layer table is cut off");
-    if (transposed > 1) return malformed(reader, "neither plain nor transposed values");
-    if ((transposed == 1) != local.transposed_values) return mismatch("its values are laid out for the other flash-attention setting");
-    if (layers != local.layers.size()) return mismatch(std::to_string(layers) + " layers, here " + std::to_string(local.layers.size()));
-    for (const bool values : {false, true}) {
-      for (size_t layer = 0; layer < local.layers.size(); ++layer) {
-        if (Status status = check_rows(&reader, cells, layer, values, local); !status.ok()) return status;
-      }
+  put(uint32_t{0});
+  put(static_cast<uint32_t>(local.layers.size()));
+  for (const size_t values : {0, 1}) {
+    for (size_t layer = 0; layer < local.layers.size(); ++layer) {
+      const StateLayer& kind = local.layers[layer];
+      const uint64_t row_bytes = values == 1 ? kind.value_row_bytes : kind.key_row_bytes;
+      put(values == 1 ? kind.value_type : kind.key_type);
+      put(row_bytes);
+      (*parts)[2 * layer + values] = at;
+      at += positions.size() * row_bytes;
     }
   }
-  if (reader.left() != 0) return malformed(reader, std::to_string(reader.left()) + " bytes after the end");
-  *out = std::move(summary);
-  return {};
 }
 
 }  // namespace latentwire

@@ -1,4 +1,4 @@
-// A strict reader of the sequence state that llama.cpp v0.5.0 writes for a plain unified KV cache. llama.cpp itself
+// A strict reader and the writer of the sequence state that llama.cpp v0.5.0 writes for a plain unified KV cache. llama.cpp itself
 // accepts flipped bits, NaN, negative and repeated positions and trailing bytes, allocates by an unchecked count, and
 // erases the destination before it looks; so nothing that came from outside reaches it unless it passed here. Layout,
 // little-endian and unaligned:
@@ -38,17 +38,28 @@ struct StateGeometry {
 
 struct StateSummary {
   std::vector<int32_t> positions;  // of the cells, in the order of the state
+  std::vector<size_t> parts;       // [2 * layers] offsets: where the keys of layer 0 begin, its values, the keys of layer 1 ...
 };
 
 // Reads the geometry off a state that the local pool has just written, which is known to hold `cells` >= 1 cells of
-// `layer_count` layers. `max_cells` is left at `cells`. Error: state_mismatch, when the bytes are not of the layout
+// `layer_count` layers. `max_cells` is left at `cells`. Error: kv_layout, when the bytes are not of the layout
 // above (a sliding-window, recurrent or latent-attention cache) or of a type whose numbers cannot be checked.
 Status learn_geometry(const uint8_t* blob, size_t size, int64_t cells, int64_t layer_count, StateGeometry* out);
 
 // Checks a whole state: each size against `local`, the exact length, positions unique and in [0, max_cells), all
-// numbers (quantised types: all scales) finite. Allocates in proportion to max_cells only. Errors: state_format (cut
-// off, trailing bytes, malformed cells), state_mismatch (made by a pool of another geometry), non_finite. `out` is only
-// written on success.
+// numbers (quantised types: all scales) finite. Allocates in proportion to max_cells only. Errors: kv_truncated, kv_format
+// (trailing bytes, malformed), kv_limit (more cells than the context), kv_position, kv_layout (made by a pool of another
+// geometry), non_finite. `out` is only written on success.
 Status inspect_state(const uint8_t* blob, size_t size, const StateGeometry& local, StateSummary* out);
+
+// The same without a look at the numbers: for a state that the local pool wrote.
+Status locate_rows(const uint8_t* blob, size_t size, const StateGeometry& local, StateSummary* out);
+
+// The exact size of a state of so many cells.
+uint64_t state_bytes(const StateGeometry& local, uint64_t cells);
+
+// Writes everything of a state but the rows, cells at `positions` in this order, into `blob` of state_bytes bytes. Where the rows of each part
+// go is in `parts`, as above. Geometries with transposed values or extended positions are not written.
+void begin_state(const StateGeometry& local, const std::vector<int32_t>& positions, uint8_t* blob, std::vector<uint8_t*>* parts);
 
 }  // namespace latentwire

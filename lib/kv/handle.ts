@@ -1,0 +1,255 @@
+// What a sequence holds, taken out of its cache: a handle to native memory that can be cut, joined, converted, sent, and given to another
+// sequence of the same model.
+import { inspect } from "node:util";
+import { checkInteger, checkKeys, checkOneOf, checkString, fallback, invalid } from "../check.js";
+import { LatentError } from "../errors.js";
+import { run } from "../jobs.js";
+import { native } from "../native.js";
+import type { NativeKv, NativeKvInfo } from "../native-kv.js";
+import { Latent } from "../spaces/latent.js";
+import type { Space } from "../spaces/space.js";
+import { Tensor } from "../tensor.js";
+import type { KvIdentity } from "./identity.js";
+
+/** How numbers of keys and values are stored: `f32`, `f16`, `bf16`, or ggml's blocks of 32 with 8.5 (`q8_0`) or 4.5 bits a number (`q4_0`). */
+export type KvFormat = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
+
+/** Rows of keys or values of a layer. `rotation`: block of the Walsh-Hadamard rotation that they are stored under, 0 for none. */
+export interface KvRows {
+  readonly format: KvFormat;
+  /** Numbers of a row, of all heads. */
+  readonly channels: number;
+  readonly rotation: number;
+}
+
+/** Facts of a {@link KvHandle}. */
+export interface KvInfo {
+  readonly positions: number;
+  /** Positions that hold a latent instead of a token. */
+  readonly latents: number;
+  /** Of keys and values. */
+  readonly bytes: number;
+  readonly layers: readonly { readonly keys: KvRows; readonly values: KvRows }[];
+}
+
+/** Where a part of a sequence lies, `to` excluded. */
+export interface KvRange {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** Keys or values of one layer for up to 256 neighbouring positions: one tile of the stream. */
+export interface KvTile extends KvRange {
+  readonly layer: number;
+  readonly part: "keys" | "values";
+  /**
+   * The numbers, f32 `[to - from, channels]`, rotary positions in keys as they are.
+   * @throws {@link LatentError} `ERR_LATENT_DISPOSED`, `ERR_LATENT_OUT_OF_MEMORY`
+   */
+  tensor(): Promise<Tensor>;
+}
+
+/** What a handle is called in logs and JSON: small, and not enough to use it. */
+export interface KvReference extends Omit<KvInfo, "layers"> {
+  readonly kind: "kv";
+  readonly layers: number;
+  readonly format: KvFormat;
+  readonly label: string;
+  readonly identity: KvIdentity;
+}
+
+const tileEntries = 256;
+/** Quantised rows are stored rotated, so that a large channel does not take the precision of its neighbours. */
+const rotationOf = (channels: number, most: number): number => {
+  let block = 32;
+  while (block * 2 <= most && channels % (block * 2) === 0) block *= 2;
+  return block;
+};
+
+/** Made by `sequence.exportKv` and `pool.readKv`. */
+export class KvHandle {
+  readonly #handle: NativeKv;
+  /** What the numbers mean; equal in every pool that can take them. */
+  readonly identity: KvIdentity;
+  /** What the sender called it; "" if nothing. It decides about nothing, and travels along. */
+  readonly label: string;
+  readonly info: KvInfo;
+
+  /** @internal */
+  constructor(handle: NativeKv, identity: KvIdentity, label: string) {
+    this.#handle = handle;
+    this.identity = identity;
+    this.label = label;
+    const info: NativeKvInfo = handle.info();
+    this.info = Object.freeze(info);
+  }
+
+  /** Positions held. */
+  get length(): number {
+    return this.info.positions;
+  }
+
+  get disposed(): boolean {
+    return this.#handle.disposed;
+  }
+
+  /** Token ids; -1 where a latent stands. */
+  tokens(): Int32Array {
+    return LatentError.translate(() => this.#handle.tokens());
+  }
+
+  /** The positions that the keys are turned to. */
+  positions(): Int32Array {
+    return LatentError.translate(() => this.#handle.positions());
+  }
+
+  /** @internal The latents among the entries, in order; null if there are none. */
+  latents(space: Space): Latent | null {
+    const rows = LatentError.translate(() => this.#handle.rows());
+    return rows === null ? null : new Latent(space, "embeds", Tensor.fromNative(rows));
+  }
+
+  /** The tiles, chunk by chunk of 256 positions, in the order of the layers. No number is copied before {@link KvTile.tensor}. */
+  *tiles(): Generator<KvTile, void, undefined> {
+    for (let from = 0; from < this.length; from += tileEntries) {
+      const to = Math.min(from + tileEntries, this.length);
+      for (const layer of this.info.layers.keys()) {
+        for (const [index, part] of (["keys", "values"] as const).entries()) {
+          const tensor = async (): Promise<Tensor> =>
+            Tensor.fromNative(await run(LatentError.translate(() => this.#handle.part(2 * layer + index, from, to))));
+          yield { layer, part, from, to, tensor };
+        }
+      }
+    }
+  }
+
+  /** The same entries [from, to) as a handle of their own, without a copy. */
+  slice(range: KvRange): KvHandle {
+    const { from, to } = this.#range(range);
+    return this.#with(LatentError.translate(() => this.#handle.slice(from, to)));
+  }
+
+  /** All but the entries [from, to), without a copy. Their neighbours keep their positions, with a gap between; import them `at` or `append` to close it. */
+  drop(range: KvRange): KvHandle {
+    const { from, to } = this.#range(range);
+    using before = this.slice({ from: 0, to: from });
+    using behind = this.slice({ from: to, to: this.length });
+    return before.concat(behind);
+  }
+
+  /**
+   * This and then `next`, without a copy. Neither has read the other: the joint content is an approximation of having read both.
+   * @throws {@link LatentError} `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT` (another format: see {@link convert})
+   */
+  concat(next: KvHandle): KvHandle {
+    if (!(next instanceof KvHandle)) throw invalid("next", "a KvHandle", next);
+    return this.#with(LatentError.translate(() => this.#handle.concat(next.#handle)));
+  }
+
+  /**
+   * A copy with numbers of another format. Quantised rows are stored rotated (Walsh-Hadamard, as llama.cpp does), keys in blocks of up to 128
+   * numbers and values of up to 64.
+   * @throws {@link LatentError} `ERR_LATENT_NON_FINITE` (a number that the format cannot hold), `ERR_LATENT_INVALID_ARGUMENT` (rows that are no whole blocks)
+   */
+  async convert(format: KvFormat, options: { readonly signal?: AbortSignal } = {}): Promise<KvHandle> {
+    checkOneOf("format", format, ["f32", "f16", "bf16", "q8_0", "q4_0"]);
+    checkKeys("options", options, ["signal"]);
+    const quantised = format === "q8_0" || format === "q4_0";
+    const channels = (part: "keys" | "values"): number => Math.min(...this.info.layers.map((layer) => layer[part].channels));
+    const rotations = quantised ? ([rotationOf(channels("keys"), 128), rotationOf(channels("values"), 64)] as const) : ([0, 0] as const);
+    return this.#with(await run(LatentError.translate(() => this.#handle.convert(format, ...rotations)), options.signal));
+  }
+
+  /** A small reference for logs; the content itself goes by {@link KvHandle.records}. */
+  toJSON(): KvReference {
+    const { positions, latents, bytes, layers } = this.info;
+    const format = layers[0]?.keys.format ?? "f16";
+    return { kind: "kv", positions, latents, bytes, layers: layers.length, format, label: this.label, identity: this.identity };
+  }
+
+  /** @internal */
+  [inspect.custom](): string {
+    const { positions, latents, bytes, layers, format } = this.toJSON();
+    const state = this.disposed ? ", disposed" : "";
+    return `KvHandle { ${positions} positions (${latents} latents), ${layers} layers of ${format}, ${bytes} bytes${state} }`;
+  }
+
+  /** @internal */
+  toNative(): NativeKv {
+    return this.#handle;
+  }
+
+  /** Frees the memory, unless another handle shares it. Idempotent. */
+  dispose(): void {
+    this.#handle.dispose();
+  }
+
+  /** Same as {@link dispose}, for `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #with(handle: NativeKv): KvHandle {
+    return new KvHandle(handle, this.identity, this.label);
+  }
+
+  #range(range: KvRange): KvRange {
+    checkKeys("range", range, ["from", "to"]);
+    const to = checkInteger("to", range.to, 0, this.length);
+    return { from: checkInteger("from", range.from, 0, to), to };
+  }
+
+  /**
+   * The content as a stream of verified records (docs/kv-transfer.md has the format), in buffers of about `bufferBytes`; iterate over it, or pass
+   * it to `Readable.from`. Nothing is written before it is asked for, so a slow reader holds the writer back. Records of which the receiver says
+   * that it holds them already ({@link KvReceiver.held}) are left out.
+   * @throws {@link LatentError} `ERR_LATENT_DISPOSED`, `ERR_LATENT_INVALID_ARGUMENT`
+   */
+  async *records(options: KvRecordsOptions = {}): AsyncGenerator<Uint8Array, void, undefined> {
+    checkKeys("options", options, ["held", "bufferBytes", "signal"]);
+    const most = checkInteger("bufferBytes", fallback(options.bufferBytes, 1 << 20), 1, 1 << 30);
+    const held = fallback(options.held, new Uint8Array(0));
+    if (!(held instanceof Uint8Array)) throw invalid("held", "a Uint8Array", held);
+    const writer = LatentError.translate(() => native().kvWriter(this.#handle, Object.entries(this.identity), [["label", this.label]]));
+    try {
+      const sizes = writer.sizes();
+      const last = sizes.length - 1;
+      // the manifest and the root are always sent, and the digests of what is left out are needed for the root
+      const skips = (record: number): boolean => record > 0 && record < last && (((held[record >> 3] ?? 0) >> (record & 7)) & 1) === 1;
+      for (let from = 0; from <= last;) {
+        let to = from;
+        let bytes = 0;
+        while (to <= last && skips(to) === skips(from) && (to === from || bytes + (sizes[to] ?? 0) <= most)) bytes += sizes[to++] ?? 0;
+        const buffer = await run(LatentError.translate(() => writer.write(from, to)), options.signal);
+        if (!skips(from)) yield buffer;
+        from = to;
+      }
+    } finally {
+      writer.dispose();
+    }
+  }
+
+  /** All of {@link records} in one piece: a file of the content. */
+  async toBytes(options: { readonly signal?: AbortSignal } = {}): Promise<Uint8Array> {
+    checkKeys("options", options, ["signal"]);
+    const pieces: Uint8Array[] = [];
+    for await (const piece of this.records({ ...options, bufferBytes: 1 << 30 })) pieces.push(piece);
+    return pieces.length === 1 && pieces[0] !== undefined ? pieces[0] : Buffer.concat(pieces);
+  }
+}
+
+/** Options of {@link KvHandle.records}. */
+export interface KvRecordsOptions {
+  /** What a receiver holds already, {@link KvReceiver.held}. Default: nothing. */
+  readonly held?: Uint8Array;
+  /** Size of the buffers that are yielded; a single record may be larger. Default 1 MiB. */
+  readonly bufferBytes?: number;
+  readonly signal?: AbortSignal;
+}
+
+/** @internal */
+export function checkLabel(label: unknown): string {
+  const text = checkString("label", label);
+  if (text.length > 1024) throw invalid("label", "at most 1024 characters", text);
+  return text;
+}

@@ -1,0 +1,31 @@
+// What cached keys and values mean: everything that they depend on besides the tokens. Two pools may exchange content if and only if all of
+// it is equal.
+import { LatentError } from "../errors.js";
+import type { ModelInfo } from "../models/model.js";
+
+/** Names and values, in the order of the names. */
+export type KvIdentity = Readonly<Record<string, string>>;
+
+/**
+ * @internal
+ * `contextLength` counts under LongRoPE, whose factors, and so its keys, depend on it.
+ */
+export function kvIdentity(info: ModelInfo, contextLength: number): KvIdentity {
+  return Object.freeze({
+    adapters: "none",
+    architecture: info.architecture,
+    "chat template": info.template,
+    heads: `${info.kvHeads}`,
+    "position scheme": `${info.rope}/${info.ropeScaling}${info.ropeScaling === "longrope" ? `/${contextLength}` : ""}`,
+    vocabulary: `${info.vocabularySize}`,
+    weights: info.fingerprint,
+  });
+}
+
+/** @internal */
+export function requireSameIdentity(theirs: KvIdentity, ours: KvIdentity): void {
+  const name = Object.keys({ ...theirs, ...ours }).find((key) => theirs[key] !== ours[key]);
+  if (name === undefined) return;
+  const details = { name, theirs: theirs[name] ?? "none", ours: ours[name] ?? "none" };
+  throw new LatentError("ERR_LATENT_KV_MODEL_MISMATCH", `made with another ${name}: ${details.theirs}, here ${details.ours}`, { details });
+}

@@ -1,0 +1,131 @@
+// The receiving end of a stream of records: it verifies each one as it comes, keeps what is whole when a sender is lost, and has nothing to
+// use before the root has come.
+import { checkInteger, checkKeys, fallback, invalid } from "../check.js";
+import { LatentError } from "../errors.js";
+import type { NativeKvReader } from "../native-kv.js";
+import { KvHandle } from "./handle.js";
+import type { KvIdentity } from "./identity.js";
+
+/** Bytes in any pieces: a Buffer, a Readable, a fetch body, {@link KvHandle.records}. */
+export type KvSource = Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
+
+/** Options of {@link KvReceiver.read}. */
+export interface KvReadOptions {
+  /** The longest silence of the sender, in milliseconds. Default: no limit. */
+  readonly idleMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+/** Made by `pool.kvReceiver`. One stream at a time; after a lost one, the next goes on where it broke off. */
+export class KvReceiver {
+  readonly #reader: NativeKvReader;
+  readonly #identity: KvIdentity;
+  #reading = false;
+  #taken = false;
+
+  /** @internal */
+  constructor(reader: NativeKvReader, identity: KvIdentity) {
+    this.#reader = reader;
+    this.#identity = identity;
+  }
+
+  /** True when all of the content has come and was verified. */
+  get done(): boolean {
+    return this.#reader.done;
+  }
+
+  /** Payload bytes of the whole records that came, without those that came twice. */
+  get bytes(): number {
+    return this.#reader.bytes;
+  }
+
+  /** A bit a record: what a new stream of the same content may leave out ({@link KvRecordsOptions.held}). */
+  held(): Uint8Array {
+    return LatentError.translate(() => this.#reader.held());
+  }
+
+  /**
+   * Reads a stream to its end and resolves with the content. When it rejects, whole records are kept for the next stream.
+   * @throws {@link LatentError} `ERR_LATENT_KV_TRUNCATED` (it ended early), `ERR_LATENT_KV_PEER_LOST` (it failed), `ERR_LATENT_KV_STALLED` (`idleMs`),
+   * `ERR_LATENT_KV_FORMAT`, `ERR_LATENT_KV_CHECKSUM`, `ERR_LATENT_KV_VERSION`, `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT`,
+   * `ERR_LATENT_KV_LIMIT`, `ERR_LATENT_KV_POSITION`, `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`
+   */
+  async read(source: KvSource, options: KvReadOptions = {}): Promise<KvHandle> {
+    checkKeys("options", options, ["idleMs", "signal"]);
+    const idleMs = checkInteger("idleMs", fallback(options.idleMs, 0), 0, 2 ** 31 - 1);
+    if (this.#reading) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "this receiver is reading another stream");
+    if (this.#taken) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "this receiver has already given its content away");
+    const pieces = iteratorOf(source);
+    this.#reading = true;
+    this.#reader.restart();
+    let ended = false;
+    try {
+      while (!this.#reader.done) {
+        options.signal?.throwIfAborted();
+        const piece = await within(pieces.next(), idleMs, options.signal);
+        ended = piece.done === true;
+        if (ended) break;
+        if (!(piece.value instanceof Uint8Array)) throw invalid("source", "a source of Uint8Arrays", piece.value);
+        const bytes = piece.value;
+        LatentError.translate(() => {
+          this.#reader.feed(bytes);
+        });
+      }
+      const { kv, notes } = LatentError.translate(() => this.#reader.finish());
+      this.#taken = true;
+      return new KvHandle(kv, this.#identity, notes.find(([name]) => name === "label")?.[1] ?? "");
+    } finally {
+      this.#reading = false;
+      // a source that was left early may hold a socket or a file
+      if (!ended) await Promise.resolve(pieces.return?.()).catch(() => undefined);
+    }
+  }
+
+  /** Frees what has come. Idempotent. */
+  dispose(): void {
+    this.#reader.dispose();
+  }
+
+  /** Same as {@link dispose}, for `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+function iteratorOf(source: KvSource): AsyncIterator<Uint8Array> | Iterator<Uint8Array> {
+  if (source instanceof Uint8Array) return [source][Symbol.iterator]();
+  if (typeof source === "object" && source !== null) {
+    if (Symbol.asyncIterator in source) return source[Symbol.asyncIterator]();
+    if (Symbol.iterator in source) return source[Symbol.iterator]();
+  }
+  throw invalid("source", "a Uint8Array or an iterable of them", source);
+}
+
+/** The next piece, unless the sender stays silent, fails, or the signal aborts. */
+async function within<T>(piece: Promise<T> | T, idleMs: number, signal: AbortSignal | undefined): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  let abort: (() => void) | undefined;
+  const stalled = new Promise<never>((_, reject) => {
+    if (idleMs > 0) {
+      timer = setTimeout(() => {
+        reject(new LatentError("ERR_LATENT_KV_STALLED", `nothing came from the sender for ${idleMs} ms`, { details: { idleMs } }));
+      }, idleMs);
+    }
+    abort = () => {
+      reject(signal?.reason as Error);
+    };
+    signal?.addEventListener("abort", abort, { once: true });
+  });
+  const next = Promise.resolve(piece).catch((cause: unknown) => {
+    if (LatentError.isInstance(cause)) throw cause;
+    throw new LatentError("ERR_LATENT_KV_PEER_LOST", `the sender was lost: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  });
+  try {
+    return await Promise.race([next, stalled]);
+  } finally {
+    clearTimeout(timer);
+    if (abort) signal?.removeEventListener("abort", abort);
+    // whoever lost the race must not end the process
+    next.catch(() => undefined);
+  }
+}

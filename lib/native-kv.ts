@@ -1,0 +1,56 @@
+// The typed view of the native keys and values: content outside of a cache, and the stream of records that carries it.
+import type { NativeJob, NativeTensor } from "./native.js";
+
+export interface NativeCacheRows {
+  readonly format: "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
+  readonly channels: number;
+  readonly rotation: number;
+}
+
+export interface NativeKvInfo {
+  readonly positions: number;
+  readonly latents: number;
+  readonly bytes: number;
+  readonly layers: readonly { readonly keys: NativeCacheRows; readonly values: NativeCacheRows }[];
+}
+
+export interface NativeKv {
+  info(): NativeKvInfo;
+  tokens(): Int32Array;
+  positions(): Int32Array;
+  /** [latents, d] f32 */
+  rows(): NativeTensor | null;
+  /** `part`: 2 * layer, plus 1 for values. [to - from, channels] f32. */
+  part(part: number, from: number, to: number): NativeJob<NativeTensor>;
+  slice(from: number, to: number): NativeKv;
+  concat(next: NativeKv): NativeKv;
+  convert(format: string, keyRotation: number, valueRotation: number): NativeJob<NativeKv>;
+  readonly disposed: boolean;
+  dispose(): void;
+}
+
+export type NativeFields = readonly (readonly [string, string])[];
+
+export interface NativeKvWriter {
+  /** Bytes of each record. */
+  sizes(): Float64Array;
+  /** The records [from, to). */
+  write(from: number, to: number): NativeJob<Uint8Array>;
+  dispose(): void;
+}
+
+export interface NativeKvReader {
+  feed(bytes: Uint8Array): void;
+  restart(): void;
+  /** A bit a record, from the lowest of the first byte on. */
+  held(): Uint8Array;
+  finish(): { readonly kv: NativeKv; readonly notes: NativeFields };
+  readonly done: boolean;
+  readonly entries: number;
+  readonly bytes: number;
+  dispose(): void;
+}
+
+export interface NativeKvModule {
+  kvWriter(kv: NativeKv, identity: NativeFields, notes: NativeFields): NativeKvWriter;
+}

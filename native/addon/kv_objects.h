@@ -1,0 +1,28 @@
+// The JavaScript classes of keys and values outside of a cache: content, its writer and its reader.
+#pragma once
+
+#include <memory>
+
+#include "addon/env_jobs.h"
+#include "addon/napi_setup.h"
+#include "kv/content.h"
+#include "kv/wire.h"
+
+namespace latentwire::addon {
+
+// Exports kvWriter, and defines the classes behind the objects that it, pools and sequences make.
+void init_kv(Napi::Env env, Napi::Object exports);
+void init_kv_object(Napi::Env env);
+
+// Resolves to a new Kv object.
+Job::ToValue kv_value(std::shared_ptr<const KvContent> content);
+// The content of a Kv object; throws ERR_LATENT_INVALID_ARGUMENT, or ERR_LATENT_DISPOSED.
+std::shared_ptr<const KvContent> kv_of(const Napi::Value& value);
+
+// [name, value] pairs as fields of a manifest, and back.
+KvManifest::Fields fields_of(const Napi::Value& pairs, const char* name);
+Napi::Array pairs_of(Napi::Env env, const KvManifest::Fields& fields);
+
+Napi::Object wrap_kv_reader(Napi::Env env, KvExpectation expected);
+
+}  // namespace latentwire::addon

@@ -1,0 +1,201 @@
+// The JavaScript classes that turn a Kv into the records of a stream and back.
+#include <span>
+#include <string>
+#include <utility>
+
+#include "addon/args.h"
+#include "addon/engine_objects.h"
+#include "addon/kernel_input.h"
+#include "addon/kv_objects.h"
+#include "addon/operand_object.h"
+#include "addon/typed_arrays.h"
+
+namespace latentwire::addon {
+namespace {
+
+class KvWriterObject : public OperandObject<KvWriterObject, KvWriter> {
+ public:
+  static constexpr const char* class_name = "KvWriter";
+  static constexpr napi_type_tag tag = {0x6c61'7465'6e74'7769, 0x7265'2e6b'7677'7274};
+
+  static Napi::FunctionReference& constructor(Napi::Env env) { return env.GetInstanceData<AddonData>()->kv_writer_class; }
+
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, class_name,
+                       {
+                           InstanceMethod<&KvWriterObject::sizes>("sizes"),
+                           InstanceMethod<&KvWriterObject::write>("write"),
+                           InstanceMethod<&KvWriterObject::dispose>("dispose"),
+                       });
+  }
+
+  explicit KvWriterObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
+
+  // kvWriter(kv, identity, notes)
+  static Napi::Value open(const Napi::CallbackInfo& call) {
+    return translate(call.Env(), [&] {
+      KvManifest manifest;
+      manifest.identity = fields_of(call[1], "identity");
+      manifest.notes = fields_of(call[2], "notes");
+      auto writer = std::make_shared<const KvWriter>(kv_of(call[0]), std::move(manifest));
+      return Napi::Value(call.Env(), wrap(std::move(writer))(call.Env()));
+    });
+  }
+
+ private:
+  void dispose(const Napi::CallbackInfo&) { release(); }
+
+  // -> Float64Array, bytes of each record
+  Napi::Value sizes(const Napi::CallbackInfo& call) {
+    const KvWriter& writer = operand(call.Env());
+    return translate(call.Env(), [&] {
+      std::vector<double> bytes;
+      for (int64_t i = 0; i < writer.records(); i++) bytes.push_back(static_cast<double>(writer.record_bytes(i)));
+      return array_with<double>(call.Env(), bytes);
+    });
+  }
+
+  // write(from, to) -> job of a Buffer with records [from, to)
+  Napi::Value write(const Napi::CallbackInfo& call) {
+    const Napi::Env env = call.Env();
+    const Shared writer = shared(env);
+    const int64_t to = require_int(call, 1, "to", 0, writer->records());
+    const int64_t from = require_int(call, 0, "from", 0, to);
+    return {env, start_on_pool(env, *env.GetInstanceData<AddonData>()->jobs, std::make_shared<Job>(), nullptr, [=](Job&) -> Job::ToValue {
+              auto bytes = std::make_shared<std::vector<uint8_t>>();
+              size_t size = 0;
+              for (int64_t record = from; record < to; record++) size += static_cast<size_t>(writer->record_bytes(record));
+              bytes->resize(size);
+              uint8_t* at = bytes->data();
+              for (int64_t record = from; record < to; record++) {
+                writer->write(record, at);
+                at += writer->record_bytes(record);
+              }
+              return [bytes](napi_env raw) -> napi_value {
+                auto owned = std::make_unique<std::vector<uint8_t>>(std::move(*bytes));
+                uint8_t* data = owned->data();
+                const size_t length = owned->size();
+                const auto release = [](Napi::BasicEnv, uint8_t*, std::vector<uint8_t>* memory) { delete memory; };
+                return Napi::Buffer<uint8_t>::NewOrCopy(raw, data, length, release, owned.release());
+              };
+            })};
+  }
+};
+
+class KvReaderObject : public TaggedWrap<KvReaderObject> {
+ public:
+  static constexpr const char* class_name = "KvReader";
+  static constexpr napi_type_tag tag = {0x6c61'7465'6e74'7769, 0x7265'2e6b'7672'6472};
+
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, class_name,
+                       {
+                           InstanceMethod<&KvReaderObject::feed>("feed"),
+                           InstanceMethod<&KvReaderObject::restart>("restart"),
+                           InstanceMethod<&KvReaderObject::held>("held"),
+                           InstanceMethod<&KvReaderObject::finish>("finish"),
+                           InstanceAccessor<&KvReaderObject::done>("done"),
+                           InstanceAccessor<&KvReaderObject::entries>("entries"),
+                           InstanceAccessor<&KvReaderObject::bytes>("bytes"),
+                           InstanceMethod<&KvReaderObject::dispose>("dispose"),
+                       });
+  }
+
+  // Only `wrap_kv_reader` makes one: it passes what is expected as an External.
+  explicit KvReaderObject(const Napi::CallbackInfo& info) : TaggedWrap<KvReaderObject>(info) {
+    if (info.Length() != 1 || !info[0].IsExternal() || !info[0].As<Napi::External<KvExpectation>>().CheckTypeTag(&external_tag))
+      throw Napi::TypeError::New(info.Env(), "a KvReader comes from a pool");
+    reader_ = std::make_unique<KvReader>(*info[0].As<Napi::External<KvExpectation>>().Data());
+  }
+
+  static constexpr napi_type_tag external_tag = {tag.lower, ~tag.upper};
+
+ private:
+  KvReader& reader(Napi::Env env) const {
+    if (!reader_) throw_status(env, Status::fail(Code::disposed, "the KvReader is disposed"));
+    return *reader_;
+  }
+
+  // feed(bytes: Uint8Array)
+  void feed(const Napi::CallbackInfo& call) {
+    KvReader& target = reader(call.Env());
+    const std::span<uint8_t> bytes = require_array<uint8_t>(call[0], "bytes");
+    translate(call.Env(), [&] { check(target.feed(bytes.data(), bytes.size())); });
+  }
+
+  void restart(const Napi::CallbackInfo& call) { reader(call.Env()).restart(); }
+  void dispose(const Napi::CallbackInfo&) { reader_.reset(); }
+
+  Napi::Value held(const Napi::CallbackInfo& call) { return array_with<uint8_t>(call.Env(), reader(call.Env()).held()); }
+  Napi::Value done(const Napi::CallbackInfo& call) { return Napi::Boolean::New(call.Env(), reader(call.Env()).done()); }
+  Napi::Value entries(const Napi::CallbackInfo& call) {
+    return Napi::Number::New(call.Env(), static_cast<double>(reader(call.Env()).entries()));
+  }
+  Napi::Value bytes(const Napi::CallbackInfo& call) {
+    return Napi::Number::New(call.Env(), static_cast<double>(reader(call.Env()).payload_bytes()));
+  }
+
+  // -> { kv, notes: [name, value][] }
+  Napi::Value finish(const Napi::CallbackInfo& call) {
+    const Napi::Env env = call.Env();
+    return translate(env, [&] {
+      std::shared_ptr<const KvContent> content;
+      KvManifest manifest;
+      check(reader(env).finish(&content, &manifest));
+      Napi::Object out = Napi::Object::New(env);
+      out.Set("kv", kv_value(std::move(content))(env));
+      out.Set("notes", pairs_of(env, manifest.notes));
+      return out;
+    });
+  }
+
+  std::unique_ptr<KvReader> reader_;
+};
+
+}  // namespace
+
+KvManifest::Fields fields_of(const Napi::Value& pairs, const char* name) {
+  const Napi::Env env = pairs.Env();
+  const std::string wrong = std::string(name) + " must be an array of pairs of strings";
+  if (!pairs.IsArray()) throw_invalid(env, wrong);
+  const auto array = pairs.As<Napi::Array>();
+  KvManifest::Fields fields;
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const Napi::Value pair = array.Get(i);
+    if (!pair.IsArray()) throw_invalid(env, wrong);
+    const Napi::Value key = pair.As<Napi::Array>().Get(0U);
+    const Napi::Value value = pair.As<Napi::Array>().Get(1U);
+    if (!key.IsString() || !value.IsString()) throw_invalid(env, wrong);
+    fields.emplace_back(key.As<Napi::String>().Utf8Value(), value.As<Napi::String>().Utf8Value());
+  }
+  std::sort(fields.begin(), fields.end());
+  const auto twice = std::adjacent_find(fields.begin(), fields.end(), [](const auto& a, const auto& b) { return a.first == b.first; });
+  if (twice != fields.end()) throw_invalid(env, std::string(name) + " names " + twice->first + " twice");
+  return fields;
+}
+
+Napi::Array pairs_of(Napi::Env env, const KvManifest::Fields& fields) {
+  const Napi::Array array = Napi::Array::New(env, fields.size());
+  for (uint32_t i = 0; i < fields.size(); i++) {
+    const Napi::Array pair = Napi::Array::New(env, 2);
+    pair.Set(0U, fields[i].first);
+    pair.Set(1U, fields[i].second);
+    array.Set(i, pair);
+  }
+  return array;
+}
+
+Napi::Object wrap_kv_reader(Napi::Env env, KvExpectation expected) {
+  auto external = Napi::External<KvExpectation>::New(env, &expected);
+  external.TypeTag(&KvReaderObject::external_tag);
+  return env.GetInstanceData<AddonData>()->kv_reader_class.New({external});
+}
+
+void init_kv(Napi::Env env, Napi::Object exports) {
+  init_kv_object(env);
+  KvWriterObject::constructor(env) = Napi::Persistent(KvWriterObject::define(env));
+  env.GetInstanceData<AddonData>()->kv_reader_class = Napi::Persistent(KvReaderObject::define(env));
+  exports.Set("kvWriter", Napi::Function::New<&KvWriterObject::open>(env, "kvWriter"));
+}
+
+}  // namespace latentwire::addon

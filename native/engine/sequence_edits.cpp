@@ -1,0 +1,262 @@
+// What requests do to sequences on the scheduler's thread: cutting, sharing, moving, and the way of keys and values out of the cache and
+// back into it.
+#include <algorithm>
+#include <utility>
+
+#include "engine/pool.h"
+
+namespace latentwire {
+
+void Pool::require_room(const SequenceState& sequence, int64_t entries) const {
+  const int64_t position = sequence.next();
+  if (position + entries > context_length_) {
+    fail(Code::context_overflow,
+         "needs positions up to " + std::to_string(position + entries) + ", the context has " + std::to_string(context_length_));
+  }
+  if (ledger_.used() + entries > context_length_) {
+    fail(Code::context_overflow, "needs " + std::to_string(entries) + " cells, the pool has " +
+                                     std::to_string(context_length_ - ledger_.used()) + " of " + std::to_string(context_length_) + " free");
+  }
+}
+
+// The last entry goes back into its own cell, unless a fork holds that one as well. Asked before anything is taken out.
+void Pool::require_refresh_room(const SequenceState& s) const {
+  if (!ledger_.shared(s.cells.back()) || ledger_.used() < context_length_) return;
+  fail(Code::context_overflow,
+       "needs a cell to decode the last position again, and all " + std::to_string(context_length_) + " are in use");
+}
+
+void Pool::truncate(SequenceState& s, int32_t length) {
+  const int32_t size = s.log.size();
+  if (length >= size) return;
+  const auto keep = static_cast<size_t>(length);
+  const int32_t first = s.positions[keep];
+  if (!guarded("llama_memory_seq_rm", [&] { return api_.llama_memory_seq_rm(memory_, s.id, first, -1); })) {
+    fail(Code::engine_failed, "llama.cpp refused to truncate the sequence");
+  }
+  const auto rows = std::count(s.log.tokens.begin() + length, s.log.tokens.end(), row_entry);
+  s.log.rows.resize(s.log.rows.size() - static_cast<size_t>(rows) * row_.size());
+  s.log.tokens.resize(keep);
+  s.positions.resize(keep);
+  for (size_t i = keep; i < s.cells.size(); i++) ledger_.drop(s.cells[i]);
+  s.cells.resize(keep);
+  s.contiguous = s.next() == length;
+  s.invalidate_outputs();
+  s.publish();
+}
+
+// `target` becomes a copy of `source`; the cells are shared, no bytes move.
+void Pool::replace(SequenceState& target, const SequenceState& source) {
+  truncate(target, 0);
+  guarded("llama_memory_seq_cp", [&] {
+    api_.llama_memory_seq_cp(memory_, source.id, target.id, -1, -1);
+    return true;
+  });
+  for (const uint32_t cell : source.cells) ledger_.share(cell);
+  target.log = source.log;
+  target.positions = source.positions;
+  target.cells = source.cells;
+  target.contiguous = source.contiguous;
+  target.logits = source.logits;
+  target.hidden = source.hidden;
+  target.logits_valid = source.logits_valid;
+  target.hidden_valid = source.hidden_valid;
+  target.publish();
+}
+
+std::shared_ptr<SequenceState> Pool::fork(const SequenceState& source) {
+  std::shared_ptr<SequenceState> copy = create_sequence();
+  replace(*copy, source);
+  return copy;
+}
+
+void Pool::release(SequenceState& s) {
+  if (s.closed.exchange(true)) return;
+  truncate(s, 0);
+  const std::lock_guard lock(mutex_);
+  free_ids_.push_back(s.id);
+  counters_.open_sequences--;
+}
+
+void Pool::clear_scratch() {
+  guarded("llama_memory_seq_rm", [&] { return api_.llama_memory_seq_rm(memory_, scratch_, -1, -1); });
+}
+
+// The scratch sequence gets what a state holds. Error: context_overflow, and then it is empty.
+void Pool::load_scratch(const uint8_t* state, size_t size) {
+  const size_t read =
+      guarded("llama_state_seq_set_data", [&] { return api_.llama_state_seq_set_data(context_, state, size, scratch_); });
+  if (read == size) return;
+  clear_scratch();
+  fail(Code::context_overflow, "the cache took " + std::to_string(read) + " of " + std::to_string(size) + " bytes");
+}
+
+const CacheLayout& Pool::layout() const {
+  if (!layout_) fail(Code::kv_layout, "keys and values of this cache cannot be read: " + layout_refusal_);
+  return *layout_;
+}
+
+KvContent Pool::export_kv(const SequenceState& s, int32_t from, int32_t to) {
+  KvContent content = read_cells(s, from, to);
+  const auto first_row = std::count(s.log.tokens.begin(), s.log.tokens.begin() + from, row_entry);
+  const auto rows = std::count(s.log.tokens.begin() + from, s.log.tokens.begin() + to, row_entry);
+  const auto d = static_cast<ptrdiff_t>(row_.size());
+  content.tokens.assign(s.log.tokens.begin() + from, s.log.tokens.begin() + to);
+  content.rows.assign(s.log.rows.begin() + first_row * d, s.log.rows.begin() + (first_row + rows) * d);
+  return content;
+}
+
+// Layout, positions and rows of entries [from, to). llama.cpp writes cells in the order of the cache, which is that of the positions unless
+// they were taken in pieces.
+KvContent Pool::read_cells(const SequenceState& s, int32_t from, int32_t to) {
+  KvContent content;
+  content.layout = layout();
+  if (from == to) return content;
+  content.positions.assign(s.positions.begin() + from, s.positions.begin() + to);
+  const bool whole = from == 0 && to == s.log.size();
+  if (!whole) {
+    guarded("llama_memory_seq_cp", [&] {
+      api_.llama_memory_seq_cp(memory_, s.id, scratch_, content.positions.front(), content.positions.back() + 1);
+      return true;
+    });
+  }
+  std::shared_ptr<uint8_t> state;
+  size_t size = 0;
+  guarded("llama_state_seq_get_data", [&] {
+    const int32_t id = whole ? s.id : scratch_;
+    size = api_.llama_state_seq_get_size(context_, id);
+    state = large_memory(size);
+    if (state != nullptr) size = api_.llama_state_seq_get_data(context_, state.get(), size, id);
+    return true;
+  });
+  if (!whole) clear_scratch();
+  if (state == nullptr) fail(Code::out_of_memory, "no memory for " + std::to_string(size) + " bytes of keys and values");
+  StateSummary summary;
+  if (Status status = locate_rows(state.get(), size, *geometry_, &summary); !status.ok()) throw Failure(std::move(status));
+  KvSegment cells{state, to - from, {}};
+  for (const size_t offset : summary.parts) cells.parts.push_back(state.get() + offset);
+  if (summary.positions == content.positions) {
+    content.segments.push_back(std::move(cells));
+  } else {
+    if (Status status = in_order(content.layout, cells, summary.positions, &content.segments.emplace_back()); !status.ok())
+      throw Failure(std::move(status));
+  }
+  return content;
+}
+
+// The bytes that llama.cpp takes for `content` at `positions`. Any thread.
+Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> positions, const std::atomic<bool>* cancel) const {
+  const CacheLayout& local = layout();
+  KeyMove move;
+  const bool moves = positions != content.positions;
+  if (moves) {
+    if (ropes_.empty()) fail(Code::position_scheme, "cached keys of this model cannot be moved: " + rope_refusal_);
+    move.ropes = ropes_;
+    for (size_t i = 0; i < positions.size(); i++) move.shifts.push_back(positions[i] - content.positions[i]);
+  }
+  Incoming incoming;
+  incoming.size = state_bytes(*geometry_, positions.size());
+  incoming.state = large_memory(incoming.size);
+  if (incoming.state == nullptr) fail(Code::out_of_memory, "no memory for " + std::to_string(incoming.size) + " bytes of keys and values");
+  std::vector<uint8_t*> parts;
+  begin_state(*geometry_, positions, incoming.state.get(), &parts);
+  if (content.size() > 0) {
+    if (Status status = write_rows(content, local, moves ? &move : nullptr, parts, cancel); !status.ok()) throw Failure(std::move(status));
+  }
+  incoming.positions = std::move(positions);
+  incoming.log = {content.tokens, content.rows};
+  return incoming;
+}
+
+// Into the scratch sequence, and committed by sharing its cells: on any failure `s` is as it was.
+void Pool::import_kv(SequenceState& s, Incoming incoming) {
+  const auto count = static_cast<int32_t>(incoming.positions.size());
+  if (count == 0) return;
+  const int32_t first = incoming.positions.front();
+  if (first < s.next()) {
+    fail(Code::kv_position, "position " + std::to_string(first) + " lies before " + std::to_string(s.next()) + ", where the sequence goes on");
+  }
+  if (incoming.positions.back() >= context_length_) {
+    fail(Code::kv_position, "position " + std::to_string(incoming.positions.back()) + " lies outside the context of " +
+                                std::to_string(context_length_));
+  }
+  // the last position is decoded again when its outputs are asked for, right behind what lies before it
+  const int32_t before_last = count > 1 ? incoming.positions[static_cast<size_t>(count) - 2] : s.next() - 1;
+  if (incoming.positions.back() != before_last + 1) fail(Code::kv_position, "a gap in the positions must leave two positions behind it");
+  if (ledger_.used() + count > context_length_) {
+    fail(Code::context_overflow, "needs " + std::to_string(count) + " cells, the pool has " +
+                                     std::to_string(context_length_ - ledger_.used()) + " of " + std::to_string(context_length_) + " free");
+  }
+  load_scratch(incoming.state.get(), incoming.size);
+  guarded("llama_memory_seq_cp", [&] {
+    api_.llama_memory_seq_cp(memory_, scratch_, s.id, -1, -1);
+    return true;
+  });
+  clear_scratch();
+  for (int32_t i = 0; i < count; i++) s.cells.push_back(ledger_.take());
+  s.positions.insert(s.positions.end(), incoming.positions.begin(), incoming.positions.end());
+  s.log.tokens.insert(s.log.tokens.end(), incoming.log.tokens.begin(), incoming.log.tokens.end());
+  s.log.rows.insert(s.log.rows.end(), incoming.log.rows.begin(), incoming.log.rows.end());
+  s.contiguous = s.next() == s.log.size();
+  s.invalidate_outputs();
+  s.publish();
+}
+
+// Concatenation without recompute: the source's keys are turned on to follow the target. The source never attended to the target, so this
+// is block-diagonal attention, an approximation of having read both.
+void Pool::append_shifted(SequenceState& target, const SequenceState& source) {
+  if (!target.contiguous || !source.contiguous) fail(Code::position_scheme, "a sequence with gaps in its positions cannot be joined");
+  require_room(target, source.log.size());
+  const KvContent content = export_kv(source, 0, source.log.size());
+  import_kv(target, encode_kv(content, positions_from(target.next(), content.size()), nullptr));
+}
+
+// Removes entries [from, to). Re-anchored, the rest moves down and its keys are turned back; else the positions keep their gap and the
+// sequence says so.
+void Pool::drop(SequenceState& s, int32_t from, int32_t to, bool reanchor) {
+  const int32_t size = s.log.size();
+  if (from >= to) return;
+  if (to == size) {
+    truncate(s, from);
+    return;
+  }
+  if (!s.contiguous) fail(Code::position_scheme, "the sequence already has a gap in its positions");
+  if (!reanchor && to == size - 1) fail(Code::position_scheme, "a gap must leave at least two positions behind it");
+  if (reanchor) {
+    move_down(s, from, to);
+    return;
+  }
+  guarded("llama_memory_seq_rm", [&] { return api_.llama_memory_seq_rm(memory_, s.id, from, to); });
+  const auto d = static_cast<ptrdiff_t>(row_.size());
+  const auto rows_before = std::count(s.log.tokens.begin(), s.log.tokens.begin() + from, row_entry);
+  const auto rows_dropped = std::count(s.log.tokens.begin() + from, s.log.tokens.begin() + to, row_entry);
+  s.log.rows.erase(s.log.rows.begin() + rows_before * d, s.log.rows.begin() + (rows_before + rows_dropped) * d);
+  s.log.tokens.erase(s.log.tokens.begin() + from, s.log.tokens.begin() + to);
+  for (int32_t i = from; i < to; i++) ledger_.drop(s.cells[static_cast<size_t>(i)]);
+  s.cells.erase(s.cells.begin() + from, s.cells.begin() + to);
+  s.positions.erase(s.positions.begin() + from, s.positions.begin() + to);
+  s.contiguous = false;
+  s.invalidate_outputs();
+  s.publish();
+}
+
+// Entries from `to` on go to `from`. Their own cells are given back first, so that a full cache can be shortened too; cells that forks hold
+// stay, and then there must be room for others.
+void Pool::move_down(SequenceState& s, int32_t from, int32_t to) {
+  const int32_t size = s.log.size();
+  const auto shared = std::count_if(s.cells.begin() + from, s.cells.end(), [&](uint32_t cell) { return ledger_.shared(cell); });
+  if (ledger_.used() - (size - from - shared) + (size - to) > context_length_)
+    fail(Code::context_overflow, "moving " + std::to_string(size - to) + " positions that forks share needs more cells than the pool has free");
+  const KvContent before = export_kv(s, from, size);
+  const KvContent rest = before.slice(to - from, size - from);
+  Incoming moved = encode_kv(rest, positions_from(from, rest.size()), nullptr);
+  truncate(s, from);
+  try {
+    import_kv(s, std::move(moved));
+  } catch (const Failure&) {
+    import_kv(s, encode_kv(before, before.positions, nullptr));
+    throw;
+  }
+}
+
+}  // namespace latentwire

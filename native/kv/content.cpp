@@ -1,0 +1,194 @@
+#include "kv/content.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <numeric>
+#include <string>
+#include <utility>
+
+#include "core/atomic_least.h"
+#include "core/large_pages.h"
+#include "core/thread_pool.h"
+#include "kv/rope.h"
+
+namespace latentwire {
+namespace {
+
+constexpr int64_t line_bytes = 64;
+constexpr int64_t block_rows = 64;  // of one part at a time, so that what the steps hand to each other stays in a cache
+
+bool same_shape(const CacheLayout& a, const CacheLayout& b) {
+  return a.dimension == b.dimension && std::equal(a.parts.begin(), a.parts.end(), b.parts.begin(), b.parts.end(),
+                                                  [](const CacheRows& x, const CacheRows& y) { return x.channels == y.channels; });
+}
+
+// False if a number cannot be written.
+bool write_part(const KvContent& content, const CacheLayout& layout, int64_t part, uint8_t* target) {
+  const CacheRows& from = content.layout.parts[static_cast<size_t>(part)];
+  const CacheRows& to = layout.parts[static_cast<size_t>(part)];
+  bool sound = true;
+  content.for_pieces(part, 0, content.size(), [&](const uint8_t* rows, int64_t count) {
+    for (int64_t at = 0; at < count && sound; at += block_rows) {
+      const int64_t n = std::min(block_rows, count - at);
+      const uint8_t* block = rows + at * from.row_bytes();
+      sound = first_non_finite_row(from, block, n) == n && transcode(from, to, block, n, target).ok();
+      target += n * to.row_bytes();
+    }
+  });
+  return sound;
+}
+
+// The same of keys that move; those that stay where they were keep their bits.
+bool write_moved(const KvContent& content, const CacheLayout& layout, const KeyMove& move, int64_t part, uint8_t* target) {
+  const CacheRows& from = content.layout.parts[static_cast<size_t>(part)];
+  const CacheRows& to = layout.parts[static_cast<size_t>(part)];
+  const Rope& rope = *move.ropes[static_cast<size_t>(part / 2)];
+  std::vector<float> numbers(static_cast<size_t>(block_rows * from.channels));
+  int64_t entry = 0;
+  bool sound = true;
+  content.for_pieces(part, 0, content.size(), [&](const uint8_t* rows, int64_t count) {
+    for (int64_t at = 0; at < count && sound;) {
+      const int32_t* shifts = move.shifts.data() + entry;
+      const bool moves = shifts[0] != 0;
+      int64_t n = 1;
+      while (n < std::min(block_rows, count - at) && (shifts[n] != 0) == moves) n++;
+      const uint8_t* block = rows + at * from.row_bytes();
+      sound = first_non_finite_row(from, block, n) == n;
+      if (sound && moves) {
+        decode(from, block, n, numbers.data());
+        rotate(rope, shifts, numbers.data(), n, from.channels / rope.head_dim);
+        sound = encode(to, numbers.data(), n, target).ok();
+      } else if (sound) {
+        sound = transcode(from, to, block, n, target).ok();
+      }
+      target += n * to.row_bytes();
+      entry += n;
+      at += n;
+    }
+  });
+  return sound;
+}
+
+}  // namespace
+
+int64_t CacheLayout::position_bytes() const noexcept {
+  int64_t bytes = 0;
+  for (const CacheRows& part : parts) bytes += part.row_bytes();
+  return bytes;
+}
+
+KvContent KvContent::slice(int64_t from, int64_t to) const {
+  KvContent out;
+  out.layout = layout;
+  out.tokens.assign(tokens.begin() + from, tokens.begin() + to);
+  out.positions.assign(positions.begin() + from, positions.begin() + to);
+  const auto latents_before = std::count(tokens.begin(), tokens.begin() + from, row_entry);
+  const auto latents_within = std::count(out.tokens.begin(), out.tokens.end(), row_entry);
+  const auto first_row = rows.begin() + latents_before * layout.dimension;
+  out.rows.assign(first_row, first_row + latents_within * layout.dimension);
+  int64_t start = 0;
+  for (const KvSegment& segment : segments) {
+    const int64_t first = std::max(from, start) - start;
+    const int64_t last = std::min(to, start + segment.count) - start;
+    if (first < last) {
+      KvSegment& piece = out.segments.emplace_back(segment);
+      piece.count = last - first;
+      for (size_t part = 0; part < piece.parts.size(); part++) piece.parts[part] += first * layout.parts[part].row_bytes();
+    }
+    start += segment.count;
+  }
+  return out;
+}
+
+Status KvContent::concat(const KvContent& next, KvContent* out) const {
+  if (layout != next.layout) return Status::fail(Code::kv_layout, "the two store keys and values differently; convert one of them first");
+  KvContent joined = *this;
+  joined.tokens.insert(joined.tokens.end(), next.tokens.begin(), next.tokens.end());
+  joined.positions.insert(joined.positions.end(), next.positions.begin(), next.positions.end());
+  joined.rows.insert(joined.rows.end(), next.rows.begin(), next.rows.end());
+  joined.segments.insert(joined.segments.end(), next.segments.begin(), next.segments.end());
+  *out = std::move(joined);
+  return {};
+}
+
+Status allocate_segment(const CacheLayout& layout, int64_t count, KvSegment* segment, std::vector<uint8_t*>* writable) {
+  const auto part_bytes = [&](const CacheRows& part) {
+    return static_cast<size_t>((count * part.row_bytes() + line_bytes - 1) / line_bytes * line_bytes);
+  };
+  size_t bytes = 0;
+  for (const CacheRows& part : layout.parts) bytes += part_bytes(part);
+  const std::shared_ptr<uint8_t> memory = large_memory(bytes);
+  if (memory == nullptr) return Status::fail(Code::out_of_memory, "no memory for " + std::to_string(bytes) + " bytes of keys and values");
+  segment->owner = memory;
+  segment->count = count;
+  segment->parts.clear();
+  writable->clear();
+  uint8_t* at = memory.get();
+  for (const CacheRows& part : layout.parts) {
+    segment->parts.push_back(at);
+    writable->push_back(at);
+    at += part_bytes(part);
+  }
+  return {};
+}
+
+Status in_order(const CacheLayout& layout, const KvSegment& cells, const std::vector<int32_t>& cell_positions, KvSegment* out) {
+  std::vector<size_t> order(cell_positions.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return cell_positions[a] < cell_positions[b]; });
+  std::vector<uint8_t*> targets;
+  if (Status status = allocate_segment(layout, cells.count, out, &targets); !status.ok()) return status;
+  ThreadPool::get().parallel_for(static_cast<int64_t>(targets.size()), 1, [&](int64_t begin, int64_t end) {
+    for (auto part = static_cast<size_t>(begin); part < static_cast<size_t>(end); part++) {
+      const auto row_bytes = static_cast<size_t>(layout.parts[part].row_bytes());
+      for (size_t i = 0; i < order.size(); i++)
+        std::memcpy(targets[part] + i * row_bytes, cells.parts[part] + order[i] * row_bytes, row_bytes);
+    }
+  });
+  return {};
+}
+
+std::vector<int32_t> positions_from(int32_t first, int64_t count) {
+  std::vector<int32_t> positions(static_cast<size_t>(count));
+  std::iota(positions.begin(), positions.end(), first);
+  return positions;
+}
+
+Status write_rows(const KvContent& content, const CacheLayout& layout, const KeyMove* move, const std::vector<uint8_t*>& targets,
+                  const std::atomic<bool>* cancel) {
+  if (!same_shape(content.layout, layout))
+    return Status::fail(Code::kv_layout, "these keys and values have another number of layers or channels");
+  const auto parts = static_cast<int64_t>(layout.parts.size());
+  std::atomic<int64_t> bad_part = parts;
+  ThreadPool::get().parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; part++) {
+      if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return;
+      const bool moves = part % 2 == 0 && move != nullptr && move->ropes[static_cast<size_t>(part / 2)] != nullptr;
+      const bool written = moves ? write_moved(content, layout, *move, part, targets[static_cast<size_t>(part)])
+                                                   : write_part(content, layout, part, targets[static_cast<size_t>(part)]);
+      if (!written) keep_least(bad_part, part);
+    }
+  });
+  if (cancel != nullptr && cancel->load()) return Status::fail(Code::cancelled, "the operation was aborted");
+  if (const int64_t part = bad_part; part < parts) {
+    return Status::fail(Code::non_finite, std::string("the ") + (part % 2 == 0 ? "keys" : "values") + " of layer " +
+                                              std::to_string(part / 2) + " hold NaN or an infinity, or a number too large for this cache");
+  }
+  return {};
+}
+
+Status convert(const KvContent& content, const CacheLayout& layout, const std::atomic<bool>* cancel, KvContent* out) {
+  KvContent converted;
+  converted.layout = layout;
+  converted.tokens = content.tokens;
+  converted.positions = content.positions;
+  converted.rows = content.rows;
+  std::vector<uint8_t*> targets;
+  if (Status status = allocate_segment(layout, content.size(), &converted.segments.emplace_back(), &targets); !status.ok()) return status;
+  if (Status status = write_rows(content, layout, nullptr, targets, cancel); !status.ok()) return status;
+  *out = std::move(converted);
+  return {};
+}
+
+}  // namespace latentwire

@@ -1,0 +1,94 @@
+// What a sequence holds, outside of any cache: the log of what was fed, the positions, and the rows of keys and values of every layer, as
+// the cache had them. Rows are not copied when contents are cut or joined: a content is a list of segments that share their memory.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/status.h"
+#include "kv/rows.h"
+
+namespace latentwire {
+
+struct Rope;
+
+// Stands in a log where an input row (a latent) was fed instead of a token.
+constexpr int32_t row_entry = -1;
+
+// Rows of keys lie before those of values of the same layer: part 2 * layer is the keys, 2 * layer + 1 the values.
+struct CacheLayout {
+  std::vector<CacheRows> parts;  // [2 * layers]
+  int32_t dimension = 0;         // of a latent in the log
+
+  int64_t layers() const noexcept { return static_cast<int64_t>(parts.size() / 2); }
+  // Of the rows of one position.
+  int64_t position_bytes() const noexcept;
+  bool operator==(const CacheLayout&) const = default;
+};
+
+// Neighbouring positions whose rows lie one after the other in memory that `owner` keeps.
+struct KvSegment {
+  std::shared_ptr<const void> owner;
+  int64_t count = 0;
+  std::vector<const uint8_t*> parts;  // [2 * layers], each [count, row bytes]
+};
+
+struct KvContent {
+  CacheLayout layout;
+  std::vector<int32_t> tokens;     // [n], `row_entry` where the next of `rows` stands
+  std::vector<int32_t> positions;  // [n], those that the keys are rotated for
+  std::vector<float> rows;         // [latents, dimension]
+  std::vector<KvSegment> segments;
+
+  int64_t size() const noexcept { return static_cast<int64_t>(tokens.size()); }
+  int64_t latents() const noexcept { return layout.dimension == 0 ? 0 : static_cast<int64_t>(rows.size()) / layout.dimension; }
+  // Of keys and values.
+  int64_t bytes() const noexcept { return size() * layout.position_bytes(); }
+
+  // Entries [from, to), which must lie within; no row is copied.
+  KvContent slice(int64_t from, int64_t to) const;
+  // This and then `next`; no row is copied. Error: kv_layout, if their rows are stored differently.
+  Status concat(const KvContent& next, KvContent* out) const;
+  // Calls body(rows, count) for the pieces of a part that hold entries [from, to), in order.
+  template <typename Body>
+  void for_pieces(int64_t part, int64_t from, int64_t to, const Body& body) const {
+    int64_t start = 0;
+    const int64_t row_bytes = layout.parts[static_cast<size_t>(part)].row_bytes();
+    for (const KvSegment& segment : segments) {
+      const int64_t first = std::max(from, start) - start;
+      const int64_t last = std::min(to, start + segment.count) - start;
+      if (first < last) body(segment.parts[static_cast<size_t>(part)] + first * row_bytes, last - first);
+      start += segment.count;
+    }
+  }
+};
+
+// New memory for `count` positions, owned by the segment, contents undefined. Where each part begins is in `writable`, [2 * layers].
+// Error: out_of_memory.
+Status allocate_segment(const CacheLayout& layout, int64_t count, KvSegment* segment, std::vector<uint8_t*>* writable);
+
+// The cells of a cache, whose positions come in any order, as a segment of new memory in the order of the positions. Error: out_of_memory.
+Status in_order(const CacheLayout& layout, const KvSegment& cells, const std::vector<int32_t>& cell_positions, KvSegment* out);
+
+// first, first + 1, ...: `count` of them
+std::vector<int32_t> positions_from(int32_t first, int64_t count);
+
+// Keys turned on to other positions while they are written.
+struct KeyMove {
+  std::vector<std::shared_ptr<const Rope>> ropes;  // [layers], nullptr where keys are not rotated
+  std::vector<int32_t> shifts;                     // [n]: what is added to the position of each entry
+};
+
+// Writes all rows as `layout` stores them, which may differ from the content's in formats and rotations only: part p goes to targets[p],
+// [n, row bytes]. Rows that need no change are copied bit by bit. Every number is looked at on the way. Errors: kv_layout (another shape),
+// non_finite (a number that is not finite, or too large for the new format), cancelled.
+Status write_rows(const KvContent& content, const CacheLayout& layout, const KeyMove* move, const std::vector<uint8_t*>& targets,
+                  const std::atomic<bool>* cancel);
+
+// The same content with rows stored as `layout` says. Errors: those of write_rows, out_of_memory.
+Status convert(const KvContent& content, const CacheLayout& layout, const std::atomic<bool>* cancel, KvContent* out);
+
+}  // namespace latentwire

@@ -1,0 +1,37 @@
+// The head of a KV stream: what the numbers that follow mean, how they are stored, and who says so. A receiver compares the identity field by
+// field and refuses at the first difference; how rows are stored may differ, then they are converted.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kv/content.h"
+
+namespace latentwire {
+
+struct KvManifest {
+  using Fields = std::vector<std::pair<std::string, std::string>>;
+
+  CacheLayout layout;
+  Fields identity;  // sorted by name, unique: model weights, architecture, rotation of keys, ... all of which must be equal
+  Fields notes;     // what does not decide about use, e.g. a label of the sender
+
+  bool operator==(const KvManifest&) const = default;
+};
+
+// Bounds of what is read: a manifest beyond them is refused with kv_limit before anything of that size is allocated.
+constexpr size_t max_manifest_bytes = size_t{1} << 20;
+constexpr int64_t max_layers = 1024;
+constexpr int64_t max_channels = int64_t{1} << 20;
+
+std::vector<uint8_t> write_manifest(const KvManifest& manifest);
+
+// Errors: kv_truncated, kv_format, kv_limit. `out` is only written on success.
+Status read_manifest(const uint8_t* bytes, size_t size, KvManifest* out);
+
+// Whether content that `sent` describes can be used where `local` holds. Errors: kv_model_mismatch, which names the first field that differs;
+// kv_layout (another number of layers or channels).
+Status check_manifest(const KvManifest& sent, const KvManifest& local);
+
+}  // namespace latentwire

@@ -1,0 +1,426 @@
+#include "kv/wire.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "kv/bytes.h"
+
+namespace latentwire {
+namespace {
+
+constexpr uint32_t kind_of(const char (&name)[5]) noexcept {
+  return static_cast<uint32_t>(name[0]) | static_cast<uint32_t>(name[1]) << 8 | static_cast<uint32_t>(name[2]) << 16 |
+         static_cast<uint32_t>(name[3]) << 24;
+}
+constexpr uint32_t magic = kind_of("LWKV");
+constexpr uint32_t head = kind_of("HEAD");
+constexpr uint32_t entries_kind = kind_of("ENTR");
+constexpr uint32_t tile = kind_of("TILE");
+constexpr uint32_t root = kind_of("ROOT");
+constexpr uint32_t must_understand = 1;
+constexpr size_t root_bytes = 24;
+
+uint64_t check_of(const uint8_t* bytes, size_t size) { return digest_of(bytes, size).low; }
+
+void put(uint8_t** at, const void* value, size_t bytes) {
+  if (bytes > 0) std::memcpy(*at, value, bytes);
+  *at += bytes;
+}
+template <typename T>
+void put(uint8_t** at, T value) {
+  put(at, &value, sizeof value);
+}
+
+// The whole header of a record but its digest and check, which follow when the payload is known.
+void write_header(uint8_t* out, uint32_t kind, uint32_t first, uint32_t part, uint64_t bytes) {
+  uint8_t* at = out;
+  put(&at, kind);
+  put(&at, must_understand);
+  put(&at, first);
+  put(&at, part);
+  put(&at, bytes);
+}
+void seal_header(uint8_t* out, const Digest128& digest) {
+  uint8_t* at = out + 24;
+  put(&at, digest.low);
+  put(&at, digest.high);
+  put(&at, check_of(out, 40));
+}
+
+int64_t latents_in(const int32_t* tokens, int64_t count) { return std::count(tokens, tokens + count, row_entry); }
+
+}  // namespace
+
+Digest128 root_of(std::vector<Digest128> leaves) {
+  if (leaves.empty()) return {};
+  while (leaves.size() > 1) {
+    size_t parents = 0;
+    for (size_t i = 0; i < leaves.size(); i += 2) {
+      const bool alone = i + 1 == leaves.size();
+      const uint64_t children[4] = {leaves[i].low, leaves[i].high, alone ? 0 : leaves[i + 1].low, alone ? 0 : leaves[i + 1].high};
+      leaves[parents++] = alone ? leaves[i] : digest_of(children, sizeof children);
+    }
+    leaves.resize(parents);
+  }
+  return leaves.front();
+}
+
+// ------------------------------------------------------------------------------------------------------------------------------ writing
+
+KvWriter::KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest) : content_(std::move(content)) {
+  manifest.layout = content_->layout;
+  manifest_ = write_manifest(manifest);
+  chunks_ = (content_->size() + chunk_entries - 1) / chunk_entries;
+  digests_.resize(static_cast<size_t>(records() - 1));
+  latents_.push_back(0);
+  for (int64_t chunk = 0; chunk < chunks_; chunk++) {
+    const int64_t first = chunk * chunk_entries;
+    const int64_t count = std::min(chunk_entries, content_->size() - first);
+    latents_.push_back(latents_.back() + latents_in(content_->tokens.data() + first, count));
+  }
+}
+
+int64_t KvWriter::payload_bytes(int64_t record) const noexcept {
+  if (record == 0) return static_cast<int64_t>(manifest_.size());
+  if (record == records() - 1) return root_bytes;
+  const int64_t chunk = (record - 1) / records_a_chunk();
+  const int64_t part = (record - 1) % records_a_chunk() - 1;
+  const int64_t count = std::min(chunk_entries, content_->size() - chunk * chunk_entries);
+  if (part >= 0) return count * content_->layout.parts[static_cast<size_t>(part)].row_bytes();
+  const auto c = static_cast<size_t>(chunk);
+  return count * 8 + (latents_[c + 1] - latents_[c]) * content_->layout.dimension * 4;
+}
+
+int64_t KvWriter::record_bytes(int64_t record) const noexcept {
+  return static_cast<int64_t>(record_header_bytes + (record == 0 ? preamble_bytes : 0)) + payload_bytes(record);
+}
+
+void KvWriter::write_payload(int64_t record, uint8_t* out) const {
+  uint8_t* at = out;
+  if (record == 0) return put(&at, manifest_.data(), manifest_.size());
+  if (record == records() - 1) {
+    const Digest128 top = root_of(digests_);
+    put(&at, static_cast<uint64_t>(content_->size()));
+    put(&at, top.low);
+    return put(&at, top.high);
+  }
+  const int64_t chunk = (record - 1) / records_a_chunk();
+  const int64_t part = (record - 1) % records_a_chunk() - 1;
+  const int64_t first = chunk * chunk_entries;
+  const int64_t last = std::min(first + chunk_entries, content_->size());
+  if (part < 0) {
+    const auto c = static_cast<size_t>(chunk);
+    const auto numbers = static_cast<size_t>((last - first) * 4);
+    put(&at, content_->tokens.data() + first, numbers);
+    put(&at, content_->positions.data() + first, numbers);
+    const int64_t d = content_->layout.dimension;
+    return put(&at, content_->rows.data() + latents_[c] * d, static_cast<size_t>((latents_[c + 1] - latents_[c]) * d * 4));
+  }
+  const int64_t row_bytes = content_->layout.parts[static_cast<size_t>(part)].row_bytes();
+  content_->for_pieces(part, first, last,
+                       [&](const uint8_t* rows, int64_t count) { put(&at, rows, static_cast<size_t>(count * row_bytes)); });
+}
+
+void KvWriter::write(int64_t record, uint8_t* out) const {
+  const bool is_root = record == records() - 1;
+  const int64_t within = record == 0 || is_root ? 0 : (record - 1) % records_a_chunk();
+  const int64_t first = record == 0 || is_root ? 0 : (record - 1) / records_a_chunk() * chunk_entries;
+  if (record == 0) {
+    uint8_t* at = out;
+    put(&at, magic);
+    put(&at, wire_major);
+    put(&at, wire_minor);
+    put(&at, check_of(out, 8));
+    out += preamble_bytes;
+  }
+  const auto bytes = static_cast<uint64_t>(payload_bytes(record));
+  write_payload(record, out + record_header_bytes);
+  const Digest128 digest = digest_of(out + record_header_bytes, bytes);
+  if (!is_root) digests_[static_cast<size_t>(record)] = digest;
+  if (record == 0 || is_root) {
+    write_header(out, is_root ? root : head, 0, 0, bytes);
+  } else if (within == 0) {
+    write_header(out, entries_kind, static_cast<uint32_t>(first),
+                 static_cast<uint32_t>(std::min(chunk_entries, content_->size() - first)), bytes);
+  } else {
+    write_header(out, tile, static_cast<uint32_t>(first), static_cast<uint32_t>(within - 1), bytes);
+  }
+  seal_header(out, digest);
+}
+
+// ------------------------------------------------------------------------------------------------------------------------------ reading
+
+void KvReader::expect(State state, uint64_t bytes) {
+  state_ = state;
+  wanted_ = bytes;
+  gathered_.clear();
+}
+
+void KvReader::restart() {
+  if (!done_) expect(State::preamble, preamble_bytes);
+}
+
+Status KvReader::feed(const uint8_t* bytes, size_t size) {
+  if (state_ == State::failed) return Status::fail(Code::kv_format, "this stream has already failed");
+  ByteReader input(bytes, size);
+  while (input.left() > 0) {
+    if (done_) {
+      state_ = State::failed;
+      return Status::fail(Code::kv_format, "bytes after the end of the stream");
+    }
+    const uint64_t count = std::min<uint64_t>(wanted_, input.left());
+    const uint8_t* piece = input.take(count);
+    if (state_ == State::rows) {
+      put(&target_, piece, static_cast<size_t>(count));
+    } else if (state_ != State::skip) {
+      gathered_.insert(gathered_.end(), piece, piece + count);
+    }
+    wanted_ -= count;
+    // a record may be empty, and then nothing has to come for it to be whole
+    while (wanted_ == 0 && !done_) {
+      Status status;
+      switch (state_) {
+        case State::preamble:
+          status = take_preamble();
+          break;
+        case State::header:
+          status = take_header();
+          break;
+        case State::payload:
+          if (digest_of(gathered_.data(), gathered_.size()) != header_.digest)
+            status = Status::fail(Code::kv_checksum, "a record does not match its digest");
+          else
+            status = header_.kind == head ? take_manifest() : header_.kind == entries_kind ? take_entries() : take_root();
+          break;
+        case State::rows:
+          status = end_tile();
+          break;
+        case State::skip:
+          expect(State::header, record_header_bytes);
+          break;
+        case State::failed:
+          break;
+      }
+      if (!status.ok()) {
+        state_ = State::failed;
+        return status;
+      }
+    }
+  }
+  return {};
+}
+
+Status KvReader::take_preamble() {
+  ByteReader reader(gathered_.data(), gathered_.size());
+  uint32_t first = 0;
+  uint16_t major = 0;
+  uint16_t minor = 0;
+  uint64_t check = 0;
+  reader.read(&first);
+  reader.read(&major);
+  reader.read(&minor);
+  reader.read(&check);
+  if (check != check_of(gathered_.data(), 8)) return Status::fail(Code::kv_checksum, "not a KV stream, or its first bytes are damaged");
+  if (first != magic) return Status::fail(Code::kv_format, "not a KV stream");
+  if (major > wire_major)
+    return Status::fail(Code::kv_version, "a KV stream of version " + std::to_string(major) + "; this package reads up to " +
+                                              std::to_string(wire_major));
+  expect(State::header, record_header_bytes);
+  return {};
+}
+
+Status KvReader::take_header() {
+  ByteReader reader(gathered_.data(), gathered_.size());
+  uint64_t check = 0;
+  reader.read(&header_.kind);
+  reader.read(&header_.flags);
+  reader.read(&header_.first);
+  reader.read(&header_.part);
+  reader.read(&header_.bytes);
+  reader.read(&header_.digest.low);
+  reader.read(&header_.digest.high);
+  reader.read(&check);
+  if (check != check_of(gathered_.data(), 40)) return Status::fail(Code::kv_checksum, "the header of a record is damaged");
+  if (header_.kind == head) {
+    if (header_.bytes > max_manifest_bytes) return Status::fail(Code::kv_limit, "a manifest of " + std::to_string(header_.bytes) + " bytes");
+    expect(State::payload, header_.bytes);
+    return {};
+  }
+  if (header_.kind != entries_kind && header_.kind != tile && header_.kind != root) {
+    if ((header_.flags & must_understand) != 0)
+      return Status::fail(Code::kv_version, "a record of a kind that a newer version must have written");
+    expect(State::skip, header_.bytes);
+    return {};
+  }
+  if (!manifest_known_) return Status::fail(Code::kv_format, "the stream does not begin with its manifest");
+  if (header_.kind == root) {
+    if (header_.bytes != root_bytes) return Status::fail(Code::kv_format, "a root of " + std::to_string(header_.bytes) + " bytes");
+    expect(State::payload, header_.bytes);
+    return {};
+  }
+  if (header_.first % chunk_entries != 0) return Status::fail(Code::kv_format, "a chunk that begins within another");
+  if (header_.first >= expected_.max_entries)
+    return Status::fail(Code::kv_limit, "more entries than the " + std::to_string(expected_.max_entries) + " of the context");
+  return header_.kind == tile ? begin_tile() : [&]() -> Status {
+    const uint64_t count = header_.part;
+    if (count == 0 || count > chunk_entries) return Status::fail(Code::kv_format, "a chunk of " + std::to_string(count) + " entries");
+    if (header_.first + count > static_cast<uint64_t>(expected_.max_entries))
+      return Status::fail(Code::kv_limit, "more entries than the " + std::to_string(expected_.max_entries) + " of the context");
+    const uint64_t latent_bytes = static_cast<uint64_t>(manifest_.layout.dimension) * 4;
+    if (header_.bytes < count * 8 || (header_.bytes - count * 8) % latent_bytes != 0 || (header_.bytes - count * 8) / latent_bytes > count)
+      return Status::fail(Code::kv_format, "entries of another size than they announce");
+    expect(State::payload, header_.bytes);
+    return {};
+  }();
+}
+
+Status KvReader::take_manifest() {
+  KvManifest manifest;
+  if (manifest_known_) {
+    if (header_.digest != manifest_digest_) return Status::fail(Code::kv_format, "the stream goes on with another content");
+  } else {
+    if (Status status = read_manifest(gathered_.data(), gathered_.size(), &manifest); !status.ok()) return status;
+    if (Status status = check_manifest(manifest, expected_.manifest); !status.ok()) return status;
+    manifest_ = std::move(manifest);
+    manifest_digest_ = header_.digest;
+    manifest_known_ = true;
+  }
+  expect(State::header, record_header_bytes);
+  return {};
+}
+
+Status KvReader::take_entries() {
+  const size_t index = header_.first / chunk_entries;
+  const auto count = static_cast<size_t>(header_.part);
+  if (index < chunks_.size() && chunks_[index].known) {
+    if (chunks_[index].digests[0] != header_.digest) return Status::fail(Code::kv_format, "the stream goes on with another content");
+    expect(State::header, record_header_bytes);
+    return {};
+  }
+  Chunk chunk;
+  ByteReader reader(gathered_.data(), gathered_.size());
+  const auto copy = [&](auto* out, size_t n) {
+    out->resize(n);
+    if (n > 0) std::memcpy(out->data(), reader.take(n * 4), n * 4);
+  };
+  copy(&chunk.tokens, count);
+  copy(&chunk.positions, count);
+  copy(&chunk.rows, reader.left() / 4);
+  if (std::any_of(chunk.tokens.begin(), chunk.tokens.end(), [&](int32_t t) { return t < row_entry || t >= expected_.vocabulary; }))
+    return Status::fail(Code::kv_format, "tokens that the vocabulary lacks");
+  if (std::any_of(chunk.positions.begin(), chunk.positions.end(), [](int32_t p) { return p < 0 || p == INT32_MAX; }))
+    return Status::fail(Code::kv_position, "positions outside of any context");
+  const auto d = static_cast<int64_t>(manifest_.layout.dimension);
+  if (latents_in(chunk.tokens.data(), header_.part) * d != static_cast<int64_t>(chunk.rows.size()))
+    return Status::fail(Code::kv_format, "another number of latents than the entries have");
+  if (first_non_finite_row({RowFormat::f32, manifest_.layout.dimension, 0}, reinterpret_cast<const uint8_t*>(chunk.rows.data()),
+                           static_cast<int64_t>(chunk.rows.size()) / d) != static_cast<int64_t>(chunk.rows.size()) / d)
+    return Status::fail(Code::non_finite, "a latent holds NaN or an infinity");
+  if (Status status = allocate_segment(manifest_.layout, header_.part, &chunk.segment, &chunk.writable); !status.ok()) return status;
+  chunk.parts.resize(manifest_.layout.parts.size());
+  chunk.digests.resize(1 + chunk.parts.size());
+  chunk.digests[0] = header_.digest;
+  chunk.known = true;
+  if (chunks_.size() <= index) chunks_.resize(index + 1);
+  chunks_[index] = std::move(chunk);
+  payload_bytes_ += static_cast<int64_t>(gathered_.size());
+  expect(State::header, record_header_bytes);
+  return {};
+}
+
+Status KvReader::begin_tile() {
+  const size_t index = header_.first / chunk_entries;
+  const size_t part = header_.part;
+  if (index >= chunks_.size() || !chunks_[index].known) return Status::fail(Code::kv_format, "a tile before the entries that it belongs to");
+  Chunk& chunk = chunks_[index];
+  if (part >= chunk.parts.size()) return Status::fail(Code::kv_format, "a tile of layer " + std::to_string(part / 2));
+  const int64_t bytes = chunk.segment.count * manifest_.layout.parts[part].row_bytes();
+  if (header_.bytes != static_cast<uint64_t>(bytes))
+    return Status::fail(Code::kv_format, "a tile of " + std::to_string(header_.bytes) + " bytes, it must have " + std::to_string(bytes));
+  if (chunk.parts[part]) {
+    if (chunk.digests[1 + part] != header_.digest) return Status::fail(Code::kv_format, "the stream goes on with another content");
+    expect(State::skip, header_.bytes);
+    return {};
+  }
+  target_ = chunk.writable[part];
+  expect(State::rows, header_.bytes);
+  return {};
+}
+
+Status KvReader::end_tile() {
+  Chunk& chunk = chunks_[header_.first / chunk_entries];
+  const size_t part = header_.part;
+  if (digest_of(chunk.writable[part], static_cast<size_t>(header_.bytes)) != header_.digest)
+    return Status::fail(Code::kv_checksum, "a tile does not match its digest");
+  chunk.parts[part] = true;
+  chunk.digests[1 + part] = header_.digest;
+  payload_bytes_ += static_cast<int64_t>(header_.bytes);
+  expect(State::header, record_header_bytes);
+  return {};
+}
+
+std::vector<Digest128> KvReader::leaves() const {
+  std::vector<Digest128> leaves{manifest_digest_};
+  for (const Chunk& chunk : chunks_) leaves.insert(leaves.end(), chunk.digests.begin(), chunk.digests.end());
+  return leaves;
+}
+
+Status KvReader::take_root() {
+  ByteReader reader(gathered_.data(), gathered_.size());
+  uint64_t count = 0;
+  Digest128 top;
+  reader.read(&count);
+  reader.read(&top.low);
+  reader.read(&top.high);
+  for (size_t i = 0; i < chunks_.size(); i++) {
+    const Chunk& chunk = chunks_[i];
+    const bool whole = chunk.known && std::all_of(chunk.parts.begin(), chunk.parts.end(), [](bool held) { return held; });
+    if (!whole) return Status::fail(Code::kv_truncated, "the stream ends without all of its tiles");
+    if (i + 1 < chunks_.size() && chunk.segment.count != chunk_entries)
+      return Status::fail(Code::kv_format, "a chunk in the middle that is not full");
+  }
+  if (count != static_cast<uint64_t>(entries()))
+    return Status::fail(Code::kv_truncated, std::to_string(entries()) + " entries of the " + std::to_string(count) + " that the root counts");
+  if (root_of(leaves()) != top) return Status::fail(Code::kv_checksum, "the records are not those that the root was made of");
+  done_ = true;
+  return {};
+}
+
+Status KvReader::finish(std::shared_ptr<const KvContent>* content, KvManifest* manifest) const {
+  if (!done_) return Status::fail(Code::kv_truncated, "the stream ended before its root");
+  auto whole = std::make_shared<KvContent>();
+  whole->layout = manifest_.layout;
+  for (const Chunk& chunk : chunks_) {
+    whole->tokens.insert(whole->tokens.end(), chunk.tokens.begin(), chunk.tokens.end());
+    whole->positions.insert(whole->positions.end(), chunk.positions.begin(), chunk.positions.end());
+    whole->rows.insert(whole->rows.end(), chunk.rows.begin(), chunk.rows.end());
+    whole->segments.push_back(chunk.segment);
+  }
+  *content = std::move(whole);
+  *manifest = manifest_;
+  return {};
+}
+
+int64_t KvReader::entries() const noexcept {
+  int64_t count = 0;
+  for (const Chunk& chunk : chunks_) count += static_cast<int64_t>(chunk.tokens.size());
+  return count;
+}
+
+std::vector<uint8_t> KvReader::held() const {
+  std::vector<bool> records{manifest_known_};
+  for (const Chunk& chunk : chunks_) {
+    records.push_back(chunk.known);
+    records.insert(records.end(), chunk.parts.begin(), chunk.parts.end());
+    if (!chunk.known) records.resize(records.size() + manifest_.layout.parts.size());
+  }
+  std::vector<uint8_t> bits((records.size() + 7) / 8);
+  for (size_t i = 0; i < records.size(); i++) {
+    if (records[i]) bits[i / 8] |= static_cast<uint8_t>(1 << (i % 8));
+  }
+  return bits;
+}
+
+}  // namespace latentwire

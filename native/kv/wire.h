@@ -1,0 +1,132 @@
+// Content as a stream of records, each with a digest, from a manifest to a root that covers them all. Whoever reads it can take the records
+// in pieces of any size, knows of each what is still missing, and has nothing to use before the root has come.
+//
+//   "LWKV" u16 major, u16 minor, u64 check of these 8 bytes
+//   record: u32 kind, u32 flags (1: must be understood), u32 first, u32 part, u64 bytes, digest[16] of the payload, u64 check of these 40
+//     'HEAD'  the manifest
+//     'ENTR'  of the entries from `first` on: tokens i32[n], positions i32[n], latents f32[.., dimension]; part is n
+//     'TILE'  of the same entries: rows [n, row bytes] of `part`, 2 * layer for keys and 2 * layer + 1 for values
+//     'ROOT'  u64 entries, root[16]
+//
+// Entries come in chunks of 256, each followed by one tile a part. Digests are XXH3-128, checks XXH3-128's low half. The root is that of a
+// binary tree over the digests of the manifest, then chunk by chunk of the entries and their tiles: a parent is the digest of its two children,
+// and one without a neighbour moves up as it is.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/status.h"
+#include "kernels/stats.h"
+#include "kv/content.h"
+#include "kv/manifest.h"
+
+namespace latentwire {
+
+constexpr int64_t chunk_entries = 256;
+constexpr uint16_t wire_major = 1;
+constexpr uint16_t wire_minor = 0;
+constexpr size_t preamble_bytes = 16;
+constexpr size_t record_header_bytes = 48;
+
+// Of records in the order of the stream.
+Digest128 root_of(std::vector<Digest128> leaves);
+
+// One content as records, by number: 0 is the manifest (with the preamble before it), the last one the root. Any thread; the content is not
+// copied, a record is written when it is asked for.
+class KvWriter {
+ public:
+  KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest);
+
+  int64_t records() const noexcept { return 2 + chunks_ * records_a_chunk(); }
+  // With its header.
+  int64_t record_bytes(int64_t record) const noexcept;
+  // `out` has record_bytes bytes. The root can be written when all others have been, in any order and on any thread.
+  void write(int64_t record, uint8_t* out) const;
+
+ private:
+  int64_t records_a_chunk() const noexcept { return 1 + static_cast<int64_t>(content_->layout.parts.size()); }
+  int64_t payload_bytes(int64_t record) const noexcept;
+  void write_payload(int64_t record, uint8_t* out) const;
+
+  std::shared_ptr<const KvContent> content_;
+  std::vector<uint8_t> manifest_;
+  mutable std::vector<Digest128> digests_;  // [records - 1], as they are written
+  std::vector<int64_t> latents_;    // [chunks + 1]: latents before each chunk
+  int64_t chunks_ = 0;
+};
+
+// What a reader holds foreign bytes against: all sizes come from the local model, none from the sender.
+struct KvExpectation {
+  KvManifest manifest;
+  int32_t vocabulary = 0;
+  int64_t max_entries = 0;  // of content, and the bound of positions
+};
+
+class KvReader {
+ public:
+  explicit KvReader(KvExpectation expected) : expected_(std::move(expected)) {}
+
+  // Takes the next bytes of the stream. After an error the reader takes nothing more from this stream, but `restart` keeps all records that
+  // were whole. Errors: kv_version, kv_format, kv_checksum, kv_model_mismatch, kv_layout, kv_limit, kv_position, non_finite, out_of_memory.
+  Status feed(const uint8_t* bytes, size_t size);
+  // The sender was lost: the next bytes come from the beginning of a stream of the same content, of which records may be left out.
+  void restart();
+
+  // Error kv_truncated before the root has come.
+  Status finish(std::shared_ptr<const KvContent>* content, KvManifest* manifest) const;
+  bool done() const noexcept { return done_; }
+  // Numbers of the records that are there, of all but the root, as bits from the lowest of the first byte on.
+  std::vector<uint8_t> held() const;
+  int64_t entries() const noexcept;
+  int64_t payload_bytes() const noexcept { return payload_bytes_; }  // of whole records that were taken in
+
+ private:
+  struct Chunk {
+    bool known = false;  // its entries have come
+    std::vector<int32_t> tokens;
+    std::vector<int32_t> positions;
+    std::vector<float> rows;
+    KvSegment segment;
+    std::vector<uint8_t*> writable;
+    std::vector<bool> parts;
+    std::vector<Digest128> digests;  // of the entries, then of the parts
+  };
+  struct Header {
+    uint32_t kind = 0;
+    uint32_t flags = 0;
+    uint32_t first = 0;
+    uint32_t part = 0;
+    uint64_t bytes = 0;
+    Digest128 digest;
+  };
+  // What the next bytes are: pieces that are gathered, the rows of a tile, which go to their place at once, or what is passed over.
+  enum class State { preamble, header, payload, rows, skip, failed };
+
+  Status take_preamble();
+  Status take_header();
+  Status take_manifest();
+  Status take_entries();
+  Status begin_tile();
+  Status end_tile();
+  Status take_root();
+  void expect(State state, uint64_t bytes);
+  std::vector<Digest128> leaves() const;
+
+  KvExpectation expected_;
+  State state_ = State::preamble;
+  uint64_t wanted_ = preamble_bytes;  // bytes of this state that are still to come
+  std::vector<uint8_t> gathered_;
+  Header header_;
+  uint8_t* target_ = nullptr;  // of the next row bytes
+
+  bool manifest_known_ = false;
+  KvManifest manifest_;
+  Digest128 manifest_digest_;
+  std::vector<Chunk> chunks_;
+  int64_t payload_bytes_ = 0;
+  bool done_ = false;
+};
+
+}  // namespace latentwire
