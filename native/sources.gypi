@@ -38,7 +38,10 @@
     "neon_bf16_sources": ["native/kernels/neon_bf16.cpp"],
     "neon_bf16_cflags": ["-march=armv8.2-a+bf16"],
     "kv_sources": [
-      "native/kv/llama_state.cpp"
+      "native/kv/finite.cpp",
+      "native/kv/llama_state.cpp",
+      "native/kv/rope.cpp",
+      "native/kv/rows.cpp"
     ],
     "fit_sources": [
       "native/fit/alignment.cpp",
@@ -57,6 +60,7 @@
       "native/engine/model.cpp",
       "native/engine/pool.cpp",
       "native/engine/request.cpp",
+      "native/engine/rope_spec.cpp",
       "native/engine/runtime.cpp",
       "native/engine/sampler.cpp"
     ],

@@ -1,6 +1,6 @@
 // How a row of cached keys or values is stored, and the way from there to f32 and back. Blocks are ggml's, bit for bit as its reference
 // quantisers write them; a quantised cache of llama.cpp holds its rows rotated, which its states do not say. One thread: callers share out
-// layers and tiles.
+// layers and tiles. Rows of f16 and bf16 lie at even addresses, the others anywhere.
 #pragma once
 
 #include <cstdint>
