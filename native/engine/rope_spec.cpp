@@ -14,11 +14,11 @@ namespace {
 // Layer i is local unless i % period == period - 1.
 struct Pattern {
   std::string_view architecture;
-  uint32_t period = 1;             // 1: llama.cpp ignores the file's sliding window
-  bool always = false;             // or only if the file has a sliding window
-  bool global_unrotated = false;   // keys of the other layers carry no position
-  bool local_unscaled = false;     // no stretching in local layers
-  float local_base = 0;            // unless the file has another; 0 for that of the model
+  uint32_t period = 1;            // 1: llama.cpp ignores the file's sliding window
+  bool always = false;            // or only if the file has a sliding window
+  bool global_unrotated = false;  // keys of the other layers carry no position
+  bool local_unscaled = false;    // no stretching in local layers
+  float local_base = 0;           // unless the file has another; 0 for that of the model
 };
 constexpr std::array<Pattern, 10> patterns = {{
     {"cohere2", 4, true, true, false, 0},
@@ -111,12 +111,15 @@ RopeSpec read_rope_spec(const GgufFile& file, abi::llama_rope_type type, int64_t
   const auto refuse = [](std::string why) { return RopeSpec{{}, std::move(why)}; };
   const Reader reader(file);
   if (type == abi::LLAMA_ROPE_TYPE_NONE) return refuse("its positions are not rotary");
-  if (type != abi::LLAMA_ROPE_TYPE_NORM && type != abi::LLAMA_ROPE_TYPE_NEOX) return refuse("its positions have more than one axis (M-RoPE)");
+  if (type != abi::LLAMA_ROPE_TYPE_NORM && type != abi::LLAMA_ROPE_TYPE_NEOX)
+    return refuse("its positions have more than one axis (M-RoPE)");
   if (reader.integer("attention.kv_lora_rank", 0) > 0) return refuse("its keys are compressed (latent attention)");
 
-  const auto known = std::find_if(patterns.begin(), patterns.end(), [&](const Pattern& p) { return p.architecture == file.architecture(); });
+  const auto known =
+      std::find_if(patterns.begin(), patterns.end(), [&](const Pattern& p) { return p.architecture == file.architecture(); });
   const bool windowed = reader.integer("attention.sliding_window", 0) > 0;
-  if (known == patterns.end() && windowed) return refuse("which layers of " + file.architecture() + " have a sliding window is not known here");
+  if (known == patterns.end() && windowed)
+    return refuse("which layers of " + file.architecture() + " have a sliding window is not known here");
 
   RopeParameters parameters = reader.parameters(type == abi::LLAMA_ROPE_TYPE_NORM ? Rope::Pairs::norm : Rope::Pairs::neox);
   if (std::string wrong = reader.factors(context, &parameters); !wrong.empty()) return refuse(std::move(wrong));

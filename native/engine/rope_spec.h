@@ -17,8 +17,8 @@ struct RopeSpec {
   std::string obstacle;                             // why they cannot; "" if they can
 };
 
-// `type` is what llama_model_rope_type says of the model, and `context` the cells a sequence may have (n_ctx_seq), by which LongRoPE chooses
-// its factors.
+// `type` is what llama_model_rope_type says of the model, and `context` the cells a sequence may have (n_ctx_seq), by which LongRoPE
+// chooses its factors.
 RopeSpec read_rope_spec(const GgufFile& file, abi::llama_rope_type type, int64_t context);
 
 }  // namespace latentwire

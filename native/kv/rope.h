@@ -27,15 +27,16 @@ struct RopeParameters {
   float base = 10000.0F;
   float scale = 1.0F;          // 1 / the stretching factor
   std::vector<float> factors;  // [rotated / 2], of llama 3 or LongRoPE, which divide frequencies; empty for none
-  // YaRN: pairs that turn more than `beta_fast` times within the original context keep their frequency, those below `beta_slow` times get the
-  // scale, and those in between some of both. An `extension` of 0 is no YaRN.
+  // YaRN: pairs that turn more than `beta_fast` times within the original context keep their frequency, those below `beta_slow` times get
+  // the scale, and those in between some of both. An `extension` of 0 is no YaRN.
   float extension = 0.0F;
   float beta_fast = 32.0F;
   float beta_slow = 1.0F;
   int32_t original_context = 0;
 };
 
-// Error: invalid_argument, unless `rotated` is even and within the head, the factors are one a pair, and all frequencies are finite numbers.
+// Error: invalid_argument, unless `rotated` is even and within the head, the factors are one a pair, and all frequencies are finite
+// numbers.
 Status make_rope(const RopeParameters& parameters, Rope* out);
 
 // Turns row i of [count, heads, head_dim] by shifts[i] positions, which may be negative, in place. Runs of equal shifts are cheapest.

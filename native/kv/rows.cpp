@@ -78,8 +78,8 @@ void transform(float* x, int64_t n, int32_t rotation) noexcept {
 }
 
 Status refuse(const CacheRows& to, int64_t channel) {
-  return Status::fail(Code::non_finite, "row " + std::to_string(channel / to.channels) + " holds NaN, an infinity or a number too large for " +
-                                            std::string(row_format_name(to.format)));
+  return Status::fail(Code::non_finite, "row " + std::to_string(channel / to.channels) +
+                                            " holds NaN, an infinity or a number too large for " + std::string(row_format_name(to.format)));
 }
 
 }  // namespace

@@ -23,7 +23,8 @@ struct CacheRows {
 
 constexpr int32_t largest_rotation = 2048;
 
-// invalid_argument unless there can be such rows: a format of caches, channels in whole blocks and rotations. The functions below rely on it.
+// invalid_argument unless there can be such rows: a format of caches, channels in whole blocks and rotations. The functions below rely on
+// it.
 Status check_rows(const CacheRows& rows);
 
 // f32 [count, channels], rotation undone.

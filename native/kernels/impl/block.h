@@ -1,5 +1,5 @@
-// The kernels of `block_kernels.h` over a vector type V of at most 8 lanes. A product is never the operand of a sum: compilers would make one
-// rounding of the two where the processor can, and other bits.
+// The kernels of `block_kernels.h` over a vector type V of at most 8 lanes. A product is never the operand of a sum: compilers would make
+// one rounding of the two where the processor can, and other bits.
 #pragma once
 
 #include <cstdint>
@@ -64,8 +64,8 @@ inline float first_of_magnitude(const float* x, uint32_t bits) noexcept {
   return 0;
 }
 
-// scale = the number of the largest magnitude / -8, code = x / scale + 8 rounded, 15 for all that is above. The second half of a block is in
-// the high halves of the bytes.
+// scale = the number of the largest magnitude / -8, code = x / scale + 8 rounded, 15 for all that is above. The second half of a block is
+// in the high halves of the bytes.
 template <class V>
 int64_t block_encode_q4_0(const float* x, int64_t blocks, uint8_t* out) noexcept {
   using F = typename V::F;
@@ -76,8 +76,7 @@ int64_t block_encode_q4_0(const float* x, int64_t blocks, uint8_t* out) noexcept
     if (!store_block_scale<V>(scale, out)) return block;
     const F inverse = V::set(inverse_of_scale(scale));
     uint8_t codes[32];
-    store_block_codes<V>(x, codes,
-                         [&](F v) { return V::truncate(V::add(V::min(V::mul(v, inverse), V::set(6.5F)), V::set(8.5F))); });
+    store_block_codes<V>(x, codes, [&](F v) { return V::truncate(V::add(V::min(V::mul(v, inverse), V::set(6.5F)), V::set(8.5F))); });
     uint64_t halves[4];
     __builtin_memcpy(halves, codes, sizeof(codes));
     for (int i = 0; i < 2; i++) halves[i] |= halves[i + 2] << 4;
