@@ -39,6 +39,7 @@
     "neon_bf16_cflags": ["-march=armv8.2-a+bf16"],
     "kv_sources": [
       "native/kv/content.cpp",
+      "native/kv/finite.cpp",
       "native/kv/llama_state.cpp",
       "native/kv/manifest.cpp",
       "native/kv/rope.cpp",

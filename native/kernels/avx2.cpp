@@ -2,6 +2,7 @@
 // broadcast.
 #include <immintrin.h>
 
+#include "kernels/impl/block.h"
 #include "kernels/impl/codebook.h"
 #include "kernels/impl/doubles.h"
 #include "kernels/impl/gemm.h"
@@ -131,6 +132,7 @@ struct Avx2 {
   static I bits(F x) noexcept { return _mm256_castps_si256(x); }
   static F from_bits(I x) noexcept { return _mm256_castsi256_ps(x); }
   static I to_int(F x) noexcept { return _mm256_cvtps_epi32(x); }
+  static I truncate(F x) noexcept { return _mm256_cvttps_epi32(x); }
   static F to_float(I x) noexcept { return _mm256_cvtepi32_ps(x); }
   static I set_int(int32_t x) noexcept { return _mm256_set1_epi32(x); }
   static I add_int(I a, I b) noexcept { return _mm256_add_epi32(a, b); }
@@ -320,6 +322,7 @@ void install_avx2(Kernels& table) noexcept {
   install_probe<Avx2>(table.probe);
   install_thought<Avx2>(table.thought);
   install_tiles<Avx2>(table.tiles);
+  install_blocks<Avx2>(table.blocks);
   install_stats<Avx2>(table.stats);
   table.stats.xxh3_blocks = xxh3_blocks<Avx2Hash>;
   install_codebook<Avx2>(table.codebook);

@@ -1,6 +1,7 @@
 // NEON of arm64: 32 registers of 4 lanes. The widest tile is 4 rows of one panel, 16 accumulators, with 4 registers of panel.
 #include <arm_neon.h>
 
+#include "kernels/impl/block.h"
 #include "kernels/impl/codebook.h"
 #include "kernels/impl/doubles.h"
 #include "kernels/impl/gemm.h"
@@ -115,6 +116,7 @@ struct Neon {
   static I bits(F x) noexcept { return vreinterpretq_s32_f32(x); }
   static F from_bits(I x) noexcept { return vreinterpretq_f32_s32(x); }
   static I to_int(F x) noexcept { return vcvtnq_s32_f32(x); }
+  static I truncate(F x) noexcept { return vcvtq_s32_f32(x); }
   static F to_float(I x) noexcept { return vcvtq_f32_s32(x); }
   static I set_int(int32_t x) noexcept { return vdupq_n_s32(x); }
   static I add_int(I a, I b) noexcept { return vaddq_s32(a, b); }
@@ -268,6 +270,7 @@ void install_neon(Kernels& table) noexcept {
   install_probe<Neon>(table.probe);
   install_thought<Neon>(table.thought);
   install_tiles<Neon>(table.tiles);
+  install_blocks<Neon>(table.blocks);
   install_stats<Neon>(table.stats);
   install_codebook<Neon>(table.codebook);
   install_doubles<NeonDoubles>(table.doubles);

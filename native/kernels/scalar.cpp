@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/dtype.h"
+#include "kernels/impl/block.h"
 #include "kernels/impl/codebook.h"
 #include "kernels/impl/doubles.h"
 #include "kernels/impl/gemm.h"
@@ -75,6 +76,7 @@ struct Scalar {
   static I bits(F x) noexcept { return std::bit_cast<int32_t>(x); }
   static F from_bits(I x) noexcept { return std::bit_cast<float>(x); }
   static I to_int(F x) noexcept { return static_cast<int32_t>(std::nearbyint(x)); }
+  static I truncate(F x) noexcept { return static_cast<int32_t>(x); }
   static F to_float(I x) noexcept { return static_cast<float>(x); }
   static I set_int(int32_t x) noexcept { return x; }
   static I add_int(I a, I b) noexcept { return a + b; }
@@ -209,6 +211,7 @@ void install_scalar(Kernels& table) noexcept {
   install_probe<Scalar>(table.probe);
   install_thought<Scalar>(table.thought);
   install_tiles<Scalar>(table.tiles);
+  install_blocks<Scalar>(table.blocks);
   install_stats<Scalar>(table.stats);
   install_codebook<Scalar>(table.codebook);
   install_doubles<ScalarDoubles>(table.doubles);

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/block_kernels.h"
 #include "kernels/codebook_kernels.h"
 #include "kernels/double_kernels.h"
 #include "kernels/gemm_kernels.h"
@@ -28,6 +29,7 @@ struct Kernels {
   ProbeKernels probe;
   ThoughtKernels thought;
   TileKernels tiles;
+  BlockKernels blocks;
   StatsKernels stats;
   CodebookKernels codebook;
   DoubleKernels doubles;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kv/bytes.h"
+#include "kv/finite.h"
 
 namespace latentwire {
 namespace {
@@ -18,30 +19,27 @@ constexpr size_t kCellBytes = 12;
 constexpr size_t kExtendedBytes = 12;
 constexpr size_t kRowsHeadBytes = 12;
 
-// Where the floating-point numbers of a type are: `numbers` of them at the start of each block.
-enum class Number { f32, f16, bf16 };
+using Number = NumberLayout::Number;
 struct TypeLayout {
   int32_t type;
-  uint32_t block_bytes;
-  Number number;
-  uint32_t numbers;
+  NumberLayout numbers;
 };
 // The types that llama.cpp offers for a KV cache.
 constexpr std::array<TypeLayout, 9> kTypes = {{
-    {0, 4, Number::f32, 1},    // f32
-    {1, 2, Number::f16, 1},    // f16
-    {30, 2, Number::bf16, 1},  // bf16
-    {2, 18, Number::f16, 1},   // q4_0
-    {3, 20, Number::f16, 2},   // q4_1: scale and minimum
-    {6, 22, Number::f16, 1},   // q5_0
-    {7, 24, Number::f16, 2},   // q5_1
-    {8, 34, Number::f16, 1},   // q8_0
-    {20, 18, Number::f16, 1},  // iq4_nl
+    {0, {4, Number::f32, 1}},    // f32
+    {1, {2, Number::f16, 1}},    // f16
+    {30, {2, Number::bf16, 1}},  // bf16
+    {2, {18, Number::f16, 1}},   // q4_0
+    {3, {20, Number::f16, 2}},   // q4_1: scale and minimum
+    {6, {22, Number::f16, 1}},   // q5_0
+    {7, {24, Number::f16, 2}},   // q5_1
+    {8, {34, Number::f16, 1}},   // q8_0
+    {20, {18, Number::f16, 1}},  // iq4_nl
 }};
 
-const TypeLayout* layout_of(int32_t type) {
+const NumberLayout* layout_of(int32_t type) {
   const auto found = std::find_if(kTypes.begin(), kTypes.end(), [&](const TypeLayout& layout) { return layout.type == type; });
-  return found == kTypes.end() ? nullptr : found;
+  return found == kTypes.end() ? nullptr : &found->numbers;
 }
 
 template <typename T>
@@ -49,32 +47,6 @@ T load(const uint8_t* at) {
   T value;
   std::memcpy(&value, at, sizeof value);
   return value;
-}
-
-// A number is infinite or NaN when all its exponent bits are set. The loops have no early exit, so that they vectorise.
-template <typename T>
-bool all_finite(const uint8_t* at, size_t blocks, size_t stride, uint32_t numbers, T exponent) {
-  T bad = 0;
-  for (uint32_t i = 0; i < numbers; ++i) {
-    const uint8_t* number = at + i * sizeof(T);
-    for (size_t block = 0; block < blocks; ++block) bad |= (load<T>(number + block * stride) & exponent) == exponent;
-  }
-  return bad == 0;
-}
-
-bool all_finite(const uint8_t* at, uint64_t bytes, const TypeLayout& layout) {
-  const size_t blocks = static_cast<size_t>(bytes / layout.block_bytes);
-  switch (layout.number) {
-    case Number::f32:
-      return all_finite<uint32_t>(at, blocks, sizeof(uint32_t), layout.numbers, 0x7f800000);
-    case Number::bf16:
-      return all_finite<uint16_t>(at, blocks, sizeof(uint16_t), layout.numbers, 0x7f80);
-    case Number::f16:
-      // two calls: with a constant stride the one that matters vectorises
-      return layout.block_bytes == sizeof(uint16_t) ? all_finite<uint16_t>(at, blocks, sizeof(uint16_t), layout.numbers, 0x7c00)
-                                                    : all_finite<uint16_t>(at, blocks, layout.block_bytes, layout.numbers, 0x7c00);
-  }
-  return false;
 }
 
 Status damaged(Code code, const ByteReader& reader, const std::string& what) {
@@ -122,7 +94,7 @@ bool fits_layout(ByteReader reader, uint64_t cells, uint64_t layer_count, StateG
     for (StateLayer& layer : geometry->layers) {
       RowsHead head;
       if (!read_rows_head(&reader, values && transposed == 1, &head)) return false;
-      const TypeLayout* layout = layout_of(head.type);
+      const NumberLayout* layout = layout_of(head.type);
       if (layout == nullptr || head.row_bytes == 0 || head.row_bytes % layout->block_bytes != 0) return false;
       if (!reader.fits(cells, head.row_bytes)) return false;
       reader.take(cells * head.row_bytes);
@@ -167,7 +139,7 @@ Status check_part(ByteReader* reader, uint32_t cells, size_t layer, bool values,
                     std::to_string(head.row_bytes) + " bytes, here type " + std::to_string(type) + " and " + std::to_string(row_bytes));
   }
   if (!reader->fits(cells, row_bytes)) return cut_off(*reader, which + " are cut off");
-  const TypeLayout* layout = layout_of(type);
+  const NumberLayout* layout = layout_of(type);
   if (layout == nullptr) return mismatch(which + " have type " + std::to_string(type) + ", whose numbers cannot be checked");
   const uint64_t bytes = cells * row_bytes;
   *offset = reader->at();

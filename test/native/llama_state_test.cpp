@@ -117,7 +117,7 @@ TEST_CASE("a state cut at any byte, and most of all around each part, is refused
   const Blob blob = state_of(geometry, {0, 1, 2});
   for (size_t size = 0; size < blob.bytes.size(); ++size) {
     const std::vector<uint8_t> cut(blob.bytes.begin(), blob.bytes.begin() + static_cast<ptrdiff_t>(size));
-    CHECK(inspect(cut, geometry) == Code::state_format);
+    CHECK(inspect(cut, geometry) == Code::kv_truncated);
   }
   for (const size_t boundary : blob.boundaries) {
     std::vector<uint8_t> grown = blob.bytes;
@@ -129,8 +129,8 @@ TEST_CASE("a state cut at any byte, and most of all around each part, is refused
 TEST_CASE("cells that llama.cpp would take and that would poison the sequence") {
   const StateGeometry geometry = geometry_of(kF16, 32);
   const std::vector<uint8_t> sound = state_of(geometry, {0, 1, 2}).bytes;
-  for (const int32_t position : {-1, -7, 16, 0x7fffffff, 1}) CHECK(inspect(with(sound, kCells, position), geometry) == Code::state_format);
-  for (const uint32_t owners : {0u, 2u, 0xffffffffu}) CHECK(inspect(with(sound, kCells + 4, owners), geometry) == Code::state_format);
+  for (const int32_t position : {-1, -7, 16, 0x7fffffff, 1}) CHECK(inspect(with(sound, kCells, position), geometry) == Code::kv_truncated);
+  for (const uint32_t owners : {0u, 2u, 0xffffffffu}) CHECK(inspect(with(sound, kCells + 4, owners), geometry) == Code::kv_truncated);
   // the source's sequence id means nothing here
   CHECK(inspect(with(with(sound, 4, -9), kCells + 8, 12345), geometry) == Code::ok);
 }
@@ -139,11 +139,11 @@ TEST_CASE("counts that announce more than there is are refused without allocatin
   const StateGeometry geometry = geometry_of(kF16, 32);
   const std::vector<uint8_t> sound = state_of(geometry, {0, 1, 2}).bytes;
   for (const uint32_t cells : {0u, 2u, 4u, 17u, 0x7fffffffu, 0xffffffffu})
-    CHECK(inspect(with(sound, 12, cells), geometry) == Code::state_format);
+    CHECK(inspect(with(sound, 12, cells), geometry) == Code::kv_truncated);
   std::vector<uint8_t> bomb(sound.begin(), sound.begin() + kCells);
   StateGeometry wide = geometry;
   wide.max_cells = 0x7fffffff;
-  CHECK(inspect(with(bomb, 12, 0x7fffffffu), wide) == Code::state_format);
+  CHECK(inspect(with(bomb, 12, 0x7fffffffu), wide) == Code::kv_truncated);
 }
 
 TEST_CASE("states of another layout") {
@@ -153,17 +153,17 @@ TEST_CASE("states of another layout") {
     change(other);
     return inspect(state_of(other, {0, 1, 2}).bytes, geometry);
   };
-  CHECK(made_by([](StateGeometry& g) { g.layers.pop_back(); }) == Code::state_mismatch);
-  CHECK(made_by([](StateGeometry& g) { g.layers.emplace_back(g.layers[0]); }) == Code::state_mismatch);
-  CHECK(made_by([](StateGeometry& g) { g.layers[1].key_row_bytes = 64; }) == Code::state_mismatch);
-  CHECK(made_by([](StateGeometry& g) { g.layers[1].value_row_bytes = 64; }) == Code::state_mismatch);
-  CHECK(made_by([](StateGeometry& g) { g.layers[0].key_type = kBf16; }) == Code::state_mismatch);
-  CHECK(made_by([](StateGeometry& g) { g.layers[0].value_type = kQ8; }) == Code::state_mismatch);
-  CHECK(made_by([](StateGeometry& g) { g.transposed_values = true; }) == Code::state_mismatch);
+  CHECK(made_by([](StateGeometry& g) { g.layers.pop_back(); }) == Code::kv_layout);
+  CHECK(made_by([](StateGeometry& g) { g.layers.emplace_back(g.layers[0]); }) == Code::kv_layout);
+  CHECK(made_by([](StateGeometry& g) { g.layers[1].key_row_bytes = 64; }) == Code::kv_layout);
+  CHECK(made_by([](StateGeometry& g) { g.layers[1].value_row_bytes = 64; }) == Code::kv_layout);
+  CHECK(made_by([](StateGeometry& g) { g.layers[0].key_type = kBf16; }) == Code::kv_layout);
+  CHECK(made_by([](StateGeometry& g) { g.layers[0].value_type = kQ8; }) == Code::kv_layout);
+  CHECK(made_by([](StateGeometry& g) { g.transposed_values = true; }) == Code::kv_layout);
   CHECK(made_by([](StateGeometry& g) { g.extended_positions = true; }) != Code::ok);
   const std::vector<uint8_t> sound = state_of(geometry, {0, 1, 2}).bytes;
-  CHECK(inspect(with(sound, 8, 4u), geometry) == Code::state_mismatch);
-  CHECK(inspect(with(sound, 0, 0u), geometry) == Code::state_format);
+  CHECK(inspect(with(sound, 8, 4u), geometry) == Code::kv_layout);
+  CHECK(inspect(with(sound, 0, 0u), geometry) == Code::kv_truncated);
 }
 
 TEST_CASE("a number that is not finite is found wherever it is") {
@@ -205,14 +205,14 @@ TEST_CASE("a geometry is only learned from a plain cache") {
   const StateGeometry geometry = geometry_of(kF16, 32);
   const std::vector<uint8_t> sound = state_of(geometry, {0, 1}).bytes;
   StateGeometry learned;
-  CHECK(learn_geometry(sound.data(), sound.size(), 3, 2, &learned).code == Code::state_mismatch);
-  CHECK(learn_geometry(sound.data(), sound.size(), 2, 3, &learned).code == Code::state_mismatch);
-  CHECK(learn_geometry(sound.data(), sound.size(), 0, 2, &learned).code == Code::state_mismatch);
-  CHECK(learn_geometry(sound.data(), 0, 2, 2, &learned).code == Code::state_mismatch);
+  CHECK(learn_geometry(sound.data(), sound.size(), 3, 2, &learned).code == Code::kv_layout);
+  CHECK(learn_geometry(sound.data(), sound.size(), 2, 3, &learned).code == Code::kv_layout);
+  CHECK(learn_geometry(sound.data(), sound.size(), 0, 2, &learned).code == Code::kv_layout);
+  CHECK(learn_geometry(sound.data(), 0, 2, 2, &learned).code == Code::kv_layout);
   // a second cache behind the first, as sliding-window models have
   std::vector<uint8_t> two = sound;
   two.insert(two.end(), sound.begin() + 8, sound.end());
-  CHECK(learn_geometry(two.data(), two.size(), 2, 2, &learned).code == Code::state_mismatch);
+  CHECK(learn_geometry(two.data(), two.size(), 2, 2, &learned).code == Code::kv_layout);
   CHECK(learned.layers.empty());
 }
 
