@@ -52,10 +52,12 @@ double relative_distance(const std::vector<float>& a, const std::vector<float>& 
   return size == 0 ? std::sqrt(difference) : std::sqrt(difference / size);
 }
 
-// llama.cpp rotates the rows of quantised caches in blocks: keys by the largest power of two that divides a head, values by 64.
-int32_t key_rotation(int32_t head_dim) { return head_dim & -head_dim; }
-constexpr int32_t value_rotation = 64;
-constexpr int32_t least_rotation = 64;
+// llama.cpp rotates the rows of quantised caches in blocks, where heads are multiples of 64: keys by the largest power of two that divides a
+// head, values by 64.
+int32_t rotation_of(int32_t head_dim, bool keys) {
+  if (head_dim % 64 != 0) return 0;
+  return keys ? head_dim & -head_dim : 64;
+}
 
 std::vector<float> row_of(const CacheRows& rows, const uint8_t* at) {
   std::vector<float> numbers(static_cast<size_t>(rows.channels));
@@ -142,10 +144,8 @@ bool Pool::find_rotation(const std::vector<uint8_t>& probe, CacheLayout* layout)
   for (const bool rotated : {false, true}) {
     CacheLayout guess = *layout;
     const int32_t heads = model_->info().kv_heads;
-    for (size_t part = 0; rotated && part < guess.parts.size(); part++) {
-      const int32_t block = part % 2 == 0 ? key_rotation(guess.parts[part].channels / heads) : value_rotation;
-      guess.parts[part].rotation = block >= least_rotation && guess.parts[part].channels % block == 0 ? block : 0;
-    }
+    for (size_t part = 0; rotated && part < guess.parts.size(); part++)
+      guess.parts[part].rotation = rotation_of(guess.parts[part].channels / heads, part % 2 == 0);
     bool fits = true;
     for (size_t part = 0; part < 2; part++) {
       const CacheRows numbers{RowFormat::f32, guess.parts[part].channels, 0};

@@ -105,7 +105,7 @@ describe("families", () => {
     await using tiny = await tinyModel({ architecture: "gemma2" });
     await using own = await tiny.createPool({ contextLength: 256 });
     const sequence = await filled(own, text);
-    expect(await codeOf(() => sequence.save())).toBe("ERR_LATENT_MODEL_UNSUPPORTED");
+    expect(await codeOf(() => sequence.save())).toBe("ERR_LATENT_KV_LAYOUT");
   });
 
   it("a recurrent model is refused", async () => {

@@ -156,6 +156,6 @@ describe.skipIf(process.platform !== "linux")("an engine that fails", () => {
       fault("");
       const counters = pool.counters();
       return { code, same: counters.usedCells === usedCells && counters.openSequences === openSequences, next: await codeOf(pool.restore(saved)) };`);
-    expect(result).toEqual({ code: "ERR_LATENT_STATE_FORMAT", same: true, next: "no error" });
+    expect(result).toEqual({ code: "ERR_LATENT_CONTEXT_OVERFLOW", same: true, next: "no error" });
   });
 });

@@ -15,7 +15,7 @@ const below = (folder: string, end: string): string[] =>
     .map((name) => `${folder}/${name}`);
 
 // Compiled inside the package, so that the name `latentwire` leads to the package itself.
-function runExample(file: string): { status: number | null; stdout: string; stderr: string } {
+function runExample(file: string, ...args: string[]): { status: number | null; stdout: string; stderr: string } {
   const { outputText } = ts.transpileModule(read(file), {
     compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
   });
@@ -24,7 +24,7 @@ function runExample(file: string): { status: number | null; stdout: string; stde
   try {
     const script = path.join(folder, "example.mjs");
     writeFileSync(script, outputText);
-    return spawnSync(process.execPath, [script], { cwd: folder, encoding: "utf8", timeout: 50_000 });
+    return spawnSync(process.execPath, [script, ...args], { cwd: folder, encoding: "utf8", timeout: 50_000 });
   } finally {
     rmSync(folder, { recursive: true });
   }
@@ -69,6 +69,18 @@ describe("examples", () => {
     const { status, stdout } = runExample("examples/soft-thinking.ts");
     expect(stdout.match(/^entropy \d+\.\d\d bits, \d+\.\d tokens$/gm)).toHaveLength(4);
     expect(status).toBe(0);
+  });
+
+  it("the writer answers from what the reader in another process holds, and from text when the reader dies", () => {
+    const lives = runExample("examples/two-processes.ts");
+    expect(lives.stdout).toMatch(/positions came in \d+ bytes/);
+    expect(lives.stdout).toMatch(/medium: 'kv', answer: '[a-z]/);
+    expect(lives.stdout).toContain("same: true");
+    expect(lives.status).toBe(0);
+    const dies = runExample("examples/two-processes.ts", "die");
+    expect(dies.stdout).toMatch(/^ERR_LATENT_KV_(TRUNCATED|PEER_LOST): /m);
+    expect(dies.stdout).toMatch(/medium: 'text', answer: '[a-z]/);
+    expect(dies.status).toBe(0);
   });
 
   it("the restored sequence answers as the saved one", () => {
