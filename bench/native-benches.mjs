@@ -11,6 +11,7 @@ const rowsOf = {
   bf16_rows_bench: ["A8"],
   thought_bench: ["C2"],
   tile_bench: ["D1", "D2", "D3"],
+  kv_rows_bench: ["D2", "D3"],
   codebook_bench: ["E1"],
   fit_bench: ["F1"],
   threads_bench: ["G2"],

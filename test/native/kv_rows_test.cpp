@@ -226,6 +226,14 @@ TEST_CASE("rows of every format come back, rotated or not") {
   }
 }
 
+TEST_CASE("rows that are stored again are the same") {
+  for (const RowFormat format : formats) {
+    const CacheRows kind{format, 1024, 0};
+    const Bytes rows = encoded(kind, Numbers(13).normals(64 * 1024), 64);
+    CHECK(encoded(kind, decoded(kind, rows, 64), 64) == rows);
+  }
+}
+
 TEST_CASE("plain formats round to nearest, ties to even") {
   const std::vector<float> x = blocks_to_store();
   const auto channels = static_cast<int32_t>(x.size());

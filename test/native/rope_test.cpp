@@ -216,7 +216,7 @@ double second_frequency(const std::shared_ptr<const Rope>& rope) { return rope->
 }  // namespace
 
 TEST_CASE("a plain file: defaults, and its own numbers") {
-  File file = file_of("qwen3");
+  File file = file_of("stablelm");
   RopeSpec spec = spec_of(file);
   CHECK(spec.obstacle == "");
   REQUIRE(spec.layers.size() == 2);
@@ -224,13 +224,13 @@ TEST_CASE("a plain file: defaults, and its own numbers") {
   CHECK(*spec.layers[0] == made(plain(Rope::Pairs::neox, 4, 4)));
   CHECK(*spec_of(file, abi::LLAMA_ROPE_TYPE_NORM).layers[0] == made(plain(Rope::Pairs::norm, 4, 4)));
 
-  file.set("qwen3.rope.freq_base", f32(1e6F));
-  file.set("qwen3.rope.dimension_count", u32(2));
-  file.set("qwen3.rope.scaling.factor", f32(4));
+  file.set("stablelm.rope.freq_base", f32(1e6F));
+  file.set("stablelm.rope.dimension_count", u32(2));
+  file.set("stablelm.rope.scaling.factor", f32(4));
   RopeParameters parameters = plain(Rope::Pairs::neox, 4, 2, 1e6F);
   parameters.scale = 0.25F;
   CHECK(*spec_of(file).layers[0] == made(parameters));  // linear is the default
-  file.set("qwen3.rope.scaling.type", string("none"));
+  file.set("stablelm.rope.scaling.type", string("none"));
   parameters.scale = 1;
   CHECK(*spec_of(file).layers[0] == made(parameters));
 }
