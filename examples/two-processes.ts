@@ -9,10 +9,10 @@ import path from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
-import { bundledModel, LatentError, loadModel, type Sequence } from "latentwire";
+import { bundledModel, LatentError, loadModel, type ChatMessage, type Sequence } from "latentwire";
 
-const facts = [{ role: "user", content: "mia has the red key. tom lives in oslo. ann has the blue coin. ben lives in lima." }];
-const question = [{ role: "user", content: "where does tom live?" }];
+const facts: ChatMessage[] = [{ role: "user", content: "mia has the red key. tom lives in oslo. ann has the blue coin. ben lives in lima." }];
+const question: ChatMessage[] = [{ role: "user", content: "where does tom live?" }];
 
 async function answer(sequence: Sequence): Promise<{ text: string; tokens: readonly number[] }> {
   await sequence.prefill(question);

@@ -56,8 +56,10 @@ export class KvReceiver {
     if (this.#reading) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "this receiver is reading another stream");
     if (this.#taken) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "this receiver has already given its content away");
     const pieces = iteratorOf(source);
+    LatentError.translate(() => {
+      this.#reader.restart();
+    });
     this.#reading = true;
-    this.#reader.restart();
     let ended = false;
     try {
       while (!this.#reader.done) {
@@ -76,8 +78,8 @@ export class KvReceiver {
       return new KvHandle(kv, this.#identity, notes.find(([name]) => name === "label")?.[1] ?? "");
     } finally {
       this.#reading = false;
-      // a source that was left early may hold a socket or a file
-      if (!ended) await Promise.resolve(pieces.return?.()).catch(() => undefined);
+      // a source that was left early may hold a socket or a file; a silent one would not answer, so nobody waits
+      if (!ended) void Promise.resolve(pieces.return?.()).catch(() => undefined);
     }
   }
 
