@@ -2,12 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <new>
 #include <string>
 
 #include "kernels/table.h"
 
 namespace latentwire {
 namespace {
+
+// Rows that are whitened together and then compared: what lies between stays in the last-level cache.
+constexpr int64_t slab_rows = 512;
 
 double element(const Rows& rows, int64_t row, int64_t k) noexcept { return float_element(rows.dtype, rows.data, row * rows.stride + k); }
 
@@ -21,15 +26,44 @@ std::vector<float> mean_row(const Rows& rows, int64_t depth) {
   return mean;
 }
 
+TileSink copy_to(float* out, int64_t stride) {
+  return [out, stride](const ProductTile& tile) {
+    for (int64_t i = 0; i < tile.rows; i++)
+      std::copy_n(tile.values + i * tile.stride, tile.columns, out + (tile.row + i) * stride + tile.column);
+  };
+}
+
+// white: [x.count, width]
+Status whiten(const Rows& x, const PackedAnchors::Whitening& whitening, float* white, const std::atomic<bool>* cancel) {
+  RowTreatment centred;
+  centred.shift = whitening.mean.data();
+  return multiply(x, centred, *whitening.matrix, false, copy_to(white, whitening.matrix->outputs()), cancel);
+}
+
 }  // namespace
 
-Status PackedAnchors::pack(const Rows& anchors, int64_t depth, Options options, std::shared_ptr<const PackedAnchors>* out) {
-  const auto fits = [&](const std::vector<float>& v) { return v.empty() || static_cast<int64_t>(v.size()) == depth; };
-  if (!fits(options.centre) || !fits(options.scale))
-    return Status::fail(Code::invalid_argument, "centre and scale must have " + std::to_string(depth) + " elements");
+Status PackedAnchors::pack(const Rows& given, int64_t depth, Options options, std::shared_ptr<const PackedAnchors>* out) {
+  if (options.similarity == Similarity::l1 && options.storage == Dtype::i8)
+    return Status::fail(Code::invalid_argument, "l1 is for anchors kept as f32, f16 or bf16: codes of i8 have another scale in every row");
   try {
+    Rows anchors = given;
+    std::vector<float> white;
+    if (const Whitening& whitening = options.whitening; whitening.matrix) {
+      if (whitening.matrix->depth() != depth || static_cast<int64_t>(whitening.mean.size()) != depth)
+        return Status::fail(Code::invalid_argument, "a whitening must be of " + std::to_string(depth) + " elements, as the anchors are");
+      depth = whitening.matrix->outputs();
+      white.resize(static_cast<size_t>(anchors.count * depth));
+      if (Status status = whiten(given, whitening, white.data(), nullptr); !status.ok()) return status;
+      anchors = {Dtype::f32, white.data(), given.count, depth};
+    }
+    const auto fits = [&](const std::vector<float>& v) { return v.empty() || static_cast<int64_t>(v.size()) == depth; };
+    if (!fits(options.centre) || !fits(options.scale))
+      return Status::fail(Code::invalid_argument, "centre and scale must have " + std::to_string(depth) + " elements");
     std::shared_ptr<PackedAnchors> packed(new PackedAnchors());
-    if (options.similarity == Similarity::squared_euclidean && options.centre.empty() && anchors.count > 0)
+    const bool in_16_bits = options.storage == Dtype::f16 || options.storage == Dtype::bf16;
+    if (const bool errs_far_from_it =
+            options.similarity == Similarity::squared_euclidean || (options.similarity == Similarity::l1 && in_16_bits);
+        errs_far_from_it && options.centre.empty() && anchors.count > 0)
       options.centre = mean_row(anchors, depth);
     const bool unit = options.similarity == Similarity::cosine || options.similarity == Similarity::angular;
     std::vector<float> inverse_norms;
@@ -71,16 +105,32 @@ class RelativeProduct {
   }
 
   Status run(bool whole_rows, const TileSink& sink, const std::atomic<bool>* cancel) const {
-    return multiply(
-        x_, treatment_, *anchors_.matrix_, whole_rows,
-        [&](const ProductTile& tile) {
+    if (!anchors_.whitens()) return compare(x_, 0, whole_rows, sink, cancel);
+    const std::unique_ptr<float[]> white(new (std::nothrow) float[static_cast<size_t>(std::min(slab_rows, x_.count) * anchors_.width())]);
+    if (!white) return Status::fail(Code::out_of_memory, "no memory for white rows");
+    for (int64_t first = 0; first < x_.count; first += slab_rows) {
+      const Rows part = x_.part(first, std::min(slab_rows, x_.count - first));
+      if (Status status = whiten(part, anchors_.options_.whitening, white.get(), cancel); !status.ok()) return status;
+      const Rows rows{Dtype::f32, white.get(), part.count, anchors_.width(), part.first};
+      if (Status status = compare(rows, first, whole_rows, sink, cancel); !status.ok()) return status;
+    }
+    return {};
+  }
+
+ private:
+  // `first` is which of x_ the first row is.
+  Status compare(const Rows& rows, int64_t first, bool whole_rows, const TileSink& sink, const std::atomic<bool>* cancel) const {
+    const bool l1 = anchors_.similarity() == Similarity::l1;
+    return (l1 ? l1_distances : multiply)(
+        rows, treatment_, *anchors_.matrix_, whole_rows,
+        [&](ProductTile tile) {
           for (int64_t r = 0; r < tile.rows; r++) finish(tile, r);
+          tile.row += first;
           sink(tile);
         },
         cancel);
   }
 
- private:
   void finish(const ProductTile& tile, int64_t r) const noexcept {
     float* v = tile.values + r * tile.stride;
     switch (anchors_.options_.similarity) {
@@ -94,6 +144,7 @@ class RelativeProduct {
       }
       case Similarity::cosine:
       case Similarity::inner:
+      case Similarity::l1:
         break;
     }
   }
@@ -104,14 +155,7 @@ class RelativeProduct {
 };
 
 Status relative(const Rows& x, const PackedAnchors& anchors, float* r, int64_t stride, const std::atomic<bool>* cancel) {
-  return RelativeProduct(x, anchors)
-      .run(
-          false,
-          [r, stride](const ProductTile& tile) {
-            for (int64_t i = 0; i < tile.rows; i++)
-              std::copy_n(tile.values + i * tile.stride, tile.columns, r + (tile.row + i) * stride + tile.column);
-          },
-          cancel);
+  return RelativeProduct(x, anchors).run(false, copy_to(r, stride), cancel);
 }
 
 namespace {
@@ -148,8 +192,7 @@ Status relative_top_k(const Rows& x, const PackedAnchors& anchors, int64_t k, in
                       const std::atomic<bool>* cancel) {
   if (k < 1 || k > anchors.count())
     return Status::fail(Code::invalid_argument, "k must be between 1 and the " + std::to_string(anchors.count()) + " anchors");
-  const bool smallest = anchors.similarity() == Similarity::angular || anchors.similarity() == Similarity::squared_euclidean;
-  const Best best{k, smallest, indices, values};
+  const Best best{k, is_distance(anchors.similarity()), indices, values};
   return RelativeProduct(x, anchors)
       .run(
           true,

@@ -18,34 +18,53 @@ enum class Similarity {
   angular,            // arccos(cosine) / pi, in [0, 1]
   inner,              // <x, a>
   squared_euclidean,  // |x - a|^2
+  l1,                 // the sum of |x_k - a_k|
 };
+
+// Whether the smallest is the most similar.
+constexpr bool is_distance(Similarity similarity) noexcept {
+  return similarity == Similarity::angular || similarity == Similarity::squared_euclidean || similarity == Similarity::l1;
+}
 
 // Anchors, prepared once for one similarity. Immutable.
 class PackedAnchors {
  public:
+  // A linear map with a shift, x -> (x - mean) matrix. Similarities of rows that it makes white are Mahalanobis's: of the rows themselves
+  // under the inverse of their covariance.
+  struct Whitening {
+    std::vector<float> mean;                     // [depth]
+    std::shared_ptr<const PackedMatrix> matrix;  // [depth, width], or nullptr for none
+  };
   struct Options {
     Similarity similarity = Similarity::cosine;
-    Dtype storage = Dtype::f32;  // f32, f16, bf16 or i8
-    // Applied to anchors and rows alike before anything else: (x - centre) * scale. Both [depth], or empty.
+    Dtype storage = Dtype::f32;  // f32, f16, bf16 or, but for l1, i8
+    // Applied to anchors and rows alike before anything else.
+    Whitening whitening;
+    // Applied after that: (x - centre) * scale. Both [width], which is depth without a whitening, or empty.
     std::vector<float> centre;
     std::vector<float> scale;
   };
 
-  // `anchors` are `count` rows of `depth`. squared_euclidean without a centre takes the anchors' mean for one: distances do not depend on
-  // it, and their rounding errors do. Fails as PackedMatrix::pack does.
+  // `anchors` are `count` rows of `depth`. Distances do not depend on the centre, but their rounding errors do: those of |x|^2 + |a|^2 -
+  // 2 <x, a>, and those of anchors in 16 bits. There the anchors' mean is the centre if none is given. Fails as PackedMatrix::pack does,
+  // and with non_finite for anchors that are not.
   static Status pack(const Rows& anchors, int64_t depth, Options options, std::shared_ptr<const PackedAnchors>* out);
 
   int64_t count() const noexcept { return matrix_->outputs(); }
-  int64_t depth() const noexcept { return matrix_->depth(); }
+  int64_t depth() const noexcept { return whitens() ? options_.whitening.matrix->depth() : width(); }
   // Of one row.
-  int64_t multiplications() const noexcept { return count() * depth(); }
-  size_t bytes() const noexcept { return matrix_->bytes() + squares_.size() * sizeof(float); }
+  int64_t multiplications() const noexcept { return width() * (count() + (whitens() ? depth() : 0)); }
+  size_t bytes() const noexcept {
+    return matrix_->bytes() + squares_.size() * sizeof(float) + (whitens() ? options_.whitening.matrix->bytes() : 0);
+  }
   Similarity similarity() const noexcept { return options_.similarity; }
   Dtype storage() const noexcept { return options_.storage; }
 
  private:
   friend class RelativeProduct;
   PackedAnchors() = default;
+  bool whitens() const noexcept { return options_.whitening.matrix != nullptr; }
+  int64_t width() const noexcept { return matrix_->depth(); }  // of the rows that meet the anchors
 
   Options options_;
   std::shared_ptr<const PackedMatrix> matrix_;
@@ -55,7 +74,7 @@ class PackedAnchors {
 // r: [x.count, anchors.count] f32, rows `stride` elements apart.
 Status relative(const Rows& x, const PackedAnchors& anchors, float* r, int64_t stride, const std::atomic<bool>* cancel = nullptr);
 
-// The k most similar anchors of each row (the smallest distances for angular and squared_euclidean), the best first, the lower index first
+// The k most similar anchors of each row (the smallest distances), the best first, the lower index first
 // among equals: indices i32 and values f32, both [x.count, k]. Fails with invalid_argument unless 1 <= k <= anchors.count.
 Status relative_top_k(const Rows& x, const PackedAnchors& anchors, int64_t k, int32_t* indices, float* values,
                       const std::atomic<bool>* cancel = nullptr);
