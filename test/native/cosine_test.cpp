@@ -150,11 +150,15 @@ TEST_SUITE("kernels") {
       Matrix r(static_cast<size_t>(n * (m + gap)), 9.0F);
       REQUIRE(relative({in, bytes.data(), n, d + gap}, *anchors, r.data(), m + gap).ok());
       const double loss = loss_of(storage);
+      // about which distances are computed
+      const bool about_mean = kind == Similarity::squared_euclidean || kind == Similarity::l1;
+      Matrix mean(static_cast<size_t>(d));
+      for (size_t k = 0; about_mean && k < a.size(); k++) mean[k % mean.size()] += a[k] / static_cast<float>(m);
       for (int64_t i = 0; i < n; i++) {
         for (int64_t j = 0; j < m; j++) {
           const float* row = spaced.data() + i * (d + gap);
           const double want = similarity(kind, row, a.data() + j * d, d);
-          const double size = size_of(kind, row, a.data() + j * d, d);
+          const double size = size_of(kind, row, a.data() + j * d, d) + (about_mean ? size_of(kind, mean.data(), mean.data(), d) : 0);
           REQUIRE(std::fabs(r[static_cast<size_t>(i * (m + gap) + j)] - want) <=
                   loss * std::max(size, 1e-3) * (kind == Similarity::angular ? 3 : 1));
         }
