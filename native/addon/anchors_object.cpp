@@ -49,18 +49,14 @@ class AnchorsObject : public OperandObject<AnchorsObject, PackedAnchors> {
     options.centre = array_field(given, "centre");
     options.scale = array_field(given, "scale");
     EnvJobs& jobs = *env.GetInstanceData<AddonData>()->jobs;
-    return {
-        env, start_on_pool(env, jobs, std::make_shared<Job>(), nullptr, [=, options = std::move(options)](Job&) mutable -> Job::ToValue {
-          if (map) {
-            // as f32 whatever the anchors are kept as: rounded, it would mix large components into small ones
-            const int64_t inputs = map->shape()[0], outputs = map->shape()[1];
-            check(PackedMatrix::pack({map->dtype(), map->data(), outputs, inputs, 1, outputs}, Dtype::f32, {}, &options.whitening.matrix));
-          }
-          const int64_t depth = tensor->shape()[1];
-          Shared packed;
-          check(PackedAnchors::pack({tensor->dtype(), tensor->data(), tensor->shape()[0], depth}, depth, std::move(options), &packed));
-          return wrap(std::move(packed));
-        })};
+    return {env,
+            start_on_pool(env, jobs, std::make_shared<Job>(), nullptr, [=, options = std::move(options)](Job&) mutable -> Job::ToValue {
+              if (map) options.whitening.matrix = {map->dtype(), map->data(), map->shape()[1], map->shape()[0], 1, map->shape()[1]};
+              const int64_t depth = tensor->shape()[1];
+              Shared packed;
+              check(PackedAnchors::pack({tensor->dtype(), tensor->data(), tensor->shape()[0], depth}, depth, std::move(options), &packed));
+              return wrap(std::move(packed));
+            })};
   }
 
  private:

@@ -32,8 +32,8 @@ class PackedAnchors {
   // A linear map with a shift, x -> (x - mean) matrix. Similarities of rows that it makes white are Mahalanobis's: of the rows themselves
   // under the inverse of their covariance.
   struct Whitening {
-    std::vector<float> mean;                     // [depth]
-    std::shared_ptr<const PackedMatrix> matrix;  // [depth, width], or nullptr for none
+    std::vector<float> mean;      // [depth]
+    PackedMatrix::Source matrix;  // `width` outputs, or no data for none; read while anchors are packed
   };
   struct Options {
     Similarity similarity = Similarity::cosine;
@@ -51,22 +51,27 @@ class PackedAnchors {
   static Status pack(const Rows& anchors, int64_t depth, Options options, std::shared_ptr<const PackedAnchors>* out);
 
   int64_t count() const noexcept { return matrix_->outputs(); }
-  int64_t depth() const noexcept { return whitens() ? options_.whitening.matrix->depth() : width(); }
+  int64_t depth() const noexcept { return whitening_ ? whitening_->depth() : width(); }
   // Of one row.
-  int64_t multiplications() const noexcept { return width() * (count() + (whitens() ? depth() : 0)); }
-  size_t bytes() const noexcept {
-    return matrix_->bytes() + squares_.size() * sizeof(float) + (whitens() ? options_.whitening.matrix->bytes() : 0);
-  }
-  Similarity similarity() const noexcept { return options_.similarity; }
-  Dtype storage() const noexcept { return options_.storage; }
+  int64_t multiplications() const noexcept { return width() * (count() + (whitening_ ? depth() : 0)); }
+  size_t bytes() const noexcept { return matrix_->bytes() + squares_.size() * sizeof(float) + (whitening_ ? whitening_->bytes() : 0); }
+  Similarity similarity() const noexcept { return similarity_; }
+  Dtype storage() const noexcept { return matrix_->storage(); }
 
  private:
   friend class RelativeProduct;
   PackedAnchors() = default;
-  bool whitens() const noexcept { return options_.whitening.matrix != nullptr; }
+  Status pack_rows(const Rows& anchors, int64_t depth, Dtype storage);
+  Status pack_white(const Rows& anchors, Whitening whitening, Dtype storage);
+  Status whiten(const Rows& x, float* white, const std::atomic<bool>* cancel) const;
   int64_t width() const noexcept { return matrix_->depth(); }  // of the rows that meet the anchors
 
-  Options options_;
+  Similarity similarity_ = Similarity::cosine;
+  // f32 whatever the anchors are stored as: rounded, it would mix what is large in a row into what is small. nullptr for none.
+  std::shared_ptr<const PackedMatrix> whitening_;
+  std::vector<float> mean_;
+  std::vector<float> centre_;  // of the rows that meet the anchors, like `scale_`
+  std::vector<float> scale_;
   std::shared_ptr<const PackedMatrix> matrix_;
   std::vector<float> squares_;  // |a|^2, for squared_euclidean
 };
