@@ -53,8 +53,8 @@ Status PackedAnchors::pack(const Rows& anchors, int64_t depth, Options options, 
     packed->similarity_ = options.similarity;
     packed->centre_ = std::move(options.centre);
     packed->scale_ = std::move(options.scale);
-    const Status status = whitens ? packed->pack_white(anchors, std::move(options.whitening), options.storage)
-                                  : packed->pack_rows(anchors, depth, options.storage);
+    Status status = whitens ? packed->pack_white(anchors, std::move(options.whitening), options.storage)
+                            : packed->pack_rows(anchors, depth, options.storage);
     if (status.ok()) *out = std::move(packed);
     return status;
   } catch (const std::bad_alloc&) {

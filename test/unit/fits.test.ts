@@ -533,23 +533,24 @@ describe("pca and whitening", () => {
   });
 
   it("makes similarities that no affine map of everything changes, nor any rotation if it is shrunk (14)", async () => {
-    const anchorRows = plain(30, d, (i, j) => get(x, i, j));
+    const rows = times(random(n, d, 20, 1), random(d, d, 16));
+    const anchorRows = plain(30, d, (i, j) => get(rows, i, j));
     const turn = orthogonal(d, 18);
     const stretch = times(times(turn, diagonal([0.3, 0.7, 1, 2, 3])), orthogonal(d, 19));
     const similarities = async (map: Plain, shift: number, shrinkage: number): Promise<Plain[]> => {
-      const mapped = (rows: Plain): Plain => plus(times(rows, map), new Float64Array(d).fill(shift));
-      using moments = await accumulateMoments({ x: tensor(mapped(x)) });
+      const mapped = (a: Plain): Plain => plus(times(a, map), new Float64Array(d).fill(shift));
+      using moments = await accumulateMoments({ x: tensor(mapped(rows)) });
       const whitening = await moments.whitening(shrinkage);
       const found: Plain[] = [];
-      for (const similarity of ["inner", "squared-euclidean", "cosine", "angular"] as const) {
+      for (const similarity of ["inner", "squared-euclidean", "cosine"] as const) {
         using anchors = await packAnchors(tensor(mapped(anchorRows)), { similarity, whitening });
-        found.push(read(await anchors.relative(tensor(mapped(x)))));
+        found.push(read(await anchors.relative(tensor(mapped(rows)))));
       }
       return found;
     };
     const before = await similarities(identity(d), 0, 0);
     (await similarities(stretch, -7, 0)).forEach((after, i) => {
-      expectClose(after, before[i] ?? row([]), 1e-3);
+      expectClose(after, before[i] ?? row([]), 1e-4);
     });
     const shrunk = await similarities(identity(d), 0, 0.3);
     (await similarities(turn, 5, 0.3)).forEach((after, i) => {
@@ -559,8 +560,8 @@ describe("pca and whitening", () => {
       expect(squares(minus(after, shrunk[i] ?? row([])))).toBeGreaterThan(1);
     });
     // the squared distance of Mahalanobis
-    const inverse = solve(covariance(x), identity(d));
-    const difference = minus(columnsOf(transposed(x), 3, 1), columnsOf(transposed(x), 100, 1));
+    const inverse = solve(covariance(rows), identity(d));
+    const difference = minus(columnsOf(transposed(rows), 3, 1), columnsOf(transposed(rows), 100, 1));
     const want = get(times(times(transposed(difference), inverse), difference), 0, 0);
     expect(get(before[1] ?? row([]), 100, 3) / want).toBeCloseTo(1, 3);
   });
