@@ -29,8 +29,7 @@ export interface PackAnchorsOptions {
   readonly storage?: Storage;
   /**
    * Applied to anchors and to every x before all else; default none. With the whitening of a covariance S, `inner` is (x - mean)ᵀ S⁻¹ (a - mean) and
-   * `squared-euclidean` the squared distance of Mahalanobis (1936). A row costs d · k multiplications more, but
-   * for `inner` with f32 anchors.
+   * `squared-euclidean` the squared distance of Mahalanobis (1936). A row costs d · k multiplications more, except for `inner` with f32 anchors.
    */
   readonly whitening?: AnchorWhitening;
   /**

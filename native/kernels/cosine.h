@@ -79,8 +79,8 @@ class PackedAnchors {
 // r: [x.count, anchors.count] f32, rows `stride` elements apart.
 Status relative(const Rows& x, const PackedAnchors& anchors, float* r, int64_t stride, const std::atomic<bool>* cancel = nullptr);
 
-// The k most similar anchors of each row (the smallest distances), the best first, the lower index first
-// among equals: indices i32 and values f32, both [x.count, k]. Fails with invalid_argument unless 1 <= k <= anchors.count.
+// The k most similar anchors of each row (the smallest distances), the best first, the lower index first among equals: indices i32 and
+// values f32, both [x.count, k]. Fails with invalid_argument unless 1 <= k <= anchors.count.
 Status relative_top_k(const Rows& x, const PackedAnchors& anchors, int64_t k, int32_t* indices, float* values,
                       const std::atomic<bool>* cancel = nullptr);
 
