@@ -1,7 +1,14 @@
 // The public face: re-exports only.
 export { LatentError, latentErrorCodes, type LatentErrorCode, type LatentErrorOptions } from "./errors.js";
 export { Tensor, type Dtype, type TensorData } from "./tensor.js";
-export { packAnchors, PackedAnchors, type PackAnchorsOptions, type Similarity, type TopK } from "./kernels/anchors.js";
+export {
+  packAnchors,
+  PackedAnchors,
+  type AnchorWhitening,
+  type PackAnchorsOptions,
+  type Similarity,
+  type TopK,
+} from "./kernels/anchors.js";
 export { packProjection, Projection, type PackProjectionOptions, type ProjectionLayer, type ProjectionNorm } from "./kernels/projection.js";
 export { openTokenTable, TokenTable, type OpenTokenTableOptions, type RowFormat } from "./kernels/token-table.js";
 export {

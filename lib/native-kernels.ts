@@ -7,6 +7,8 @@ export type NativeRows = Float32Array | NativeTensor;
 export interface NativeAnchorsOptions {
   readonly similarity?: string | undefined;
   readonly storage?: string | undefined;
+  readonly mean?: Float32Array | undefined;
+  readonly whiten?: NativeTensor | undefined;
   readonly centre?: Float32Array | undefined;
   readonly scale?: Float32Array | undefined;
 }

@@ -9,24 +9,40 @@ import { checkStorage, nativeRows, output, rowCount, settled, type Rows, type St
 
 /**
  * `cosine`: ⟨x, a⟩ / (|x| |a|), 0 for a zero vector. `angular`: arccos(cosine) / π, a distance from 0 to 1. `inner`: ⟨x, a⟩. `squared-euclidean`:
- * |x - a|².
+ * |x - a|². `l1`: Σ |xₖ - aₖ|, the Manhattan distance.
  */
-export type Similarity = "cosine" | "angular" | "inner" | "squared-euclidean";
+export type Similarity = "cosine" | "angular" | "inner" | "squared-euclidean" | "l1";
+
+/** The map x → (x - mean) whiten: what {@link Moments.whitening} finds, or another. */
+export interface AnchorWhitening {
+  /** `[d]` */
+  readonly mean: Float32Array;
+  /** `[d, k]` of f32, f16 or bf16; kept as f32. */
+  readonly whiten: Tensor;
+}
 
 /** Options of {@link packAnchors}. */
 export interface PackAnchorsOptions {
   /** Default `cosine`. */
   readonly similarity?: Similarity;
-  /** Default `f32`. */
+  /** How anchors are kept; default `f32`. Not `i8` for `l1`: a row's codes and an anchor's differ in scale, so nothing can be subtracted. */
   readonly storage?: Storage;
-  /** `[d]`, subtracted from anchors and from every x; default none. Cosines between vectors with a large common part say little without it. */
+  /**
+   * Applied to anchors and to every x before all else; default none. With the whitening of a covariance S, `inner` is (x - mean)ᵀ S⁻¹ (a - mean) and
+   * `squared-euclidean` the squared distance of Mahalanobis (1936). A row costs d · k multiplications more, except for `inner` with f32 anchors.
+   */
+  readonly whitening?: AnchorWhitening;
+  /**
+   * `[d]`, subtracted from anchors and from every x; default none. Cosines between vectors with a large common part say little without it. After a
+   * whitening it is `[k]`, and so is `scale`.
+   */
   readonly centre?: Float32Array;
   /** `[d]`, multiplied into anchors and every x after centring; default none. */
   readonly scale?: Float32Array;
   readonly signal?: AbortSignal;
 }
 
-const similarities = ["cosine", "angular", "inner", "squared-euclidean"] as const;
+const similarities = ["cosine", "angular", "inner", "squared-euclidean", "l1"] as const;
 
 /**
  * Prepares anchors for {@link PackedAnchors.relative}: normalised, converted and laid out once, so that no call does it again.
@@ -36,23 +52,39 @@ const similarities = ["cosine", "angular", "inner", "squared-euclidean"] as cons
  * const r = anchors.relativeSync(embedding); // Float32Array of 300 cosines
  * ```
  * @param anchors `[m, d]` of f32, f16 or bf16.
- * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_NON_FINITE` (NaN, an infinity, or a number that f16 cannot
- * hold), `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
+ * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (also of `l1` with `i8`), `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_NON_FINITE`
+ * (NaN, an infinity, or a number that f16 cannot hold), `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
  */
 export async function packAnchors(anchors: Tensor, options: PackAnchorsOptions = {}): Promise<PackedAnchors> {
-  checkKeys("options", options, ["similarity", "storage", "centre", "scale", "signal"]);
+  checkKeys("options", options, ["similarity", "storage", "whitening", "centre", "scale", "signal"]);
   const given: unknown = anchors;
   if (!(given instanceof Tensor)) throw invalid("anchors", "a Tensor [m, d]", given);
   const similarity = checkOneOf("similarity", fallback(options.similarity, "cosine"), similarities);
   const storage = checkStorage(options.storage);
-  options.signal?.throwIfAborted();
+  const { whitening, centre, scale, signal } = options;
+  if (whitening !== undefined) checkWhitening(whitening);
+  signal?.throwIfAborted();
   const job = LatentError.translate(() =>
-    native().packAnchors(given.toNative(), { similarity, storage, centre: options.centre, scale: options.scale }),
+    native().packAnchors(given.toNative(), {
+      similarity,
+      storage,
+      mean: whitening?.mean,
+      whiten: whitening?.whiten.toNative(),
+      centre,
+      scale,
+    }),
   );
-  return new PackedAnchors(await run(job, options.signal), similarity, storage);
+  return new PackedAnchors(await run(job, signal), similarity, storage);
 }
 
-/** The `k` anchors that are most similar to each row, the best first: `indices` i32 and `values` f32, both `[n, k]`. */
+function checkWhitening(whitening: AnchorWhitening): void {
+  // the whole of what Moments.whitening gives may be passed
+  checkKeys("whitening", whitening, ["mean", "whiten", "bias", "colour"]);
+  const whiten: unknown = whitening.whiten;
+  if (!(whiten instanceof Tensor)) throw invalid("whitening.whiten", "a Tensor [d, k]", whiten);
+}
+
+/** The `k` anchors that are most similar to each row (of distances the smallest), the best first: `indices` i32 and `values` f32, both `[n, k]`. */
 export interface TopK {
   readonly indices: Tensor;
   readonly values: Tensor;

@@ -29,7 +29,7 @@ class AnchorsObject : public OperandObject<AnchorsObject, PackedAnchors> {
 
   explicit AnchorsObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
 
-  // packAnchors(tensor [m, d], { similarity, storage, centre, scale })
+  // packAnchors(tensor [m, d], { similarity, storage, mean, whiten [d, k], centre, scale })
   static Napi::Value pack(const Napi::CallbackInfo& call) {
     const Napi::Env env = call.Env();
     const auto tensor = require_tensor(call, 0, "anchors");
@@ -40,19 +40,23 @@ class AnchorsObject : public OperandObject<AnchorsObject, PackedAnchors> {
                                                   {{"cosine", Similarity::cosine},
                                                    {"angular", Similarity::angular},
                                                    {"inner", Similarity::inner},
-                                                   {"squared-euclidean", Similarity::squared_euclidean}});
+                                                   {"squared-euclidean", Similarity::squared_euclidean},
+                                                   {"l1", Similarity::l1}});
     options.storage = storage_field(given);
+    const auto map = tensor_field(given, "whiten");
+    if (map) require_matrix(env, *map, "whiten");
+    options.whitening.mean = array_field(given, "mean");
     options.centre = array_field(given, "centre");
     options.scale = array_field(given, "scale");
     EnvJobs& jobs = *env.GetInstanceData<AddonData>()->jobs;
-    return {
-        env,
-        start_on_pool(env, jobs, std::make_shared<Job>(), nullptr, [tensor, options = std::move(options)](Job&) mutable -> Job::ToValue {
-          const int64_t depth = tensor->shape()[1];
-          Shared packed;
-          check(PackedAnchors::pack({tensor->dtype(), tensor->data(), tensor->shape()[0], depth}, depth, std::move(options), &packed));
-          return wrap(std::move(packed));
-        })};
+    return {env,
+            start_on_pool(env, jobs, std::make_shared<Job>(), nullptr, [=, options = std::move(options)](Job&) mutable -> Job::ToValue {
+              if (map) options.whitening.matrix = {map->dtype(), map->data(), map->shape()[1], map->shape()[0], 1, map->shape()[1]};
+              const int64_t depth = tensor->shape()[1];
+              Shared packed;
+              check(PackedAnchors::pack({tensor->dtype(), tensor->data(), tensor->shape()[0], depth}, depth, std::move(options), &packed));
+              return wrap(std::move(packed));
+            })};
   }
 
  private:

@@ -18,36 +18,60 @@ enum class Similarity {
   angular,            // arccos(cosine) / pi, in [0, 1]
   inner,              // <x, a>
   squared_euclidean,  // |x - a|^2
+  l1,                 // the sum of |x_k - a_k|
 };
+
+// Whether the smallest is the most similar.
+constexpr bool is_distance(Similarity similarity) noexcept {
+  return similarity == Similarity::angular || similarity == Similarity::squared_euclidean || similarity == Similarity::l1;
+}
 
 // Anchors, prepared once for one similarity. Immutable.
 class PackedAnchors {
  public:
+  // A linear map with a shift, x -> (x - mean) matrix. Similarities of rows that it makes white are Mahalanobis's: of the rows themselves
+  // under the inverse of their covariance.
+  struct Whitening {
+    std::vector<float> mean;      // [depth]
+    PackedMatrix::Source matrix;  // `width` outputs, or no data for none; read while anchors are packed
+  };
   struct Options {
     Similarity similarity = Similarity::cosine;
-    Dtype storage = Dtype::f32;  // f32, f16, bf16 or i8
-    // Applied to anchors and rows alike before anything else: (x - centre) * scale. Both [depth], or empty.
+    Dtype storage = Dtype::f32;  // f32, f16, bf16 or, but for l1, i8
+    // Applied to anchors and rows alike before anything else.
+    Whitening whitening;
+    // Applied after that: (x - centre) * scale. Both [width], which is depth without a whitening, or empty.
     std::vector<float> centre;
     std::vector<float> scale;
   };
 
-  // `anchors` are `count` rows of `depth`. squared_euclidean without a centre takes the anchors' mean for one: distances do not depend on
-  // it, and their rounding errors do. Fails as PackedMatrix::pack does.
+  // `anchors` are `count` rows of `depth`. Distances do not depend on the centre, but their rounding errors do: those of |x|^2 + |a|^2 -
+  // 2 <x, a>, and those of anchors in 16 bits. There the anchors' mean is the centre if none is given. Fails as PackedMatrix::pack does,
+  // and with non_finite for anchors that are not.
   static Status pack(const Rows& anchors, int64_t depth, Options options, std::shared_ptr<const PackedAnchors>* out);
 
   int64_t count() const noexcept { return matrix_->outputs(); }
-  int64_t depth() const noexcept { return matrix_->depth(); }
+  int64_t depth() const noexcept { return whitening_ ? whitening_->depth() : width(); }
   // Of one row.
-  int64_t multiplications() const noexcept { return count() * depth(); }
-  size_t bytes() const noexcept { return matrix_->bytes() + squares_.size() * sizeof(float); }
-  Similarity similarity() const noexcept { return options_.similarity; }
-  Dtype storage() const noexcept { return options_.storage; }
+  int64_t multiplications() const noexcept { return width() * (count() + (whitening_ ? depth() : 0)); }
+  size_t bytes() const noexcept { return matrix_->bytes() + squares_.size() * sizeof(float) + (whitening_ ? whitening_->bytes() : 0); }
+  Similarity similarity() const noexcept { return similarity_; }
+  Dtype storage() const noexcept { return matrix_->storage(); }
 
  private:
   friend class RelativeProduct;
   PackedAnchors() = default;
+  Status pack_rows(const Rows& anchors, int64_t depth, Dtype storage);
+  Status pack_white(const Rows& anchors, Whitening whitening, Dtype storage);
+  Status whiten(const Rows& x, float* white, const std::atomic<bool>* cancel) const;
+  int64_t width() const noexcept { return matrix_->depth(); }  // of the rows that meet the anchors
 
-  Options options_;
+  Similarity similarity_ = Similarity::cosine;
+  // f32 whatever the anchors are stored as: rounded, it would mix what is large in a row into what is small. nullptr for none.
+  std::shared_ptr<const PackedMatrix> whitening_;
+  std::vector<float> mean_;
+  std::vector<float> centre_;  // of the rows that meet the anchors, like `scale_`
+  std::vector<float> scale_;
   std::shared_ptr<const PackedMatrix> matrix_;
   std::vector<float> squares_;  // |a|^2, for squared_euclidean
 };
@@ -55,8 +79,8 @@ class PackedAnchors {
 // r: [x.count, anchors.count] f32, rows `stride` elements apart.
 Status relative(const Rows& x, const PackedAnchors& anchors, float* r, int64_t stride, const std::atomic<bool>* cancel = nullptr);
 
-// The k most similar anchors of each row (the smallest distances for angular and squared_euclidean), the best first, the lower index first
-// among equals: indices i32 and values f32, both [x.count, k]. Fails with invalid_argument unless 1 <= k <= anchors.count.
+// The k most similar anchors of each row (the smallest distances), the best first, the lower index first among equals: indices i32 and
+// values f32, both [x.count, k]. Fails with invalid_argument unless 1 <= k <= anchors.count.
 Status relative_top_k(const Rows& x, const PackedAnchors& anchors, int64_t k, int32_t* indices, float* values,
                       const std::atomic<bool>* cancel = nullptr);
 

@@ -33,6 +33,10 @@ struct GemmKernels {
   GemmFunction f32 = nullptr;
   GemmFunction f16 = nullptr;
   GemmFunction bf16 = nullptr;
+  // Sums of |x - w| instead of x w: L1 distances.
+  GemmFunction l1_f32 = nullptr;
+  GemmFunction l1_f16 = nullptr;
+  GemmFunction l1_bf16 = nullptr;
   // Rows of bf16 with panels of bf16: exact products, but what is below the normal numbers, factors, products and sums, counts as 0, and
   // the sums may be rounded in another way than those of `bf16`. nullptr where nothing is faster than widening the rows.
   GemmFunction bf16_rows = nullptr;

@@ -22,6 +22,8 @@ class PackedMatrix {
     int64_t depth = 0;
     int64_t output_stride = 0;
     int64_t depth_stride = 1;
+
+    Source transposed() const noexcept { return {dtype, data, depth, outputs, depth_stride, output_stride}; }
   };
   // How the elements change on the way in; empty means not at all. w[j, k] becomes (w[j, k] - shift[k]) * depth_scale[k] * output_scale[j].
   struct Adjust {

@@ -26,10 +26,26 @@ int64_t round_up(int64_t n, int64_t step) noexcept { return (n + step - 1) / ste
 
 thread_local Scratch scratch;
 
+// What an element of a row and one of the matrix add to their output: x w, or |x - w|.
+enum class Term { product, distance };
+
+GemmFunction float_tiles(const GemmKernels& k, Term term, Dtype storage) noexcept {
+  const bool l1 = term == Term::distance;
+  switch (storage) {
+    case Dtype::f16:
+      return l1 ? k.l1_f16 : k.f16;
+    case Dtype::bf16:
+      return l1 ? k.l1_bf16 : k.bf16;
+    default:
+      return l1 ? k.l1_f32 : k.f32;
+  }
+}
+
 class Product {
  public:
-  Product(const Rows& x, const RowTreatment& treatment, const PackedMatrix& w, const TileSink& sink)
+  Product(const Rows& x, const RowTreatment& treatment, const PackedMatrix& w, Term term, const TileSink& sink)
       : table_(kernels()),
+        float_tiles_(float_tiles(table_.gemm, term, w.storage())),
         x_(x),
         treatment_(treatment),
         w_(w),
@@ -37,8 +53,8 @@ class Product {
         depth_(w.depth()),
         padded_(round_up(w.depth(), 64)),
         codes_(w.storage() == Dtype::i8),
-        bf16_rows_(table_.gemm.bf16_rows != nullptr && x.dtype == Dtype::bf16 && w.storage() == Dtype::bf16 && w.normal() &&
-                   treatment.norm != RowNorm::layer && treatment.shift == nullptr && treatment.scale == nullptr),
+        bf16_rows_(table_.gemm.bf16_rows != nullptr && term == Term::product && x.dtype == Dtype::bf16 && w.storage() == Dtype::bf16 &&
+                   w.normal() && treatment.norm != RowNorm::layer && treatment.shift == nullptr && treatment.scale == nullptr),
         raw_(x.dtype == Dtype::f32 && treatment.norm != RowNorm::layer && treatment.shift == nullptr && treatment.scale == nullptr) {}
 
   // Rows [row, row + rows), panels [first, last).
@@ -155,7 +171,7 @@ class Product {
         t.x = b.source + k;
         t.x_stride = b.stride;
         t.out = b.tile;
-        (w_.storage() == Dtype::f32 ? table_.gemm.f32 : w_.storage() == Dtype::f16 ? table_.gemm.f16 : table_.gemm.bf16)(t);
+        float_tiles_(t);
       }
     }
   }
@@ -283,6 +299,7 @@ class Product {
   void refuse(int64_t row) noexcept { keep_least(bad_row, row); }
 
   const Kernels& table_;
+  const GemmFunction float_tiles_;
   const Rows& x_;
   const RowTreatment& treatment_;
   const PackedMatrix& w_;
@@ -294,13 +311,11 @@ class Product {
   const bool raw_;  // rows are read where they lie
 };
 
-}  // namespace
-
-Status multiply(const Rows& x, const RowTreatment& treatment, const PackedMatrix& w, bool whole_rows, const TileSink& sink,
-                const std::atomic<bool>* cancel) {
+Status run(const Rows& x, const RowTreatment& treatment, const PackedMatrix& w, Term term, bool whole_rows, const TileSink& sink,
+           const std::atomic<bool>* cancel) {
   if (!is_float(x.dtype)) return Status::fail(Code::dtype, "rows must be f32, f16 or bf16");
   if (x.count == 0 || w.outputs() == 0) return {};
-  Product product(x, treatment, w, sink);
+  Product product(x, treatment, w, term, sink);
   ThreadPool& pool = ThreadPool::get();
   const int64_t threads = x.count * w.outputs() * std::max<int64_t>(w.depth(), 1) < worth_a_thread ? 1 : pool.threads();
   // Few rows: more threads than row blocks share the outputs, whole panels each, and every thread treats the rows for itself.
@@ -331,6 +346,20 @@ Status multiply(const Rows& x, const RowTreatment& treatment, const PackedMatrix
   if (const int64_t row = product.bad_row; row < x.count)
     return Status::fail(Code::non_finite, "row " + std::to_string(x.first + row) + " holds NaN or an infinity");
   return {};
+}
+
+}  // namespace
+
+Status multiply(const Rows& x, const RowTreatment& treatment, const PackedMatrix& w, bool whole_rows, const TileSink& sink,
+                const std::atomic<bool>* cancel) {
+  return run(x, treatment, w, Term::product, whole_rows, sink, cancel);
+}
+
+Status l1_distances(const Rows& x, const RowTreatment& treatment, const PackedMatrix& w, bool whole_rows, const TileSink& sink,
+                    const std::atomic<bool>* cancel) {
+  if (treatment.norm != RowNorm::none || !is_float(w.storage()))
+    return Status::fail(Code::invalid_argument, "L1 distances are of rows as they are, and of a matrix of f32, f16 or bf16");
+  return run(x, treatment, w, Term::distance, whole_rows, sink, cancel);
 }
 
 }  // namespace latentwire

@@ -23,6 +23,11 @@ struct Rows {
   int64_t count = 0;
   int64_t stride = 0;  // in elements
   int64_t first = 0;   // what messages call the first row
+
+  // `n` of them, from `begin` on.
+  Rows part(int64_t begin, int64_t n) const noexcept {
+    return {dtype, static_cast<const char*>(data) + static_cast<size_t>(begin * stride) * dtype_size(dtype), n, stride, first + begin};
+  }
 };
 
 struct RowTreatment {
@@ -51,5 +56,10 @@ using TileSink = std::function<void(const ProductTile&)>;
 // non_finite (which row; the sink has seen tiles by then), cancelled or out_of_memory.
 Status multiply(const Rows& x, const RowTreatment& treatment, const PackedMatrix& w, bool whole_rows, const TileSink& sink,
                 const std::atomic<bool>* cancel = nullptr);
+
+// The same with sums of |x - w| in place of products: L1 distances. For a treatment without a norm and a matrix of floats; fails with
+// invalid_argument for others.
+Status l1_distances(const Rows& x, const RowTreatment& treatment, const PackedMatrix& w, bool whole_rows, const TileSink& sink,
+                    const std::atomic<bool>* cancel = nullptr);
 
 }  // namespace latentwire

@@ -23,14 +23,6 @@ Status check(const Projection::Layer& layer, const char* name) {
   return {};
 }
 
-Rows rows_from(const Rows& x, int64_t first, int64_t count) noexcept {
-  Rows part = x;
-  part.data = static_cast<const char*>(x.data) + static_cast<size_t>(first * x.stride) * dtype_size(x.dtype);
-  part.count = count;
-  part.first += first;
-  return part;
-}
-
 }  // namespace
 
 Status Projection::pack(const Layer& first, const Layer* second, Options options, std::shared_ptr<const Projection>* out) {
@@ -106,7 +98,7 @@ Status Projection::apply(const Rows& x, float* y, int64_t stride, const std::ato
   }
   for (int64_t first = 0; first < x.count; first += slab_rows) {
     const int64_t count = std::min(slab_rows, x.count - first);
-    const Rows part = rows_from(x, first, count);
+    const Rows part = x.part(first, count);
     float* out = y + first * stride;
     Status status;
     if (second_) {

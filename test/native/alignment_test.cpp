@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <Eigen/LU>
+#include <Eigen/SVD>
 #include <cmath>
 #include <limits>
 #include <random>

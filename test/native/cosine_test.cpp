@@ -36,13 +36,14 @@ Matrix relative_of(const Matrix& x, int64_t depth, const PackedAnchors& anchors)
 }
 
 double similarity(Similarity kind, const float* x, const float* a, int64_t depth) {
-  double dot = 0, xx = 0, aa = 0, distance = 0;
+  double dot = 0, xx = 0, aa = 0, distance = 0, steps = 0;
   for (int64_t k = 0; k < depth; k++) {
     const double u = x[k], v = a[k];
     dot += u * v;
     xx += u * u;
     aa += v * v;
     distance += (u - v) * (u - v);
+    steps += std::fabs(u - v);
   }
   const double cosine = xx > 0 && aa > 0 ? std::clamp(dot / std::sqrt(xx) / std::sqrt(aa), -1.0, 1.0) : 0;
   switch (kind) {
@@ -53,10 +54,40 @@ double similarity(Similarity kind, const float* x, const float* a, int64_t depth
     case Similarity::inner:
       return dot;
     case Similarity::squared_euclidean:
+      return distance;
+    case Similarity::l1:
       break;
   }
-  return distance;
+  return steps;
 }
+
+// About which distances are computed; zeros for other similarities.
+Matrix centre_of(Similarity kind, const Matrix& anchors, int64_t depth) {
+  Matrix centre(static_cast<size_t>(depth));
+  if (kind != Similarity::squared_euclidean && kind != Similarity::l1) return centre;
+  for (size_t i = 0; i < anchors.size(); i++)
+    centre[i % centre.size()] += anchors[i] * static_cast<float>(depth) / static_cast<float>(anchors.size());
+  return centre;
+}
+
+// What rounding errors are relative to.
+double size_of(Similarity kind, const float* x, const float* a, const Matrix& centre) {
+  if (kind == Similarity::cosine || kind == Similarity::angular) return 1;
+  const auto depth = static_cast<int64_t>(centre.size());
+  const Matrix zeros(centre.size());
+  const auto size = [&](const float* v) {
+    return kind == Similarity::l1 ? similarity(kind, v, zeros.data(), depth) : similarity(Similarity::inner, v, v, depth);
+  };
+  return size(x) + size(a) + 2 * size(centre.data());
+}
+
+// What a storage loses of that.
+double loss_of(Dtype storage) { return storage == Dtype::f32 ? 3e-6 : storage == Dtype::f16 ? 5e-4 : storage == Dtype::bf16 ? 4e-3 : 2e-2; }
+
+constexpr std::array similarities = {Similarity::cosine, Similarity::angular, Similarity::inner, Similarity::squared_euclidean,
+                                     Similarity::l1};
+constexpr std::array storages = {Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::i8};
+bool exists(Similarity kind, Dtype storage) { return kind != Similarity::l1 || storage != Dtype::i8; }
 
 double largest_difference(const Matrix& a, const Matrix& b) {
   REQUIRE(a.size() == b.size());
@@ -106,9 +137,10 @@ TEST_SUITE("kernels") {
       const int64_t n = numbers.below(round % 10 == 0 ? 200 : 12);
       const int64_t m = numbers.below(round % 7 == 0 ? 400 : 40);
       const int64_t d = numbers.below(round % 5 == 0 ? 1300 : 60);
-      const auto kind = static_cast<Similarity>(numbers.below(4));
+      const auto kind = similarities[static_cast<size_t>(numbers.below(5))];
       const Dtype in = dtypes[static_cast<size_t>(numbers.below(3))];
-      const Dtype storage = std::array{Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::i8}[static_cast<size_t>(numbers.below(4))];
+      const Dtype storage = storages[static_cast<size_t>(numbers.below(4))];
+      if (!exists(kind, storage)) continue;
       const int64_t gap = numbers.below(3);
       CAPTURE(n);
       CAPTURE(m);
@@ -127,16 +159,13 @@ TEST_SUITE("kernels") {
       REQUIRE(PackedAnchors::pack({Dtype::f32, a.data(), m, d}, d, options, &anchors).ok());
       Matrix r(static_cast<size_t>(n * (m + gap)), 9.0F);
       REQUIRE(relative({in, bytes.data(), n, d + gap}, *anchors, r.data(), m + gap).ok());
-      // what the storage loses, relative to the sizes of both vectors
-      const double loss = storage == Dtype::f32 ? 3e-6 : storage == Dtype::f16 ? 5e-4 : storage == Dtype::bf16 ? 4e-3 : 2e-2;
+      const double loss = loss_of(storage);
+      const Matrix centre = centre_of(kind, a, d);
       for (int64_t i = 0; i < n; i++) {
         for (int64_t j = 0; j < m; j++) {
           const float* row = spaced.data() + i * (d + gap);
           const double want = similarity(kind, row, a.data() + j * d, d);
-          const bool bounded = kind == Similarity::cosine || kind == Similarity::angular;
-          const double size =
-              bounded ? 1
-                      : similarity(Similarity::inner, row, row, d) + similarity(Similarity::inner, a.data() + j * d, a.data() + j * d, d);
+          const double size = size_of(kind, row, a.data() + j * d, centre);
           REQUIRE(std::fabs(r[static_cast<size_t>(i * (m + gap) + j)] - want) <=
                   loss * std::max(size, 1e-3) * (kind == Similarity::angular ? 3 : 1));
         }
@@ -288,8 +317,9 @@ TEST_SUITE("kernels") {
     Numbers numbers(16);
     const int64_t d = 20, n = 150, m = 30;
     const Matrix a = numbers.normals(m * d);
-    for (const auto kind : {Similarity::cosine, Similarity::angular, Similarity::inner, Similarity::squared_euclidean}) {
+    for (const auto kind : similarities) {
       for (const Dtype storage : {Dtype::f32, Dtype::i8}) {
+        if (!exists(kind, storage)) continue;
         PackedAnchors::Options options;
         options.similarity = kind;
         options.storage = storage;
@@ -309,11 +339,17 @@ TEST_SUITE("kernels") {
 
   TEST_CASE("relative: a row's result is the same alone, in a batch and on any number of threads (5, 9)") {
     Numbers numbers(17);
-    for (const Dtype storage : {Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::i8}) {
+    for (const auto& [kind, storage] : {std::pair{Similarity::cosine, Dtype::f32},
+                                        {Similarity::cosine, Dtype::f16},
+                                        {Similarity::cosine, Dtype::bf16},
+                                        {Similarity::cosine, Dtype::i8},
+                                        {Similarity::l1, Dtype::f32},
+                                        {Similarity::l1, Dtype::bf16}}) {
       for (const int64_t d : {int64_t{300}, int64_t{1100}}) {
         const int64_t n = 150, m = 210;
         const Matrix x = numbers.normals(n * d);
         PackedAnchors::Options options;
+        options.similarity = kind;
         options.storage = storage;
         const auto anchors = pack(numbers.normals(m * d), d, options);
         const Matrix all = relative_of(x, d, *anchors);
@@ -352,13 +388,184 @@ TEST_SUITE("kernels") {
     }
   }
 
+  TEST_CASE("relative: L1 distances stay under translation and permutation, not under rotation (12)") {
+    Numbers numbers(23);
+    const int64_t d = 75, n = 40, m = 30;
+    const Matrix x = numbers.normals(n * d), a = numbers.normals(m * d);
+    PackedAnchors::Options options;
+    options.similarity = Similarity::l1;
+    const auto distances = [&](const Matrix& rows, const Matrix& anchors) { return relative_of(rows, d, *pack(anchors, d, options)); };
+    const auto changed = [&](Matrix rows, auto change) {
+      for (size_t i = 0; i < rows.size(); i += static_cast<size_t>(d)) change(rows.begin() + static_cast<int64_t>(i));
+      return rows;
+    };
+    const auto reverse = [&](auto row) { std::reverse(row, row + d); };
+    const auto move = [&](auto row) {
+      for (int64_t k = 0; k < d; k++) row[k] += static_cast<float>(4 * k) - 100;
+    };
+    const Matrix r = distances(x, a);
+    const double size = *std::max_element(r.begin(), r.end());
+    CHECK(largest_difference(r, distances(changed(x, reverse), changed(a, reverse))) <= 1e-6 * size);
+    CHECK(largest_difference(r, distances(changed(x, move), changed(a, move))) <= 1e-5 * size);
+    const std::vector<double> q = rotation(numbers, d);
+    CHECK(largest_difference(r, distances(rotated(x, d, q, 1), rotated(a, d, q, 1))) > 0.05 * size);
+    for (const float distance : distances(a, a)) REQUIRE(distance >= 0);
+    for (int64_t j = 0; j < m; j++) REQUIRE(distances(a, a)[static_cast<size_t>(j * m + j)] == 0);
+    // 16 bits hold the anchors relative to their mean
+    for (const Dtype storage : {Dtype::f16, Dtype::bf16}) {
+      options.storage = storage;
+      CHECK(largest_difference(r, distances(changed(x, move), changed(a, move))) <= loss_of(storage) * size);
+    }
+    options.storage = Dtype::i8;
+    std::shared_ptr<const PackedAnchors> refused;
+    CHECK(PackedAnchors::pack({Dtype::f32, a.data(), m, d}, d, options, &refused).code == Code::invalid_argument);
+  }
+
+  TEST_CASE("relative: L1 distances of any size") {
+    Numbers numbers(24);
+    const int64_t d = 37, m = 20;
+    PackedAnchors::Options options;
+    options.similarity = Similarity::l1;
+    for (const float anchor_size : {0.0F, 1e-40F, 1e-20F, 1.0F, 1e36F}) {
+      const Matrix a = numbers.normals(m * d, anchor_size);
+      for (const float size : {0.0F, 1e-40F, 1e-20F, 1.0F, 1e36F}) {
+        const Matrix x = numbers.normals(d, size);
+        const Matrix r = relative_of(x, d, *pack(a, d, options));
+        for (int64_t j = 0; j < m; j++) {
+          const float* anchor = a.data() + j * d;
+          REQUIRE(std::fabs(r[static_cast<size_t>(j)] - similarity(Similarity::l1, x.data(), anchor, d)) <=
+                  1e-6 * size_of(Similarity::l1, x.data(), anchor, Matrix(static_cast<size_t>(d))));
+        }
+      }
+    }
+  }
+
+  TEST_CASE("relative: a whitening comes before every similarity, in every storage") {
+    Numbers numbers(25);
+    for (int round = 0; round < 200; round++) {
+      // more than 512 rows are whitened part by part
+      const int64_t n = round % 20 == 0 ? 500 + numbers.below(700) : numbers.below(12), m = numbers.below(round % 7 == 0 ? 200 : 40);
+      const int64_t d = 1 + numbers.below(60), width = 1 + numbers.below(60), gap = numbers.below(3);
+      const auto kind = similarities[static_cast<size_t>(numbers.below(5))];
+      const Dtype in = testing::dtypes[static_cast<size_t>(numbers.below(3))];
+      const Dtype storage = storages[static_cast<size_t>(numbers.below(4))];
+      if (!exists(kind, storage)) continue;
+      CAPTURE(n);
+      CAPTURE(m);
+      CAPTURE(d);
+      CAPTURE(width);
+      CAPTURE(static_cast<int>(kind));
+      CAPTURE(dtype_name(storage));
+      const Matrix w = numbers.normals(d * width), mean = numbers.normals(d), a = numbers.normals(m * d);
+      Matrix x = testing::with_gaps(numbers.normals(n * d), n, d, gap, testing::not_a_number);
+      const std::vector<uint8_t> bytes = testing::stored(in, &x);
+      PackedAnchors::Options options;
+      options.similarity = kind;
+      options.storage = storage;
+      options.whitening.mean = mean;
+      options.whitening.matrix = {Dtype::f32, w.data(), width, d, 1, width};
+      if (numbers.below(2) == 1) options.centre = numbers.normals(width);
+      if (numbers.below(2) == 1) options.scale = numbers.normals(width);
+      const auto anchors = pack(a, d, options);
+      CHECK(anchors->depth() == d);
+      // inner products with f32 may have the whitening in the anchors
+      const bool foldable = kind == Similarity::inner && storage == Dtype::f32 && options.centre.empty() && options.scale.empty();
+      const int64_t work = m * width + d * width;
+      CHECK(anchors->multiplications() == (foldable ? std::min(work, m * d) : work));
+      const auto white = [&](const Matrix& rows, int64_t count, int64_t stride) {
+        Matrix out(static_cast<size_t>(count * width));
+        for (int64_t i = 0; i < count; i++) {
+          for (int64_t j = 0; j < width; j++) {
+            double sum = 0;
+            for (int64_t k = 0; k < d; k++)
+              sum += (static_cast<double>(rows[static_cast<size_t>(i * stride + k)]) - mean[static_cast<size_t>(k)]) *
+                     w[static_cast<size_t>(k * width + j)];
+            if (!options.centre.empty()) sum -= options.centre[static_cast<size_t>(j)];
+            if (!options.scale.empty()) sum *= options.scale[static_cast<size_t>(j)];
+            out[static_cast<size_t>(i * width + j)] = static_cast<float>(sum);
+          }
+        }
+        return out;
+      };
+      const Matrix white_x = white(x, n, d + gap), white_a = white(a, m, d), centre = centre_of(kind, white_a, width);
+      Matrix r(static_cast<size_t>(n * (m + gap)), 9.0F);
+      REQUIRE(relative({in, bytes.data(), n, d + gap}, *anchors, r.data(), m + gap).ok());
+      const int64_t k = std::min<int64_t>(m, 3);
+      std::vector<int32_t> ids(static_cast<size_t>(n * k));
+      Matrix values(static_cast<size_t>(n * k));
+      if (k > 0) REQUIRE(relative_top_k({in, bytes.data(), n, d + gap}, *anchors, k, ids.data(), values.data()).ok());
+      for (int64_t i = 0; i < n; i++) {
+        const float* row = r.data() + i * (m + gap);
+        const float* white_row = white_x.data() + i * width;
+        for (int64_t j = 0; j < m; j++) {
+          const float* anchor = white_a.data() + j * width;
+          // a row near the mean is small beside what it is the difference of
+          const double size = size_of(kind, white_row, anchor, centre),
+                       length = std::sqrt(similarity(Similarity::inner, white_row, white_row, width));
+          const bool bounded = kind == Similarity::cosine || kind == Similarity::angular;
+          const double doubt = bounded ? std::max(1.0, 20 / std::max(length, 1e-3)) : size + 30;
+          REQUIRE(std::fabs(row[j] - similarity(kind, white_row, anchor, width)) <=
+                  loss_of(storage) * doubt * (kind == Similarity::angular ? 100 : 1));
+        }
+        for (int64_t j = m; j < m + gap; j++) REQUIRE(row[j] == 9.0F);
+        for (int64_t at = 0; at < k; at++) {
+          const float best = values[static_cast<size_t>(i * k + at)];
+          REQUIRE(best == row[ids[static_cast<size_t>(i * k + at)]]);
+          const auto better = [&](float value) { return is_distance(kind) ? value < best : value > best; };
+          REQUIRE(std::count_if(row, row + m, better) <= at);
+        }
+        Matrix alone(static_cast<size_t>(m));
+        const Rows one = Rows{in, bytes.data(), n, d + gap}.part(i, 1);
+        REQUIRE(relative(one, *anchors, alone.data(), m).ok());
+        REQUIRE(std::equal(alone.begin(), alone.end(), row));
+      }
+    }
+  }
+
+  TEST_CASE("relative: what a whitening refuses") {
+    Numbers numbers(26);
+    const int64_t d = 6, n = 1200, m = 5;
+    const Matrix a = numbers.normals(m * d), w = numbers.normals(d * d);
+    PackedAnchors::Options options;
+    options.whitening.mean.resize(static_cast<size_t>(d));
+    options.whitening.matrix = {Dtype::f32, w.data(), d, d, 1, d};
+    const auto anchors = pack(a, d, options);
+    CHECK(anchors->bytes() > pack(a, d)->bytes());
+    // the first row that is not finite, wherever the parts begin
+    for (const int64_t row : {int64_t{0}, int64_t{511}, int64_t{512}, int64_t{1199}}) {
+      Matrix x = numbers.normals(n * d), r(static_cast<size_t>(n * m));
+      x[static_cast<size_t>(row * d + 2)] = testing::not_a_number;
+      x.back() = testing::infinity;
+      const Status status = relative({Dtype::f32, x.data(), n, d}, *anchors, r.data(), m);
+      CHECK(status.code == Code::non_finite);
+      CHECK(status.message.find("row " + std::to_string(row) + " ") != std::string::npos);
+    }
+    std::atomic<bool> cancel{true};
+    Matrix x = numbers.normals(n * d), r(static_cast<size_t>(n * m));
+    CHECK(relative({Dtype::f32, x.data(), n, d}, *anchors, r.data(), m, &cancel).code == Code::cancelled);
+
+    std::shared_ptr<const PackedAnchors> refused;
+    const auto code = [&](const Matrix& rows, int64_t depth, PackedAnchors::Options wrong) {
+      return PackedAnchors::pack({Dtype::f32, rows.data(), static_cast<int64_t>(rows.size()) / depth, depth}, depth, std::move(wrong),
+                                 &refused)
+          .code;
+    };
+    CHECK(code(numbers.normals(10), 5, options) == Code::invalid_argument);
+    PackedAnchors::Options no_mean = options, narrow = options;
+    no_mean.whitening.mean.clear();
+    CHECK(code(a, d, no_mean) == Code::invalid_argument);
+    narrow.centre.resize(5);
+    CHECK(code(a, d, narrow) == Code::invalid_argument);
+    CHECK(code(Matrix(static_cast<size_t>(d), testing::not_a_number), d, options) == Code::non_finite);
+  }
+
   TEST_CASE("relative: the k best, by value and then by index") {
     Numbers numbers(19);
     for (int round = 0; round < 60; round++) {
       const int64_t d = 1 + numbers.below(40), n = numbers.below(round % 6 == 0 ? 900 : 30),
                     m = 1 + numbers.below(round % 3 == 0 ? 500 : 40);
       const int64_t k = 1 + numbers.below(m);
-      const auto kind = static_cast<Similarity>(numbers.below(4));
+      const auto kind = similarities[static_cast<size_t>(numbers.below(5))];
       CAPTURE(n);
       CAPTURE(m);
       CAPTURE(k);
@@ -372,7 +579,7 @@ TEST_SUITE("kernels") {
       std::vector<int32_t> ids(static_cast<size_t>(n * k));
       Matrix values(static_cast<size_t>(n * k));
       REQUIRE(relative_top_k({Dtype::f32, x.data(), n, d}, *anchors, k, ids.data(), values.data()).ok());
-      const bool smallest = kind == Similarity::angular || kind == Similarity::squared_euclidean;
+      const bool smallest = is_distance(kind);
       for (int64_t i = 0; i < n; i++) {
         const float* row = r.data() + i * m;
         std::vector<int32_t> order(static_cast<size_t>(m));

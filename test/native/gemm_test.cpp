@@ -38,6 +38,10 @@ GemmFunction function(const GemmKernels& k, Dtype storage) {
   }
 }
 
+GemmFunction l1_function(const GemmKernels& k, Dtype storage) {
+  return storage == Dtype::f16 ? k.l1_f16 : storage == Dtype::bf16 ? k.l1_bf16 : k.l1_f32;
+}
+
 // w as the packed matrix holds it
 float held(const std::vector<float>& w, size_t at, Dtype storage) {
   return storage == Dtype::f16 ? f16_to_f32(f32_to_f16(w[at])) : storage == Dtype::bf16 ? bf16_to_f32(f32_to_bf16(w[at])) : w[at];
@@ -46,10 +50,11 @@ float held(const std::vector<float>& w, size_t at, Dtype storage) {
 }  // namespace
 
 TEST_SUITE("kernels") {
-  TEST_CASE("float tiles of any shape, in every table") {
+  TEST_CASE("float tiles of products and of distances of any shape, in every table") {
     Numbers numbers(1);
     for (const Kernels& table : all_kernels()) {
-      for (int round = 0; round < 300; round++) {
+      for (int round = 0; round < 600; round++) {
+        const bool l1 = round % 2 == 1;
         const int64_t rows = numbers.below(20);
         const int64_t outputs = numbers.below(190);
         const int64_t depth = numbers.below(70);
@@ -57,6 +62,7 @@ TEST_SUITE("kernels") {
         const bool accumulate = numbers.below(2) == 1;
         const int64_t gap = numbers.below(3);
         CAPTURE(isa_name(table.isa));
+        CAPTURE(l1);
         CAPTURE(rows);
         CAPTURE(outputs);
         CAPTURE(depth);
@@ -68,16 +74,17 @@ TEST_SUITE("kernels") {
         std::vector<float> out(static_cast<size_t>(rows * (width + gap)), 2.0F);
         GemmTile tile{spaced.data(),         depth + gap, rows,       packed->panel(0, 0), packed->panel_stride(),
                       packed->panel_count(), depth,       out.data(), width + gap,         accumulate};
-        function(table.gemm, storage)(tile);
+        (l1 ? l1_function : function)(table.gemm, storage)(tile);
         for (int64_t i = 0; i < rows; i++) {
           for (int64_t j = 0; j < width + gap; j++) {
             double want = accumulate ? 2 : 0;
             double size = 1;
-            for (int64_t k = 0; k < depth && j < outputs; k++) {
-              const double product =
-                  static_cast<double>(x[static_cast<size_t>(i * depth + k)]) * held(w, static_cast<size_t>(j * depth + k), storage);
-              want += product;
-              size += std::fabs(product);
+            for (int64_t k = 0; k < depth && j < width; k++) {
+              const double u = x[static_cast<size_t>(i * depth + k)];
+              const double v = j < outputs ? held(w, static_cast<size_t>(j * depth + k), storage) : 0;
+              const double term = l1 ? std::fabs(u - v) : u * v;
+              want += term;
+              size += std::fabs(term);
             }
             if (j >= width) want = 2;  // not touched
             REQUIRE(std::fabs(out[static_cast<size_t>(i * (width + gap) + j)] - want) <= 1e-6 * size);

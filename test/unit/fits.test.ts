@@ -83,14 +83,22 @@ function solve(a: Plain, b: Plain): Plain {
   return plain(n, m, (i, j) => at(right, i * m + j) / at(left, i * n + i));
 }
 
+/** By elimination with pivots. */
 function determinant(a: Plain): number {
-  if (a.rows === 1) return get(a, 0, 0);
-  let total = 0;
-  for (let k = 0; k < a.rows; k++) {
-    const minor = plain(a.rows - 1, a.rows - 1, (i, j) => get(a, i + 1, j < k ? j : j + 1));
-    total += (k % 2 === 0 ? 1 : -1) * get(a, 0, k) * determinant(minor);
+  const n = a.rows;
+  const left = a.values.slice();
+  let product = 1;
+  for (let k = 0; k < n; k++) {
+    let pivot = k;
+    for (let i = k; i < n; i++) if (Math.abs(at(left, i * n + k)) > Math.abs(at(left, pivot * n + k))) pivot = i;
+    product *= at(left, pivot * n + k) * (pivot === k ? 1 : -1);
+    for (let j = k; j < n; j++) [left[k * n + j], left[pivot * n + j]] = [at(left, pivot * n + j), at(left, k * n + j)];
+    for (let i = k + 1; i < n; i++) {
+      const factor = at(left, i * n + k) / at(left, k * n + k);
+      for (let j = k; j < n; j++) left[i * n + j] = at(left, i * n + j) - factor * at(left, k * n + j);
+    }
   }
-  return total;
+  return product;
 }
 
 /** Numbers that look normal, the same for a seed. */
@@ -404,6 +412,71 @@ describe("procrustes", () => {
     );
   });
 
+  it("is orthogonal, finds a planted map, and misses no more than the identity; the last axis turns for a rotation (16)", async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.integer({ min: 1, max: 24 }), fc.integer(), async (d, seed) => {
+        const x = random(d + 3, d, seed);
+        const planted = orthogonal(d, seed + 1);
+        const y = random(d + 3, d, seed + 2);
+        using exact = await accumulateMoments({ x: tensor(x), y: tensor(times(x, planted)), centred: false });
+        expectClose(read((await exact.procrustes()).rotation), planted, 5e-6);
+        using moments = await accumulateMoments({ x: tensor(x), y: tensor(y), centred: false });
+        const { rotation, residual } = await moments.procrustes();
+        const r = read(rotation);
+        expectClose(times(transposed(r), r), identity(d), 5e-6);
+        expect(residual).toBeLessThanOrEqual(squares(minus(x, y)) / squares(y) + 1e-6);
+        const { u, v } = await svd(tensor(times(transposed(x), y)));
+        const signs = new Float64Array(d).fill(1);
+        const reflects = determinant(r) < 0;
+        if (reflects) signs[d - 1] = -1;
+        const proper = read((await moments.procrustes({ rotationOnly: true })).rotation);
+        expectClose(proper, times(times(read(u), diagonal(signs)), transposed(read(v))), 1e-3);
+        if (!reflects) expectClose(proper, r, 5e-6);
+      }),
+      runs(40),
+    );
+  });
+
+  it("of y and x is the transpose of that of x and y (17)", async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.integer({ min: 1, max: 24 }),
+        fc.integer({ min: 1, max: 24 }),
+        fc.boolean(),
+        fc.integer(),
+        async (dx, dy, centred, seed) => {
+          const shared = random(60, Math.max(dx, dy), seed, 1);
+          const x = columnsOf(shared, 0, dx);
+          const noise = random(60, dy, seed + 1);
+          const y = plain(60, dy, (i, j) => Math.fround(2 * get(shared, i, j) + get(noise, i, j)));
+          using there = await accumulateMoments({ x: tensor(x), y: tensor(y), centred });
+          using back = await accumulateMoments({ x: tensor(y), y: tensor(x), centred });
+          expectClose(read((await back.procrustes()).rotation), transposed(read((await there.procrustes()).rotation)), 1e-5);
+        },
+      ),
+      runs(40),
+    );
+  });
+
+  it("leads back by its transpose (18)", async () => {
+    const [n, d] = [300, 48];
+    const x = random(n, d, 31, 2);
+    const noise = random(n, d, 32);
+    const mapped = times(x, orthogonal(d, 33));
+    const y = plain(n, d, (i, j) => 1.7 * get(mapped, i, j) - 4 + 0.1 * get(noise, i, j));
+    using moments = await accumulateMoments({ x: tensor(x), y: tensor(y) });
+    const { rotation, scale, weights, bias } = await moments.procrustes({ scaled: true });
+    const undo = transposed(read(rotation));
+    const weightsBack = plain(d, d, (i, j) => get(undo, i, j) / scale);
+    const biasBack = Float32Array.from(times(row(bias), weightsBack).values, (value) => -value);
+    using there = await packProjection({ layers: [{ weights, bias }] });
+    using back = await packProjection({ layers: [{ weights: tensor(weightsBack), bias: biasBack }] });
+    const again = back.applySync(there.applySync(Float32Array.from(x.values)));
+    again.forEach((value, i) => {
+      expect(Math.abs(value - at(x.values, i))).toBeLessThan(1e-4);
+    });
+  });
+
   it("maps spaces of unequal dimensions", async () => {
     const narrow = random(40, 3, 13);
     const wide = times(
@@ -457,6 +530,40 @@ describe("pca and whitening", () => {
     const even = read((await moments.whitening(1)).whiten);
     const { totalVariance } = await moments.pca(1);
     expectClose(even, diagonal(new Float64Array(d).fill(1 / Math.sqrt(totalVariance / d))), 1e-5);
+  });
+
+  it("makes similarities that no affine map of everything changes, nor any rotation if it is shrunk (14)", async () => {
+    const rows = times(random(n, d, 20, 1), random(d, d, 16));
+    const anchorRows = plain(30, d, (i, j) => get(rows, i, j));
+    const turn = orthogonal(d, 18);
+    const stretch = times(times(turn, diagonal([0.3, 0.7, 1, 2, 3])), orthogonal(d, 19));
+    const similarities = async (map: Plain, shift: number, shrinkage: number): Promise<Plain[]> => {
+      const mapped = (a: Plain): Plain => plus(times(a, map), new Float64Array(d).fill(shift));
+      using moments = await accumulateMoments({ x: tensor(mapped(rows)) });
+      const whitening = await moments.whitening(shrinkage);
+      const found: Plain[] = [];
+      for (const similarity of ["inner", "squared-euclidean", "cosine"] as const) {
+        using anchors = await packAnchors(tensor(mapped(anchorRows)), { similarity, whitening });
+        found.push(read(await anchors.relative(tensor(mapped(rows)))));
+      }
+      return found;
+    };
+    const before = await similarities(identity(d), 0, 0);
+    (await similarities(stretch, -7, 0)).forEach((after, i) => {
+      expectClose(after, before[i] ?? row([]), 1e-4);
+    });
+    const shrunk = await similarities(identity(d), 0, 0.3);
+    (await similarities(turn, 5, 0.3)).forEach((after, i) => {
+      expectClose(after, shrunk[i] ?? row([]), 1e-4);
+    });
+    (await similarities(stretch, 0, 0.3)).forEach((after, i) => {
+      expect(squares(minus(after, shrunk[i] ?? row([])))).toBeGreaterThan(1);
+    });
+    // the squared distance of Mahalanobis
+    const inverse = solve(covariance(rows), identity(d));
+    const difference = minus(columnsOf(transposed(rows), 3, 1), columnsOf(transposed(rows), 100, 1));
+    const want = get(times(times(transposed(difference), inverse), difference), 0, 0);
+    expect(get(before[1] ?? row([]), 100, 3) / want).toBeCloseTo(1, 3);
   });
 
   it("needs shrinkage for a singular covariance, and centred moments", async () => {

@@ -141,6 +141,27 @@ describe("packAnchors", () => {
     expect(near).toBeCloseTo(1, 4);
     const [angle] = await similarity({ similarity: "angular" }, Float32Array.of(-4, 3));
     expect(angle).toBeCloseTo(0.5, 5);
+    expect(await similarity({ similarity: "l1" }, Float32Array.of(-1, 2))).toEqual([6, 2]);
+    expect(await similarity({ similarity: "l1", storage: "bf16", scale: Float32Array.of(0, 2) }, Float32Array.of(-1, 2))).toEqual([4, 2]);
+  });
+
+  it("whitens anchors and rows by a matrix before the rest", async () => {
+    using tensor = Tensor.fromTyped("f32", [2, 2], Float32Array.of(3, 4, 0, 1));
+    const whitening = { mean: Float32Array.of(1, 1), whiten: Tensor.fromTyped("f32", [2, 3], Float32Array.of(1, 0, 2, 0, 1, -1)) };
+    // anchors become (2, 3, 1) and (-1, 0, -2), this row (1, 2, 0)
+    const x = Float32Array.of(2, 3);
+    using inner = await packAnchors(tensor, { similarity: "inner", whitening });
+    expect(inner.dimension).toBe(2);
+    expect([...inner.relativeSync(x)]).toEqual([8, -1]);
+    using l1 = await packAnchors(tensor, { similarity: "l1", whitening, scale: Float32Array.of(1, 2, 1) });
+    expect([...l1.relativeSync(x)]).toEqual([4, 8]);
+    const { indices } = await l1.topK(x, 2);
+    expect([...indices.toTyped()]).toEqual([0, 1]);
+    using many = await inner.relative(numbers(2 * 300_000, 11));
+    expect(many.shape).toEqual([300_000, 2]);
+    whitening.whiten.dispose();
+    expect([...inner.relativeSync(x)]).toEqual([8, -1]);
+    expect(await codeOf(() => packAnchors(tensor, { whitening }))).toBe("ERR_LATENT_DISPOSED");
   });
 
   it("fills the caller's array and nothing else", () => {
@@ -175,8 +196,28 @@ describe("packAnchors", () => {
       ["scale", new Float32Array(d + 1)],
       ["signal", 1],
       ["colour", 1],
+      ["whitening", null],
+      ["whitening", {}],
+      ["whitening", { mean: new Float32Array(d), whiten: new Float32Array(d * d) }],
+      ["whitening", { whiten: Tensor.zeros([d, d]) }],
+      ["whitening", { mean: [1], whiten: Tensor.zeros([d, d]) }],
+      ["whitening", { mean: new Float32Array(d + 1), whiten: Tensor.zeros([d, d]) }],
+      ["whitening", { mean: new Float32Array(d), whiten: Tensor.zeros([d + 1, d]) }],
+      ["whitening", { mean: new Float32Array(d), whiten: Tensor.zeros([d]) }],
+      ["whitening", { mean: new Float32Array(d), whiten: Tensor.zeros([d, d]), shrinkage: 0 }],
     ];
     for (const [key, value] of options) expect(await codeOf(() => pack(tensor, { [key]: value })), key).toBe(bad);
+    expect(await codeOf(() => pack(tensor, { similarity: "l1", storage: "i8" }))).toBe(bad);
+    for (const [mean, value, code] of [
+      [NaN, 1, "ERR_LATENT_NON_FINITE"],
+      [0, Infinity, "ERR_LATENT_NON_FINITE"],
+    ] as const) {
+      const whitening = { mean: new Float32Array(d).fill(mean), whiten: Tensor.fromTyped("f32", [d, 1], new Float32Array(d).fill(value)) };
+      expect(await codeOf(() => pack(tensor, { whitening }))).toBe(code);
+    }
+    expect(await codeOf(() => pack(tensor, { whitening: { mean: new Float32Array(d), whiten: Tensor.zeros([d, d], "i32") } }))).toBe(
+      "ERR_LATENT_DTYPE",
+    );
     expect(await codeOf(() => pack(Tensor.zeros([2, 2], "i8")))).toBe("ERR_LATENT_DTYPE");
     expect(await codeOf(() => pack(Tensor.fromTyped("f32", [1, 2], Float32Array.of(1, NaN))))).toBe("ERR_LATENT_NON_FINITE");
     const relative = anchors.relativeSync.bind(anchors) as (x?: unknown, out?: unknown) => Float32Array;

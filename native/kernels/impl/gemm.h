@@ -38,8 +38,18 @@ struct Bf16Panel {
 constexpr int64_t cache_line = 16;  // f32
 constexpr int64_t short_row = 1024;
 
-// Adds the products of one depth, the one `within` the group at `k`.
-template <class V, class Panel, int R, int N, int C>
+// What one element of a row and one of a panel add to their sum: a product, or the distance between them.
+template <class V>
+struct ProductTerm {
+  static typename V::F add(typename V::F x, typename V::F w, typename V::F sum) noexcept { return V::fma(x, w, sum); }
+};
+template <class V>
+struct DistanceTerm {
+  static typename V::F add(typename V::F x, typename V::F w, typename V::F sum) noexcept { return V::add(sum, V::abs(V::sub(x, w))); }
+};
+
+// Adds the terms of one depth, the one `within` the group at `k`.
+template <class V, class Panel, class Term, int R, int N, int C>
 LATENTWIRE_INLINE void gemm_depth(const GemmTile& t, const float* x, const typename Panel::Element* panels, int64_t k, int within,
                                   typename V::F (&sum)[R][C]) noexcept {
   constexpr int registers = C / N;
@@ -54,12 +64,12 @@ LATENTWIRE_INLINE void gemm_depth(const GemmTile& t, const float* x, const typen
   for (int r = 0; r < R; r++) {
     const typename V::F a = V::set(x[r * t.x_stride + k + within]);
     LATENTWIRE_UNROLL
-    for (int c = 0; c < C; c++) sum[r][c] = V::fma(a, b[c], sum[r][c]);
+    for (int c = 0; c < C; c++) sum[r][c] = Term::add(a, b[c], sum[r][c]);
   }
 }
 
 // R rows, N panels. `ahead` fetches the R rows behind these: short rows end before the processor has learned to do it.
-template <class V, class Panel, int R, int N>
+template <class V, class Panel, class Term, int R, int N>
 inline void gemm_tile(const GemmTile& t, const float* x, const typename Panel::Element* panels, float* out, bool ahead) noexcept {
   using F = typename V::F;
   constexpr int registers = static_cast<int>(panel_width) / V::lanes;
@@ -77,11 +87,11 @@ inline void gemm_tile(const GemmTile& t, const float* x, const typename Panel::E
     const int64_t end = k + cache_line < t.depth ? k + cache_line : t.depth;
     for (; k + Panel::group <= end; k += Panel::group) {
       LATENTWIRE_UNROLL
-      for (int within = 0; within < Panel::group; within++) gemm_depth<V, Panel, R, N>(t, x, panels, k, within, sum);
+      for (int within = 0; within < Panel::group; within++) gemm_depth<V, Panel, Term, R, N>(t, x, panels, k, within, sum);
     }
     // of a pair, half
     if constexpr (Panel::group == 2) {
-      if (k < end) gemm_depth<V, Panel, R, N>(t, x, panels, k++, 0, sum);
+      if (k < end) gemm_depth<V, Panel, Term, R, N>(t, x, panels, k++, 0, sum);
     }
   }
   if (t.accumulate) {
@@ -166,7 +176,7 @@ inline void gemm_tile_of_groups(const GemmTile& t, const typename W::Row* x, con
   }
 }
 
-template <class V, class Panel>
+template <class V, class Panel, class Term>
 struct FloatTiles {
   using Row = float;
   using Element = typename Panel::Element;
@@ -176,7 +186,7 @@ struct FloatTiles {
   static constexpr int panels_for = V::template panels_for<R>;
   template <int R, int N>
   static void tile(const GemmTile& t, const Row* x, const Element* panels, Out* out, bool ahead) noexcept {
-    gemm_tile<V, Panel, R, N>(t, x, panels, out, ahead);
+    gemm_tile<V, Panel, Term, R, N>(t, x, panels, out, ahead);
   }
 };
 
@@ -225,9 +235,12 @@ void gemm(const GemmTile& t) noexcept {
 
 template <class V>
 void install_float_gemm(GemmKernels& k) noexcept {
-  k.f32 = gemm<FloatTiles<V, F32Panel<V>>>;
-  k.f16 = gemm<FloatTiles<V, F16Panel<V>>>;
-  k.bf16 = gemm<FloatTiles<V, Bf16Panel<V>>>;
+  k.f32 = gemm<FloatTiles<V, F32Panel<V>, ProductTerm<V>>>;
+  k.f16 = gemm<FloatTiles<V, F16Panel<V>, ProductTerm<V>>>;
+  k.bf16 = gemm<FloatTiles<V, Bf16Panel<V>, ProductTerm<V>>>;
+  k.l1_f32 = gemm<FloatTiles<V, F32Panel<V>, DistanceTerm<V>>>;
+  k.l1_f16 = gemm<FloatTiles<V, F16Panel<V>, DistanceTerm<V>>>;
+  k.l1_bf16 = gemm<FloatTiles<V, Bf16Panel<V>, DistanceTerm<V>>>;
 }
 
 template <class W>
