@@ -11,7 +11,9 @@ import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
 import { bundledModel, LatentError, loadModel, type ChatMessage, type Sequence } from "latentwire";
 
-const facts: ChatMessage[] = [{ role: "user", content: "mia has the red key. tom lives in oslo. ann has the blue coin. ben lives in lima." }];
+const facts: ChatMessage[] = [
+  { role: "user", content: "mia has the red key. tom lives in oslo. ann has the blue coin. ben lives in lima." },
+];
 const question: ChatMessage[] = [{ role: "user", content: "where does tom live?" }];
 
 async function answer(sequence: Sequence): Promise<{ text: string; tokens: readonly number[] }> {
@@ -63,7 +65,7 @@ async function write(dies: boolean): Promise<void> {
     if (!dies) console.log({ same: JSON.stringify(tokens) === JSON.stringify((await readersTokens)[0]) });
   } finally {
     server.close();
-    reader.disconnect();
+    if (reader.connected) reader.disconnect();
     rmSync(folder, { recursive: true, force: true });
   }
 }

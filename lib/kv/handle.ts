@@ -157,7 +157,12 @@ export class KvHandle {
     const quantised = format === "q8_0" || format === "q4_0";
     const channels = (part: "keys" | "values"): number => Math.min(...this.info.layers.map((layer) => layer[part].channels));
     const rotations = quantised ? ([rotationOf(channels("keys"), 128), rotationOf(channels("values"), 64)] as const) : ([0, 0] as const);
-    return this.#with(await run(LatentError.translate(() => this.#handle.convert(format, ...rotations)), options.signal));
+    return this.#with(
+      await run(
+        LatentError.translate(() => this.#handle.convert(format, ...rotations)),
+        options.signal,
+      ),
+    );
   }
 
   /** A small reference for logs; the content itself goes by {@link KvHandle.records}. */
@@ -220,7 +225,10 @@ export class KvHandle {
         let to = from;
         let bytes = 0;
         while (to <= last && skips(to) === skips(from) && (to === from || bytes + (sizes[to] ?? 0) <= most)) bytes += sizes[to++] ?? 0;
-        const buffer = await run(LatentError.translate(() => writer.write(from, to)), options.signal);
+        const buffer = await run(
+          LatentError.translate(() => writer.write(from, to)),
+          options.signal,
+        );
         if (!skips(from)) yield buffer;
         from = to;
       }

@@ -94,11 +94,11 @@ export class KvReceiver {
   }
 }
 
-function iteratorOf(source: KvSource): AsyncIterator<Uint8Array> | Iterator<Uint8Array> {
+function iteratorOf(source: unknown): AsyncIterator<unknown> | Iterator<unknown> {
   if (source instanceof Uint8Array) return [source][Symbol.iterator]();
   if (typeof source === "object" && source !== null) {
-    if (Symbol.asyncIterator in source) return source[Symbol.asyncIterator]();
-    if (Symbol.iterator in source) return source[Symbol.iterator]();
+    if (Symbol.asyncIterator in source) return (source as AsyncIterable<unknown>)[Symbol.asyncIterator]();
+    if (Symbol.iterator in source) return (source as Iterable<unknown>)[Symbol.iterator]();
   }
   throw invalid("source", "a Uint8Array or an iterable of them", source);
 }
@@ -120,7 +120,9 @@ async function within<T>(piece: Promise<T> | T, idleMs: number, signal: AbortSig
   });
   const next = Promise.resolve(piece).catch((cause: unknown) => {
     if (LatentError.isInstance(cause)) throw cause;
-    throw new LatentError("ERR_LATENT_KV_PEER_LOST", `the sender was lost: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+    throw new LatentError("ERR_LATENT_KV_PEER_LOST", `the sender was lost: ${cause instanceof Error ? cause.message : String(cause)}`, {
+      cause,
+    });
   });
   try {
     return await Promise.race([next, stalled]);

@@ -31,8 +31,8 @@ napi_value start_on_thread(Napi::Env env, napi_value listener, std::function<Job
 // Builds, on the scheduler thread and while the request still lives, what will become the result on the JavaScript thread.
 using Harvest = std::function<Job::ToValue()>;
 
-// Ties a request to a job: cancellation, waking the pool, and the result. Starts both; `prepare`, if any, runs on the shared thread pool before
-// the request is submitted, and what it throws ends the job.
+// Ties a request to a job: cancellation, waking the pool, and the result. Starts both; `prepare`, if any, runs on the shared thread pool
+// before the request is submitted, and what it throws ends the job.
 napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const std::shared_ptr<Request>& request,
                          const std::shared_ptr<Job>& job, Harvest harvest, napi_value listener, std::function<void()> prepare = {});
 

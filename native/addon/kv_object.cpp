@@ -104,9 +104,8 @@ class KvObject : public OperandObject<KvObject, KvContent> {
     const KvContent& content = operand(call.Env());
     const int64_t to = require_int(call, 1, "to", 0, content.size());
     const int64_t from = require_int(call, 0, "from", 0, to);
-    return translate(call.Env(), [&] {
-      return Napi::Value(call.Env(), wrap(std::make_shared<const KvContent>(content.slice(from, to)))(call.Env()));
-    });
+    return translate(call.Env(),
+                     [&] { return Napi::Value(call.Env(), wrap(std::make_shared<const KvContent>(content.slice(from, to)))(call.Env())); });
   }
 
   Napi::Value concat(const Napi::CallbackInfo& call) {

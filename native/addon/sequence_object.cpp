@@ -336,8 +336,8 @@ class SequenceObject : public TaggedWrap<SequenceObject> {
         call,
         [content, from, to, s = parts_.state](Pool& pool) {
           if (from > to || to > s->log.size()) {
-            fail(Code::invalid_argument,
-                 "cannot export [" + std::to_string(from) + ", " + std::to_string(to) + ") of " + std::to_string(s->log.size()) + " positions");
+            fail(Code::invalid_argument, "cannot export [" + std::to_string(from) + ", " + std::to_string(to) + ") of " +
+                                             std::to_string(s->log.size()) + " positions");
           }
           *content = pool.export_kv(*s, from, to);
         },

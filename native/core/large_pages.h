@@ -27,7 +27,7 @@ inline void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] s
 // Shared memory at a multiple of 64, contents undefined; nullptr if there is none.
 inline std::shared_ptr<uint8_t> large_memory(size_t bytes) {
   constexpr std::align_val_t alignment{64};
-  auto* memory = static_cast<uint8_t*>(::operator new (bytes, alignment, std::nothrow));
+  auto* memory = static_cast<uint8_t*>(::operator new(bytes, alignment, std::nothrow));
   if (memory == nullptr) return nullptr;
   prefer_large_pages(memory, bytes);
   return {memory, [](uint8_t* m) { ::operator delete (m, std::align_val_t{64}); }};

@@ -52,8 +52,8 @@ double relative_distance(const std::vector<float>& a, const std::vector<float>& 
   return size == 0 ? std::sqrt(difference) : std::sqrt(difference / size);
 }
 
-// llama.cpp rotates the rows of quantised caches in blocks, where heads are multiples of 64: keys by the largest power of two that divides a
-// head, values by 64.
+// llama.cpp rotates the rows of quantised caches in blocks, where heads are multiples of 64: keys by the largest power of two that divides
+// a head, values by 64.
 int32_t rotation_of(int32_t head_dim, bool keys) {
   if (head_dim % 64 != 0) return 0;
   return keys ? head_dim & -head_dim : 64;
@@ -70,14 +70,14 @@ std::vector<float> row_of(const CacheRows& rows, const uint8_t* at) {
 // The state of the scratch sequence after `tokens` times token 0 from `position` on, and nothing else.
 std::vector<uint8_t> Pool::state_of_probe(abi::llama_context* context, int32_t sequence, int32_t position, int32_t tokens) {
   const abi::llama_memory_t memory = api_.llama_get_memory(context);
-  return guarded("first decode", [&] {
-    Batch batch(model_->info().embedding_length, model_->positions_per_row());
-    for (int32_t i = 0; i < tokens; i++) {
-      batch.clear();
-      batch.add_token(0, position + i, sequence, true);
-      if (api_.llama_decode(context, batch.view()) != 0)
-        fail(Code::engine_failed, "the first decode failed: " + Runtime::take_log());
-    }
+  Batch batch(model_->info().embedding_length, model_->positions_per_row());
+  for (int32_t i = 0; i < tokens; i++) {
+    batch.clear();
+    batch.add_token(0, position + i, sequence, true);
+    if (guarded("first decode", [&] { return api_.llama_decode(context, batch.view()); }) != 0)
+      fail(Code::engine_failed, "the first decode failed: " + Runtime::take_log());
+  }
+  return guarded("llama_state_seq_get_data", [&] {
     std::vector<uint8_t> state(api_.llama_state_seq_get_size(context, sequence));
     state.resize(api_.llama_state_seq_get_data(context, state.data(), state.size(), sequence));
     api_.llama_memory_seq_rm(memory, sequence, -1, -1);
@@ -150,8 +150,8 @@ bool Pool::find_rotation(const std::vector<uint8_t>& probe, CacheLayout* layout)
     for (size_t part = 0; part < 2; part++) {
       const CacheRows numbers{RowFormat::f32, guess.parts[part].channels, 0};
       fits = fits && check_rows(guess.parts[part]).ok() &&
-             relative_distance(row_of(guess.parts[part], probe.data() + found.parts[part]), row_of(numbers, truth.data() + wanted.parts[part])) <
-                 tolerance_of(guess.parts[part].format);
+             relative_distance(row_of(guess.parts[part], probe.data() + found.parts[part]),
+                               row_of(numbers, truth.data() + wanted.parts[part])) < tolerance_of(guess.parts[part].format);
     }
     if (fits) {
       *layout = std::move(guess);
@@ -165,6 +165,9 @@ bool Pool::find_rotation(const std::vector<uint8_t>& probe, CacheLayout* layout)
 void Pool::prove_rotary_positions(const std::vector<uint8_t>& probe) {
   RopeSpec spec = read_rope_spec(model_->file(), api_.llama_model_rope_type(model_->handle()), context_length_);
   rope_refusal_ = spec.obstacle;
+  // layers that predict further tokens are in the file, and not in this cache
+  if (rope_refusal_.empty() && static_cast<int64_t>(spec.layers.size()) != layout_->layers())
+    rope_refusal_ = "the model file has " + std::to_string(spec.layers.size()) + " layers, the cache " + std::to_string(layout_->layers());
   const int32_t position = std::min(97, context_length_ - 1);
   if (!rope_refusal_.empty() || position < 1) return;
   const std::vector<uint8_t> there = state_of_probe(context_, scratch_, position, 1);

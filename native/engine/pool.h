@@ -133,8 +133,6 @@ class Pool {
   auto guarded(const char* what, Call&& call) {
     try {
       return call();
-    } catch (const Failure&) {
-      throw;
     } catch (const std::exception& error) {
       poison(std::string(what) + ": " + error.what());
     } catch (...) {

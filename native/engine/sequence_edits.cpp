@@ -84,8 +84,7 @@ void Pool::clear_scratch() {
 
 // The scratch sequence gets what a state holds. Error: context_overflow, and then it is empty.
 void Pool::load_scratch(const uint8_t* state, size_t size) {
-  const size_t read =
-      guarded("llama_state_seq_set_data", [&] { return api_.llama_state_seq_set_data(context_, state, size, scratch_); });
+  const size_t read = guarded("llama_state_seq_set_data", [&] { return api_.llama_state_seq_set_data(context_, state, size, scratch_); });
   if (read == size) return;
   clear_scratch();
   fail(Code::context_overflow, "the cache took " + std::to_string(read) + " of " + std::to_string(size) + " bytes");
@@ -174,11 +173,12 @@ void Pool::import_kv(SequenceState& s, Incoming incoming) {
   if (count == 0) return;
   const int32_t first = incoming.positions.front();
   if (first < s.next()) {
-    fail(Code::kv_position, "position " + std::to_string(first) + " lies before " + std::to_string(s.next()) + ", where the sequence goes on");
+    fail(Code::kv_position,
+         "position " + std::to_string(first) + " lies before " + std::to_string(s.next()) + ", where the sequence goes on");
   }
   if (incoming.positions.back() >= context_length_) {
-    fail(Code::kv_position, "position " + std::to_string(incoming.positions.back()) + " lies outside the context of " +
-                                std::to_string(context_length_));
+    fail(Code::kv_position,
+         "position " + std::to_string(incoming.positions.back()) + " lies outside the context of " + std::to_string(context_length_));
   }
   // the last position is decoded again when its outputs are asked for, right behind what lies before it
   const int32_t before_last = count > 1 ? incoming.positions[static_cast<size_t>(count) - 2] : s.next() - 1;
@@ -246,7 +246,8 @@ void Pool::move_down(SequenceState& s, int32_t from, int32_t to) {
   const int32_t size = s.log.size();
   const auto shared = std::count_if(s.cells.begin() + from, s.cells.end(), [&](uint32_t cell) { return ledger_.shared(cell); });
   if (ledger_.used() - (size - from - shared) + (size - to) > context_length_)
-    fail(Code::context_overflow, "moving " + std::to_string(size - to) + " positions that forks share needs more cells than the pool has free");
+    fail(Code::context_overflow,
+         "moving " + std::to_string(size - to) + " positions that forks share needs more cells than the pool has free");
   const KvContent before = export_kv(s, from, size);
   const KvContent rest = before.slice(to - from, size - from);
   Incoming moved = encode_kv(rest, positions_from(from, rest.size()), nullptr);

@@ -166,7 +166,7 @@ Status write_rows(const KvContent& content, const CacheLayout& layout, const Key
       if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return;
       const bool moves = part % 2 == 0 && move != nullptr && move->ropes[static_cast<size_t>(part / 2)] != nullptr;
       const bool written = moves ? write_moved(content, layout, *move, part, targets[static_cast<size_t>(part)])
-                                                   : write_part(content, layout, part, targets[static_cast<size_t>(part)]);
+                                 : write_part(content, layout, part, targets[static_cast<size_t>(part)]);
       if (!written) keep_least(bad_part, part);
     }
   });

@@ -116,17 +116,18 @@ Status read_positions(ByteReader* reader, uint32_t cells, const StateGeometry& l
     const uint32_t owners = load<uint32_t>(at + 4);
     if (owners != 1) return malformed(*reader, "cell " + std::to_string(cell) + " has " + std::to_string(owners) + " owners");
     if (position < 0 || position >= local.max_cells) {
-      return damaged(Code::kv_position, *reader, "cell " + std::to_string(cell) + " has position " + std::to_string(position) + ", outside the context");
+      return damaged(Code::kv_position, *reader,
+                     "cell " + std::to_string(cell) + " has position " + std::to_string(position) + ", outside the context");
     }
-    if (seen[static_cast<size_t>(position)]) return damaged(Code::kv_position, *reader, "position " + std::to_string(position) + " occurs twice");
+    if (seen[static_cast<size_t>(position)])
+      return damaged(Code::kv_position, *reader, "position " + std::to_string(position) + " occurs twice");
     seen[static_cast<size_t>(position)] = true;
     positions->push_back(position);
   }
   return {};
 }
 
-Status check_part(ByteReader* reader, uint32_t cells, size_t layer, bool values, const StateGeometry& local, bool numbers,
-                  size_t* offset) {
+Status check_part(ByteReader* reader, uint32_t cells, size_t layer, bool values, const StateGeometry& local, bool numbers, size_t* offset) {
   const StateLayer& want = local.layers[layer];
   const int32_t type = values ? want.value_type : want.key_type;
   const uint64_t row_bytes = values ? want.value_row_bytes : want.key_row_bytes;
@@ -182,8 +183,7 @@ Status read_state(const uint8_t* blob, size_t size, const StateGeometry& local, 
 Status learn_geometry(const uint8_t* blob, size_t size, int64_t cells, int64_t layer_count, StateGeometry* out) {
   ByteReader reader(blob, size);
   uint32_t found = 0;
-  if (Status status = read_prefix(&reader, &found); !status.ok())
-    return status.code == Code::kv_layout ? status : mismatch(status.message);
+  if (Status status = read_prefix(&reader, &found); !status.ok()) return status.code == Code::kv_layout ? status : mismatch(status.message);
   if (cells < 1 || found != static_cast<uint64_t>(cells)) {
     return mismatch(std::to_string(found) + " cells, expected " + std::to_string(cells));
   }

@@ -58,8 +58,8 @@ Status locate_rows(const uint8_t* blob, size_t size, const StateGeometry& local,
 // The exact size of a state of so many cells.
 uint64_t state_bytes(const StateGeometry& local, uint64_t cells);
 
-// Writes everything of a state but the rows, cells at `positions` in this order, into `blob` of state_bytes bytes. Where the rows of each part
-// go is in `parts`, as above. Geometries with transposed values or extended positions are not written.
+// Writes everything of a state but the rows, cells at `positions` in this order, into `blob` of state_bytes bytes. Where the rows of each
+// part go is in `parts`, as above. Geometries with transposed values or extended positions are not written.
 void begin_state(const StateGeometry& local, const std::vector<int32_t>& positions, uint8_t* blob, std::vector<uint8_t*>* parts);
 
 }  // namespace latentwire

@@ -1,5 +1,5 @@
-// The head of a KV stream: what the numbers that follow mean, how they are stored, and who says so. A receiver compares the identity field by
-// field and refuses at the first difference; how rows are stored may differ, then they are converted.
+// The head of a KV stream: what the numbers that follow mean, how they are stored, and who says so. A receiver compares the identity field
+// by field and refuses at the first difference; how rows are stored may differ, then they are converted.
 #pragma once
 
 #include <string>
@@ -30,8 +30,8 @@ std::vector<uint8_t> write_manifest(const KvManifest& manifest);
 // Errors: kv_truncated, kv_format, kv_limit. `out` is only written on success.
 Status read_manifest(const uint8_t* bytes, size_t size, KvManifest* out);
 
-// Whether content that `sent` describes can be used where `local` holds. Errors: kv_model_mismatch, which names the first field that differs;
-// kv_layout (another number of layers or channels).
+// Whether content that `sent` describes can be used where `local` holds. Errors: kv_model_mismatch, which names the first field that
+// differs; kv_layout (another number of layers or channels).
 Status check_manifest(const KvManifest& sent, const KvManifest& local);
 
 }  // namespace latentwire

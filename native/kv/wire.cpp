@@ -142,8 +142,8 @@ void KvWriter::write(int64_t record, uint8_t* out) const {
   if (record == 0 || is_root) {
     write_header(out, is_root ? root : head, 0, 0, bytes);
   } else if (within == 0) {
-    write_header(out, entries_kind, static_cast<uint32_t>(first),
-                 static_cast<uint32_t>(std::min(chunk_entries, content_->size() - first)), bytes);
+    write_header(out, entries_kind, static_cast<uint32_t>(first), static_cast<uint32_t>(std::min(chunk_entries, content_->size() - first)),
+                 bytes);
   } else {
     write_header(out, tile, static_cast<uint32_t>(first), static_cast<uint32_t>(within - 1), bytes);
   }
@@ -225,8 +225,8 @@ Status KvReader::take_preamble() {
   if (check != check_of(gathered_.data(), 8)) return Status::fail(Code::kv_checksum, "not a KV stream, or its first bytes are damaged");
   if (first != magic) return Status::fail(Code::kv_format, "not a KV stream");
   if (major > wire_major)
-    return Status::fail(Code::kv_version, "a KV stream of version " + std::to_string(major) + "; this package reads up to " +
-                                              std::to_string(wire_major));
+    return Status::fail(Code::kv_version,
+                        "a KV stream of version " + std::to_string(major) + "; this package reads up to " + std::to_string(wire_major));
   expect(State::header, record_header_bytes);
   return {};
 }
@@ -244,7 +244,8 @@ Status KvReader::take_header() {
   reader.read(&check);
   if (check != check_of(gathered_.data(), 40)) return Status::fail(Code::kv_checksum, "the header of a record is damaged");
   if (header_.kind == head) {
-    if (header_.bytes > max_manifest_bytes) return Status::fail(Code::kv_limit, "a manifest of " + std::to_string(header_.bytes) + " bytes");
+    if (header_.bytes > max_manifest_bytes)
+      return Status::fail(Code::kv_limit, "a manifest of " + std::to_string(header_.bytes) + " bytes");
     expect(State::payload, header_.bytes);
     return {};
   }
@@ -333,7 +334,8 @@ Status KvReader::take_entries() {
 Status KvReader::begin_tile() {
   const size_t index = header_.first / chunk_entries;
   const size_t part = header_.part;
-  if (index >= chunks_.size() || !chunks_[index].known) return Status::fail(Code::kv_format, "a tile before the entries that it belongs to");
+  if (index >= chunks_.size() || !chunks_[index].known)
+    return Status::fail(Code::kv_format, "a tile before the entries that it belongs to");
   Chunk& chunk = chunks_[index];
   if (part >= chunk.parts.size()) return Status::fail(Code::kv_format, "a tile of layer " + std::to_string(part / 2));
   const int64_t bytes = chunk.segment.count * manifest_.layout.parts[part].row_bytes();
@@ -382,7 +384,8 @@ Status KvReader::take_root() {
       return Status::fail(Code::kv_format, "a chunk in the middle that is not full");
   }
   if (count != static_cast<uint64_t>(entries()))
-    return Status::fail(Code::kv_truncated, std::to_string(entries()) + " entries of the " + std::to_string(count) + " that the root counts");
+    return Status::fail(Code::kv_truncated,
+                        std::to_string(entries()) + " entries of the " + std::to_string(count) + " that the root counts");
   if (root_of(leaves()) != top) return Status::fail(Code::kv_checksum, "the records are not those that the root was made of");
   done_ = true;
   return {};

@@ -9,8 +9,8 @@
 //     'ROOT'  u64 entries, root[16]
 //
 // Entries come in chunks of 256, each followed by one tile a part. Digests are XXH3-128, checks XXH3-128's low half. The root is that of a
-// binary tree over the digests of the manifest, then chunk by chunk of the entries and their tiles: a parent is the digest of its two children,
-// and one without a neighbour moves up as it is.
+// binary tree over the digests of the manifest, then chunk by chunk of the entries and their tiles: a parent is the digest of its two
+// children, and one without a neighbour moves up as it is.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +53,7 @@ class KvWriter {
   std::shared_ptr<const KvContent> content_;
   std::vector<uint8_t> manifest_;
   mutable std::vector<Digest128> digests_;  // [records - 1], as they are written
-  std::vector<int64_t> latents_;    // [chunks + 1]: latents before each chunk
+  std::vector<int64_t> latents_;            // [chunks + 1]: latents before each chunk
   int64_t chunks_ = 0;
 };
 

@@ -67,7 +67,11 @@ describe("content", () => {
     const source = await filled(pool, text);
     const want = await floats(source.logits());
     using plain = await source.exportKv();
-    for (const [format, ratio, kl] of [["q8_0", 34 / 64, 5e-3], ["q4_0", 18 / 64, 0.3], ["f32", 2, 1e-4]] as const) {
+    for (const [format, ratio, kl] of [
+      ["q8_0", 34 / 64, 5e-3],
+      ["q4_0", 18 / 64, 0.3],
+      ["f32", 2, 1e-4],
+    ] as const) {
       using kv = await source.exportKv({ format });
       expect(kv.toJSON().format).toBe(format);
       expect(kv.info.bytes).toBe(plain.info.bytes * ratio);
@@ -161,10 +165,11 @@ describe("positions", () => {
       const native = own.sequence();
       await native.prefill([...start, 7, 20]);
       const keys = async (sequence: Sequence | KvHandle): Promise<Float32Array> => {
-        using handle = sequence instanceof KvHandle ? sequence.slice({ from: 0, to: 2 }) : await sequence.exportKv({ range: { from: 8, to: 10 } });
+        using handle =
+          sequence instanceof KvHandle ? sequence.slice({ from: 0, to: 2 }) : await sequence.exportKv({ range: { from: 8, to: 10 } });
         const [first] = handle.tiles();
         if (!first) throw new Error("no tile");
-        return floats(first.tensor());
+        return await floats(first.tensor());
       };
       expect(maxAbsDifference(await keys(target), await keys(native))).toBeLessThan(1e-5);
       expect(maxAbsDifference(await keys(kv), await keys(native))).toBeGreaterThan(1e-2);
@@ -217,8 +222,14 @@ describe("what is refused", () => {
     expect(await codeOf(async () => other.restore(await kv.toBytes()))).toBe("ERR_LATENT_KV_MODEL_MISMATCH");
     const plain = await loadModel(bundledModel("finch"), { template: "plain" });
     const same = await plain.createPool({ contextLength: 256 });
-    const error: unknown = await same.sequence().importKv(kv).catch((reason: unknown) => reason);
-    expect(error).toMatchObject({ code: "ERR_LATENT_KV_MODEL_MISMATCH", details: { name: "chat template", theirs: "model", ours: "plain" } });
+    const error: unknown = await same
+      .sequence()
+      .importKv(kv)
+      .catch((reason: unknown) => reason);
+    expect(error).toMatchObject({
+      code: "ERR_LATENT_KV_MODEL_MISMATCH",
+      details: { name: "chat template", theirs: "model", ours: "plain" },
+    });
     await same.dispose();
     await plain.dispose();
     await other.dispose();
@@ -241,7 +252,9 @@ describe("what is refused", () => {
       expect(await codeOf(() => pool.restore(flipped))).toBe("ERR_LATENT_KV_CHECKSUM");
     }
     expect(await codeOf(() => pool.restore(Buffer.concat([bytes, Buffer.from([0])])))).toBe("ERR_LATENT_KV_FORMAT");
-    expect(await codeOf(() => pool.readKv([bytes.subarray(0, 100), 7 as unknown as Uint8Array]))).toBe("ERR_LATENT_INVALID_ARGUMENT");
+    expect(await codeOf(() => pool.readKv([bytes.subarray(0, 100), "text"] as unknown as Uint8Array[]))).toBe(
+      "ERR_LATENT_INVALID_ARGUMENT",
+    );
     const silent = (async function* () {
       yield bytes.subarray(0, 5000);
       await new Promise((resolve) => setTimeout(resolve, 2000).unref());
@@ -300,9 +313,12 @@ describe("what is refused", () => {
         using small = await kv.convert(i % 2 === 0 ? "q8_0" : "f32", { signal });
         await target.importKv(small.records({ signal, bufferBytes: 1 << (10 + (i % 10)) }), { signal });
       })();
-      setTimeout(() => {
-        controller.abort(reason);
-      }, (i % 16) * 0.25);
+      setTimeout(
+        () => {
+          controller.abort(reason);
+        },
+        (i % 16) * 0.25,
+      );
       await work.catch((error: unknown) => {
         if (error !== reason) throw error;
       });

@@ -5,7 +5,6 @@
 #include <doctest/doctest.h>
 
 #include <Eigen/LU>
-#include <Eigen/SVD>
 #include <cmath>
 #include <limits>
 #include <random>

@@ -71,7 +71,8 @@ TEST_CASE("15. cells in any order become rows in the order of their positions") 
   REQUIRE(in_order(whole.layout, whole.segments.front(), cells, &sorted).ok());
   std::vector<int32_t> order(cells.size());
   std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return cells[static_cast<size_t>(a)] < cells[static_cast<size_t>(b)]; });
+  std::sort(order.begin(), order.end(),
+            [&](int32_t a, int32_t b) { return cells[static_cast<size_t>(a)] < cells[static_cast<size_t>(b)]; });
   for (size_t part = 0; part < 4; part++) {
     const auto row_bytes = static_cast<size_t>(whole.layout.parts[part].row_bytes());
     for (size_t i = 0; i < cells.size(); i++) {
@@ -87,7 +88,7 @@ TEST_CASE("8. every format becomes every other, within the error of the coarser 
     int32_t rotation;
     double error;
   };
-  const Kind kinds[] = {{RowFormat::f32, 0, 0},       {RowFormat::f16, 0, 0.001},   {RowFormat::bf16, 0, 0.004}, {RowFormat::q8_0, 0, 0.01},
+  const Kind kinds[] = {{RowFormat::f32, 0, 0},      {RowFormat::f16, 0, 0.001},  {RowFormat::bf16, 0, 0.004}, {RowFormat::q8_0, 0, 0.01},
                         {RowFormat::q8_0, 64, 0.01}, {RowFormat::q4_0, 64, 0.12}, {RowFormat::q4_0, 0, 0.12}};
   for (const Kind& from : kinds) {
     for (const Kind& to : kinds) {

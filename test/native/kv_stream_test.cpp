@@ -3,8 +3,8 @@
 #include <doctest/doctest.h>
 
 #include <fstream>
-#include <limits>
 #include <iterator>
+#include <limits>
 
 #include "kv_support.h"
 

@@ -83,7 +83,8 @@ inline std::vector<uint8_t> stream_of(const KvContent& content) {
 inline std::vector<uint8_t> rows_of(const KvContent& content, int64_t part) {
   std::vector<uint8_t> rows;
   const int64_t row_bytes = content.layout.parts[static_cast<size_t>(part)].row_bytes();
-  content.for_pieces(part, 0, content.size(), [&](const uint8_t* at, int64_t count) { rows.insert(rows.end(), at, at + count * row_bytes); });
+  content.for_pieces(part, 0, content.size(),
+                     [&](const uint8_t* at, int64_t count) { rows.insert(rows.end(), at, at + count * row_bytes); });
   return rows;
 }
 

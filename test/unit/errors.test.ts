@@ -5,7 +5,13 @@ import { cancelledCode, isLatentErrorCode, LatentError, latentErrorCodes, toLate
 import { cancel, run } from "../../lib/jobs.js";
 import { native } from "../../lib/native.js";
 
-const ownCodes = ["ERR_LATENT_NATIVE_LOAD", "ERR_LATENT_TEMPLATE", "ERR_LATENT_MODEL_DIGEST"];
+const ownCodes = [
+  "ERR_LATENT_NATIVE_LOAD",
+  "ERR_LATENT_TEMPLATE",
+  "ERR_LATENT_MODEL_DIGEST",
+  "ERR_LATENT_KV_PEER_LOST",
+  "ERR_LATENT_KV_STALLED",
+];
 
 function nativeError(code: string): Error {
   return Object.assign(new Error("told by native code"), { code });
