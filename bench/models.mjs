@@ -39,6 +39,10 @@ async function randomModel(name, shape) {
   return file;
 }
 
+/** Next to no weights, and a cache of 147456 bytes a position in f16: 36 layers of 8 heads of 128. */
+export const qwenCacheModel = () =>
+  randomModel("qwen-cache", { width: 64, layers: 36, heads: 8, kvHeads: 8, headDim: 128, feedForward: 64, vocabSize: 512, dtype: "f16" });
+
 async function load(file, name) {
   const model = await loadModel(file);
   const { parameters, layers, embeddingLength } = model.info;

@@ -1,6 +1,6 @@
 // Runs the benchmarks and prints one table a suite.
 //
-//   npm run -s bench -- [--json] [--save] [--suite=main-job|kernels] [--threads=N] [--compare=file] [filter]
+//   npm run -s bench -- [--json] [--save] [--suite=main-job|kv|kernels] [--threads=N] [--compare=file] [filter]
 //
 // filter: part of a row's name. --json: the rows on stdout as one array. --save: also writes them, with date and hardware, to
 // bench/results/<suite>.json. --threads: of the kernels (1). --compare: adds the ratio to the rows of an older file. Every number is a median of
@@ -12,10 +12,10 @@ import { commandLine, fail, root, say } from "../scripts/common.mjs";
 import { repetitions, watchHardware } from "./harness.mjs";
 import { disposeModels } from "./models.mjs";
 
-const suites = { "main-job": ["napi", "event-loop", "handoff", "steps"], kernels: ["kernels", "native-benches"] };
+const suites = { "main-job": ["napi", "event-loop", "handoff", "steps"], kv: ["kv"], kernels: ["kernels", "native-benches"] };
 
 function parse() {
-  const { values, positionals } = commandLine("[--json] [--save] [--suite=main-job|kernels] [--threads=N] [--compare=file] [filter]", {
+  const { values, positionals } = commandLine("[--json] [--save] [--suite=main-job|kv|kernels] [--threads=N] [--compare=file] [filter]", {
     options: {
       json: { type: "boolean" },
       save: { type: "boolean" },

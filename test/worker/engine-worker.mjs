@@ -1,4 +1,4 @@
-// Runs in a worker: loads the bundled model from the built package, keeps several sequences busy, and says when they are. `finish` in the worker's
+// Runs in a worker: loads the bundled model from the built package, keeps several sequences busy and two that exchange what they hold, and says when they are. `finish` in the worker's
 // data makes it end by itself instead.
 import { parentPort, workerData } from "node:worker_threads";
 
@@ -16,6 +16,17 @@ const busy = Array.from({ length: 4 }, async (_, i) => {
     ? sequence.think({ steps: Math.min(steps, 400) })
     : sequence.generate({ maxTokens: steps, temperature: 2, seed: i }).result);
 });
+busy.push(
+  (async () => {
+    const [source, target] = [pool.sequence(), pool.sequence()];
+    await source.prefill("ann has the blue coin. ben lives in lima.");
+    for (let round = 0; round < (workerData.finish ? 3 : 100_000); round++) {
+      using kv = await source.exportKv({ format: round % 2 === 0 ? "q8_0" : "f32" });
+      await target.importKv(round % 3 === 0 ? kv : kv.records({ bufferBytes: 4096 }));
+      await target.truncate(0);
+    }
+  })(),
+);
 await Promise.allSettled(busy);
 if (workerData.finish) {
   await pool.dispose();

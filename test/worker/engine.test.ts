@@ -28,7 +28,7 @@ function start(data: Readonly<Record<string, unknown>>): {
   return { worker, message, exit };
 }
 
-it(`terminating a worker whose engine is loading, thinking and generating, ${rounds} times, harms nobody`, async () => {
+it(`terminating a worker whose engine is loading, thinking, generating and transferring, ${rounds} times, harms nobody`, async () => {
   await using model = await loadModel(bundledModel());
   await using pool = await model.createPool({ contextLength: 1024 });
   const sequence = pool.sequence();

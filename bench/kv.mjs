@@ -1,0 +1,197 @@
+// Keys and values out of the cache and back: in the process, through a socket to another process, through a file, and converted, each against a copy
+// of the same bytes on the same way, and against reading the tokens again. Weights are random; the cache has the shape of Qwen3-4B's.
+import { fork } from "node:child_process";
+import { once } from "node:events";
+import fs from "node:fs/promises";
+import net from "node:net";
+import path from "node:path";
+import process from "node:process";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { fileURLToPath } from "node:url";
+import { loadModel } from "../dist/index.js";
+import { interleave, promptTokens, row, time } from "./harness.mjs";
+import { qwenCacheModel, temporaryFolder } from "./models.mjs";
+
+const lengths = [448, 2048];
+const contextLength = 4352;
+const rounds = 7;
+
+/** The other end of the sockets: takes in plain bytes, or content into a cache, and says when all has come. */
+async function receive(file) {
+  const model = await loadModel(file);
+  const pool = await model.createPool({ contextLength, maxSequences: 2 });
+  const server = net.createServer();
+  let sequence = pool.sequence();
+  process.on("message", async ({ what, address }) => {
+    if (what === "end") {
+      await pool.dispose();
+      await model.dispose();
+      server.close();
+      process.disconnect();
+      return;
+    }
+    server.listen(address);
+    const [socket] = await once(server, "connection");
+    if (what === "bytes") for await (const piece of socket) void piece;
+    else await sequence.importKv(socket);
+    process.send({ what: "done" });
+    server.close();
+    await sequence.dispose();
+    sequence = pool.sequence();
+    process.send({ what: "ready" });
+  });
+  process.send({ what: "ready" });
+}
+
+const next = async (child, what) => {
+  for (;;) {
+    const [message] = await once(child, "message");
+    if (message.what === what) return;
+  }
+};
+
+/** Milliseconds from the first byte that leaves to the word that everything has been taken in. */
+async function send(child, address, what, source) {
+  child.send({ what, address });
+  let socket;
+  for (;;) {
+    socket = net.connect(address);
+    try {
+      await once(socket, "connect");
+      break;
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  }
+  const done = next(child, "done");
+  const ready = next(child, "ready");
+  const ms = await time(async () => {
+    await pipeline(source(), socket);
+    await done;
+  });
+  await ready;
+  return ms;
+}
+
+const port = 43117;
+
+async function measure(model, pool, child, length) {
+  const tokens = promptTokens(model, length);
+  const sender = pool.sequence();
+  const prefill = await time(() => sender.prefill(tokens));
+  using kv = await sender.exportKv();
+  const { bytes } = kv.info;
+  const plain = Buffer.alloc(bytes, 1);
+  const target = Buffer.alloc(bytes, 2);
+  const pieces = function* () {
+    for (let at = 0; at < bytes; at += 1 << 20) yield plain.subarray(at, at + (1 << 20));
+  };
+  const file = path.join(temporaryFolder(), "content.kv");
+  const unix = path.join(temporaryFolder(), "bench.sock");
+  const cases = [
+    async () => ({ memcpy: await time(() => target.set(plain)) }),
+    async () => {
+      let out;
+      const exported = await time(async () => {
+        out = await sender.exportKv();
+      });
+      const receiver = pool.sequence();
+      const imported = await time(() => receiver.importKv(out));
+      out.dispose();
+      await receiver.dispose();
+      return { exported, imported, both: exported + imported };
+    },
+    async () => {
+      const receiver = pool.sequence();
+      const stream = await time(() => receiver.importKv(kv.records()));
+      await receiver.dispose();
+      return { stream };
+    },
+    ...["unix", "tcp"].flatMap((way) => {
+      const address = way === "unix" ? unix : port;
+      return [
+        async () => ({ [`${way} plain`]: await send(child, address, "bytes", () => Readable.from(pieces())) }),
+        async () => ({ [`${way} kv`]: await send(child, address, "kv", () => Readable.from(kv.records())) }),
+      ];
+    }),
+    async () => ({
+      "file plain": await time(async () => {
+        await fs.writeFile(file, plain);
+        await fs.readFile(file);
+      }),
+    }),
+    async () => {
+      let ms = await time(async () => fs.writeFile(file, kv.records()));
+      const receiver = pool.sequence();
+      ms += await time(async () => receiver.importKv((await fs.open(file)).createReadStream({ highWaterMark: 1 << 20 })));
+      await receiver.dispose();
+      return { "file kv": ms };
+    },
+    ...["q8_0", "q4_0"].map((format) => async () => {
+      let made;
+      const ms = await time(async () => {
+        made = await kv.convert(format);
+      });
+      made.dispose();
+      return { [format]: ms };
+    }),
+  ];
+  const times = await interleave(cases, { rounds });
+  await sender.dispose();
+  return { times, bytes, prefill };
+}
+
+export async function run(want) {
+  if (!want("kv transfer")) return [];
+  const file = await qwenCacheModel();
+  const model = await loadModel(file);
+  const pool = await model.createPool({ contextLength, maxSequences: 4 });
+  const child = fork(fileURLToPath(import.meta.url), [file]);
+  await next(child, "ready");
+  const rows = [];
+  for (const length of lengths) {
+    const { times, bytes, prefill } = await measure(model, pool, child, length);
+    const shape = `${length} positions, ${(bytes / 1e6).toFixed(0)} MB f16, cache of Qwen3-4B's shape, random weights`;
+    const add = (name, ms, peers, share, limit) =>
+      rows.push(
+        row({
+          name: `kv transfer: ${name}`,
+          shape,
+          ms,
+          peers,
+          ratio: share,
+          target: limit === undefined ? null : { what: "share", compare: ">=", limit, unit: "", value: share },
+        }),
+      );
+    add("export and import in one process", times.both, { "two memcpy": 2 * times.memcpy }, (2 * times.memcpy) / times.both, 0.7);
+    add("export", times.exported, { memcpy: times.memcpy }, times.memcpy / times.exported);
+    add("import", times.imported, { memcpy: times.memcpy }, times.memcpy / times.imported);
+    add("as a stream in one process", times.stream, { memcpy: times.memcpy }, times.memcpy / times.stream);
+    add("unix socket to another process", times["unix kv"], { "the bytes alone": times["unix plain"] }, times["unix plain"] / times["unix kv"], 0.8);
+    add("TCP to another process", times["tcp kv"], { "the bytes alone": times["tcp plain"] }, times["tcp plain"] / times["tcp kv"], 0.8);
+    add("file, written and read", times["file kv"], { "the bytes alone": times["file plain"] }, times["file plain"] / times["file kv"]);
+    for (const format of ["q8_0", "q4_0"]) {
+      const rate = bytes / 1e6 / times[format];
+      rows.push(
+        row({
+          name: `kv transfer: convert to ${format}`,
+          shape,
+          ms: times[format],
+          peers: { memcpy: times.memcpy },
+          ratio: rate,
+          target: { what: "GB/s", compare: ">=", limit: 1, unit: "", value: rate },
+        }),
+      );
+    }
+    add("unix socket, against reading again", times["unix kv"], { "prefill again": prefill }, prefill / times["unix kv"]);
+  }
+  child.send({ what: "end" });
+  await once(child, "exit");
+  await pool.dispose();
+  await model.dispose();
+  return rows;
+}
+
+const [file] = process.argv.slice(2);
+if (process.argv[1] === fileURLToPath(import.meta.url) && file !== undefined) await receive(file);

@@ -1,0 +1,204 @@
+// Content between real processes over real sockets, with senders and receivers that are killed or stopped on the way. The numbers in the titles are
+// those of the conformance list of KV transfer.
+import { spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { readdirSync } from "node:fs";
+import net from "node:net";
+import path from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { bundledModel, loadModel, type Model, type Pool } from "../../lib/index.js";
+import { codeOf, floats, folder } from "./helpers.js";
+
+const built = pathToFileURL(path.resolve("dist/index.js")).href;
+const senderScript = fileURLToPath(new URL("kv-sender.mjs", import.meta.url));
+const positions = 700;
+const tokens = Int32Array.from({ length: positions }, (_, i) => 5 + ((i * 7) % 90));
+
+let model: Model;
+let pool: Pool;
+let server: net.Server;
+const address = path.join(folder, "kv.sock");
+
+beforeAll(async () => {
+  model = await loadModel(bundledModel("finch"));
+  pool = await model.createPool({ contextLength: 2048, maxSequences: 4 });
+  server = net.createServer().listen(address);
+  await once(server, "listening");
+});
+
+afterAll(async () => {
+  server.close();
+  await pool.dispose();
+  await model.dispose();
+});
+
+/** A sender and the socket that it writes to. */
+async function startSender(held = new Uint8Array(0), pause = 2): Promise<{ child: ChildProcess; socket: net.Socket }> {
+  const child = spawn(process.execPath, [senderScript, built, address, `${positions}`, Buffer.from(held).toString("hex"), `${pause}`], {
+    stdio: ["ignore", "ignore", "inherit"],
+  });
+  const [socket] = (await once(server, "connection")) as [net.Socket];
+  return { child, socket };
+}
+
+/** The pieces of a socket; `watch` is told how many bytes have come. */
+async function* watched(socket: net.Socket, watch: (bytes: number) => void): AsyncGenerator<Uint8Array> {
+  let bytes = 0;
+  for await (const piece of socket as AsyncIterable<Buffer>) {
+    bytes += piece.length;
+    watch(bytes);
+    yield piece;
+  }
+}
+
+const wholeBytes = async (): Promise<Buffer> => {
+  const sequence = pool.sequence();
+  await sequence.prefill(tokens);
+  const bytes = Buffer.from(await sequence.save());
+  await sequence.dispose();
+  return bytes;
+};
+
+it("20. kill -9 of the sender at 25, 50 and 75 %: a typed error, nothing in the cache, and the next sender sends only the rest", async () => {
+  const whole = await wholeBytes();
+  for (const percent of [25, 50, 75]) {
+    using receiver = pool.kvReceiver();
+    const cells = pool.counters().usedCells;
+    const { child, socket } = await startSender();
+    const killed = once(child, "exit");
+    const stream = watched(socket, (bytes) => {
+      if (bytes >= (whole.length * percent) / 100) child.kill("SIGKILL");
+    });
+    expect(await codeOf(() => receiver.read(stream))).toMatch(/^ERR_LATENT_KV_(TRUNCATED|PEER_LOST)$/);
+    await killed;
+    expect(pool.counters().usedCells).toBe(cells);
+    const before = receiver.bytes;
+    expect(before).toBeGreaterThan((whole.length * (percent - 12)) / 100);
+    const next = await startSender(receiver.held(), 0);
+    let sent = 0;
+    const ended = once(next.child, "exit");
+    using kv = await receiver.read(
+      watched(next.socket, (bytes) => {
+        sent = bytes;
+      }),
+    );
+    await ended;
+    expect(sent).toBeLessThan(whole.length - before + 40_000);
+    expect(Buffer.from(await kv.toBytes()).equals(whole)).toBe(true);
+  }
+});
+
+it("25. a sender that stops is told from one that is slow, and its content can still come", async () => {
+  using receiver = pool.kvReceiver();
+  const { child, socket } = await startSender();
+  let stopped = false;
+  const stream = watched(socket, (bytes) => {
+    if (bytes < 200_000 || stopped) return;
+    stopped = true;
+    child.kill("SIGSTOP");
+  });
+  const started = performance.now();
+  expect(await codeOf(() => receiver.read(stream, { idleMs: 300 }))).toBe("ERR_LATENT_KV_STALLED");
+  expect(stopped).toBe(true);
+  expect(performance.now() - started).toBeLessThan(20_000);
+  const gone = once(child, "exit");
+  child.kill("SIGKILL");
+  child.kill("SIGCONT");
+  await gone;
+  const next = await startSender(receiver.held(), 0);
+  const ended = once(next.child, "exit");
+  using kv = await receiver.read(next.socket, { idleMs: 10_000 });
+  await ended;
+  expect(kv.length).toBe(positions);
+});
+
+it("24. a slow reader holds the sender back: nothing is written before it is asked for", async () => {
+  const sequence = pool.sequence();
+  await sequence.prefill(tokens);
+  using kv = await sequence.exportKv();
+  let made = 0;
+  const records = kv.records({ bufferBytes: 10_000 });
+  const counted = (async function* () {
+    for await (const piece of records) {
+      made++;
+      yield piece;
+    }
+  })();
+  using receiver = pool.kvReceiver();
+  let taken = 0;
+  const slow = (async function* () {
+    for await (const piece of counted) {
+      expect(made - taken).toBe(1);
+      taken++;
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      yield piece;
+    }
+  })();
+  using received = await receiver.read(slow);
+  expect(received.length).toBe(positions);
+  await sequence.dispose();
+});
+
+it("21. and 26. a receiver that goes away mid-stream costs the sender nothing, and it can send again", async () => {
+  const sequence = pool.sequence();
+  await sequence.prefill(tokens);
+  const want = await floats(sequence.logits());
+  using kv = await sequence.exportKv();
+  const quitter = path.join(folder, "quitter.sock");
+  const once500k = net.createServer((socket) => {
+    let bytes = 0;
+    socket.on("data", (piece) => {
+      bytes += piece.length;
+      if (bytes > 500_000) socket.resetAndDestroy();
+    });
+    socket.on("error", () => undefined);
+  });
+  once500k.listen(quitter);
+  await once(once500k, "listening");
+  const socket = net.connect(quitter);
+  const failed = await (async () => {
+    for await (const piece of kv.records({ bufferBytes: 30_000 })) {
+      await new Promise<void>((resolve, reject) => {
+        socket.write(piece, (error) => {
+          if (error) reject(error);
+          else resolve();
+        });
+      });
+    }
+  })().then(
+    () => false,
+    () => true,
+  );
+  expect(failed).toBe(true);
+  once500k.close();
+  using again = await pool.readKv(kv.records());
+  const copy = pool.sequence();
+  await copy.importKv(again, { positions: "keep" });
+  expect(await floats(copy.logits())).toEqual(want);
+  await copy.dispose();
+  await sequence.dispose();
+});
+
+it("31. transfers that fail leave no file descriptor open", async () => {
+  const open = (): number => readdirSync("/proc/self/fd").length;
+  const once1 = async (): Promise<void> => {
+    const { child, socket } = await startSender(undefined, 1);
+    const gone = once(child, "exit");
+    const closed = once(socket, "close");
+    await codeOf(() =>
+      pool.readKv(
+        watched(socket, () => {
+          child.kill("SIGKILL");
+        }),
+      ),
+    );
+    await gone;
+    socket.destroy();
+    await closed;
+  };
+  await once1();
+  const before = open();
+  for (let i = 0; i < 5; i++) await once1();
+  expect(open()).toBeLessThanOrEqual(before);
+});
