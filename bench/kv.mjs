@@ -168,7 +168,13 @@ export async function run(want) {
     add("export", times.exported, { memcpy: times.memcpy }, times.memcpy / times.exported);
     add("import", times.imported, { memcpy: times.memcpy }, times.memcpy / times.imported);
     add("as a stream in one process", times.stream, { memcpy: times.memcpy }, times.memcpy / times.stream);
-    add("unix socket to another process", times["unix kv"], { "the bytes alone": times["unix plain"] }, times["unix plain"] / times["unix kv"], 0.8);
+    add(
+      "unix socket to another process",
+      times["unix kv"],
+      { "the bytes alone": times["unix plain"] },
+      times["unix plain"] / times["unix kv"],
+      0.8,
+    );
     add("TCP to another process", times["tcp kv"], { "the bytes alone": times["tcp plain"] }, times["tcp plain"] / times["tcp kv"], 0.8);
     add("file, written and read", times["file kv"], { "the bytes alone": times["file plain"] }, times["file plain"] / times["file kv"]);
     for (const format of ["q8_0", "q4_0"]) {

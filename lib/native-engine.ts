@@ -38,6 +38,7 @@ export interface NativePoolInfo {
   readonly batch: number;
   readonly threads: number;
   readonly canShift: boolean;
+  readonly keyPositions: string;
   readonly kvBytesPerPosition: number;
 }
 

@@ -24,7 +24,7 @@ export interface NativeKv {
   part(part: number, from: number, to: number): NativeJob<NativeTensor>;
   slice(from: number, to: number): NativeKv;
   concat(next: NativeKv): NativeKv;
-  convert(format: string, keyRotation: number, valueRotation: number): NativeJob<NativeKv>;
+  convert(format: string): NativeJob<NativeKv>;
   readonly disposed: boolean;
   dispose(): void;
 }
@@ -36,6 +36,8 @@ export interface NativeKvWriter {
   sizes(): Float64Array;
   /** The records [from, to). */
   write(from: number, to: number): NativeJob<Uint8Array>;
+  /** Takes the records [from, to) into the root without writing them. */
+  passOver(from: number, to: number): NativeJob<void>;
   dispose(): void;
 }
 
@@ -46,7 +48,6 @@ export interface NativeKvReader {
   held(): Uint8Array;
   finish(): { readonly kv: NativeKv; readonly notes: NativeFields };
   readonly done: boolean;
-  readonly entries: number;
   readonly bytes: number;
   dispose(): void;
 }

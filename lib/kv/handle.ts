@@ -1,5 +1,6 @@
 // What a sequence holds, taken out of its cache: a handle to native memory that can be cut, joined, converted, sent, and given to another
 // sequence of the same model.
+import { constants } from "node:buffer";
 import { inspect } from "node:util";
 import { checkInteger, checkKeys, checkOneOf, checkString, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
@@ -9,7 +10,7 @@ import type { NativeKv, NativeKvInfo } from "../native-kv.js";
 import { Latent } from "../spaces/latent.js";
 import type { Space } from "../spaces/space.js";
 import { Tensor } from "../tensor.js";
-import type { KvIdentity } from "./identity.js";
+import { requireSameIdentity, type KvIdentity } from "./identity.js";
 
 /** How numbers of keys and values are stored: `f32`, `f16`, `bf16`, or ggml's blocks of 32 with 8.5 (`q8_0`) or 4.5 bits a number (`q4_0`). */
 export type KvFormat = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
@@ -59,12 +60,6 @@ export interface KvReference extends Omit<KvInfo, "layers"> {
 }
 
 const tileEntries = 256;
-/** Quantised rows are stored rotated, so that a large channel does not take the precision of its neighbours. */
-const rotationOf = (channels: number, most: number): number => {
-  let block = 32;
-  while (block * 2 <= most && channels % (block * 2) === 0) block *= 2;
-  return block;
-};
 
 /** Made by `sequence.exportKv` and `pool.readKv`. */
 export class KvHandle {
@@ -123,13 +118,13 @@ export class KvHandle {
     }
   }
 
-  /** The same entries [from, to) as a handle of their own, without a copy. */
+  /** The same entries [from, to) as a handle of their own: no key or value is copied, and the memory of all of them is kept. */
   slice(range: KvRange): KvHandle {
     const { from, to } = this.#range(range);
     return this.#with(LatentError.translate(() => this.#handle.slice(from, to)));
   }
 
-  /** All but the entries [from, to), without a copy. Their neighbours keep their positions, with a gap between; import them `at` or `append` to close it. */
+  /** All but the entries [from, to); no key or value is copied. Their neighbours keep their positions, with a gap between; import them `at` or `append` to close it. */
   drop(range: KvRange): KvHandle {
     const { from, to } = this.#range(range);
     using before = this.slice({ from: 0, to: from });
@@ -138,28 +133,26 @@ export class KvHandle {
   }
 
   /**
-   * This and then `next`, without a copy. Neither has read the other: the joint content is an approximation of having read both.
+   * This and then `next`; no key or value is copied. Neither has read the other: the joint content is an approximation of having read both.
    * @throws {@link LatentError} `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT` (another format: see {@link convert})
    */
   concat(next: KvHandle): KvHandle {
     if (!(next instanceof KvHandle)) throw invalid("next", "a KvHandle", next);
+    requireSameIdentity(next.identity, this.identity);
     return this.#with(LatentError.translate(() => this.#handle.concat(next.#handle)));
   }
 
   /**
-   * A copy with numbers of another format. Quantised rows are stored rotated (Walsh-Hadamard, as llama.cpp does), keys in blocks of up to 128
-   * numbers and values of up to 64.
+   * A copy with numbers of another format; what has it already keeps its bits. Quantised rows are rotated as llama.cpp does it (Walsh-Hadamard, where
+   * heads are multiples of 64), so that a large channel does not take the precision of its neighbours.
    * @throws {@link LatentError} `ERR_LATENT_NON_FINITE` (a number that the format cannot hold), `ERR_LATENT_INVALID_ARGUMENT` (rows that are no whole blocks)
    */
   async convert(format: KvFormat, options: { readonly signal?: AbortSignal } = {}): Promise<KvHandle> {
     checkOneOf("format", format, ["f32", "f16", "bf16", "q8_0", "q4_0"]);
     checkKeys("options", options, ["signal"]);
-    const quantised = format === "q8_0" || format === "q4_0";
-    const channels = (part: "keys" | "values"): number => Math.min(...this.info.layers.map((layer) => layer[part].channels));
-    const rotations = quantised ? ([rotationOf(channels("keys"), 128), rotationOf(channels("values"), 64)] as const) : ([0, 0] as const);
     return this.#with(
       await run(
-        LatentError.translate(() => this.#handle.convert(format, ...rotations)),
+        LatentError.translate(() => this.#handle.convert(format)),
         options.signal,
       ),
     );
@@ -237,12 +230,22 @@ export class KvHandle {
     }
   }
 
-  /** All of {@link records} in one piece: a file of the content. */
+  /**
+   * All of {@link records} in one piece: a file of the content.
+   * @throws {@link LatentError} `ERR_LATENT_KV_LIMIT` (larger than a buffer can be: write the records to a file instead)
+   */
   async toBytes(options: { readonly signal?: AbortSignal } = {}): Promise<Uint8Array> {
     checkKeys("options", options, ["signal"]);
     const pieces: Uint8Array[] = [];
-    for await (const piece of this.records({ ...options, bufferBytes: 1 << 30 })) pieces.push(piece);
-    return pieces.length === 1 && pieces[0] !== undefined ? pieces[0] : Buffer.concat(pieces);
+    let size = 0;
+    for await (const piece of this.records({ ...options, bufferBytes: 64 << 20 })) {
+      pieces.push(piece);
+      size += piece.length;
+      if (size > constants.MAX_LENGTH)
+        throw new LatentError("ERR_LATENT_KV_LIMIT", `more than the ${constants.MAX_LENGTH} bytes that a buffer can hold`);
+    }
+    const [only] = pieces;
+    return pieces.length === 1 && only !== undefined ? only : Buffer.concat(pieces, size);
   }
 }
 
@@ -255,9 +258,15 @@ export interface KvRecordsOptions {
   readonly signal?: AbortSignal;
 }
 
+/**
+ * @internal
+ * In characters.
+ */
+export const labelLimit = 1024;
+
 /** @internal */
 export function checkLabel(label: unknown): string {
   const text = checkString("label", label);
-  if (text.length > 1024) throw invalid("label", "at most 1024 characters", text);
+  if (text.length > labelLimit) throw invalid("label", `at most ${labelLimit} characters`, text);
   return text;
 }

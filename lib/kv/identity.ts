@@ -8,15 +8,15 @@ export type KvIdentity = Readonly<Record<string, string>>;
 
 /**
  * @internal
- * `contextLength` counts under LongRoPE, whose factors, and so its keys, depend on it.
+ * `keyPositions`: what the pool says of how its keys are rotated, which can depend on the size of its context.
  */
-export function kvIdentity(info: ModelInfo, contextLength: number): KvIdentity {
+export function kvIdentity(info: ModelInfo, keyPositions: string): KvIdentity {
   return Object.freeze({
     adapters: "none",
     architecture: info.architecture,
     "chat template": info.template,
     heads: `${info.kvHeads}`,
-    "position scheme": `${info.rope}/${info.ropeScaling}${info.ropeScaling === "longrope" ? `/${contextLength}` : ""}`,
+    "key positions": keyPositions,
     vocabulary: `${info.vocabularySize}`,
     weights: info.fingerprint,
   });
@@ -26,6 +26,6 @@ export function kvIdentity(info: ModelInfo, contextLength: number): KvIdentity {
 export function requireSameIdentity(theirs: KvIdentity, ours: KvIdentity): void {
   const name = Object.keys({ ...theirs, ...ours }).find((key) => theirs[key] !== ours[key]);
   if (name === undefined) return;
-  const details = { name, theirs: theirs[name] ?? "none", ours: ours[name] ?? "none" };
+  const details = { name, theirs: theirs[name] ?? "absent", ours: ours[name] ?? "absent" };
   throw new LatentError("ERR_LATENT_KV_MODEL_MISMATCH", `made with another ${name}: ${details.theirs}, here ${details.ours}`, { details });
 }

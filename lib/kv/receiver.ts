@@ -1,10 +1,15 @@
 // The receiving end of a stream of records: it verifies each one as it comes, keeps what is whole when a sender is lost, and has nothing to
 // use before the root has come.
+import { setImmediate } from "node:timers/promises";
 import { checkInteger, checkKeys, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import type { NativeKvReader } from "../native-kv.js";
-import { KvHandle } from "./handle.js";
+import { KvHandle, labelLimit } from "./handle.js";
 import type { KvIdentity } from "./identity.js";
+
+/** So much is verified at a time, a fraction of a millisecond; after `turn` bytes the event loop gets its turn. */
+const step = 256 << 10;
+const turn = 1 << 20;
 
 /** Bytes in any pieces: a Buffer, a Readable, a fetch body, {@link KvHandle.records}. */
 export type KvSource = Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
@@ -45,7 +50,7 @@ export class KvReceiver {
   }
 
   /**
-   * Reads a stream to its end and resolves with the content. When it rejects, whole records are kept for the next stream.
+   * Reads a stream to the end of its source and resolves with the content. When it rejects, whole records are kept for the next stream.
    * @throws {@link LatentError} `ERR_LATENT_KV_TRUNCATED` (it ended early), `ERR_LATENT_KV_PEER_LOST` (it failed), `ERR_LATENT_KV_STALLED` (`idleMs`),
    * `ERR_LATENT_KV_FORMAT`, `ERR_LATENT_KV_CHECKSUM`, `ERR_LATENT_KV_VERSION`, `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT`,
    * `ERR_LATENT_KV_LIMIT`, `ERR_LATENT_KV_POSITION`, `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`
@@ -55,32 +60,45 @@ export class KvReceiver {
     const idleMs = checkInteger("idleMs", fallback(options.idleMs, 0), 0, 2 ** 31 - 1);
     if (this.#reading) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "this receiver is reading another stream");
     if (this.#taken) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "this receiver has already given its content away");
-    const pieces = iteratorOf(source);
-    LatentError.translate(() => {
-      this.#reader.restart();
-    });
     this.#reading = true;
+    let pieces: AsyncIterator<unknown> | Iterator<unknown> | undefined;
     let ended = false;
     try {
-      while (!this.#reader.done) {
+      LatentError.translate(() => {
+        this.#reader.restart();
+      });
+      pieces = iteratorOf(source);
+      // to its very end: what follows the root is an error wherever the pieces are cut
+      for (let unseen = 0; ;) {
         options.signal?.throwIfAborted();
-        const piece = await within(pieces.next(), idleMs, options.signal);
+        const piece = await within(pieces, idleMs, options.signal);
         ended = piece.done === true;
         if (ended) break;
         if (!(piece.value instanceof Uint8Array)) throw invalid("source", "a source of Uint8Arrays", piece.value);
-        const bytes = piece.value;
-        LatentError.translate(() => {
-          this.#reader.feed(bytes);
-        });
+        for (let at = 0; at < piece.value.length; at += step) {
+          this.#feed(piece.value.subarray(at, at + step));
+          unseen += step;
+          if (unseen < turn) continue;
+          unseen = 0;
+          await setImmediate();
+          options.signal?.throwIfAborted();
+        }
       }
       const { kv, notes } = LatentError.translate(() => this.#reader.finish());
       this.#taken = true;
-      return new KvHandle(kv, this.#identity, notes.find(([name]) => name === "label")?.[1] ?? "");
+      const label = notes.find(([name]) => name === "label")?.[1] ?? "";
+      return new KvHandle(kv, this.#identity, label.slice(0, labelLimit));
     } finally {
       this.#reading = false;
       // a source that was left early may hold a socket or a file; a silent one would not answer, so nobody waits
-      if (!ended) void Promise.resolve(pieces.return?.()).catch(() => undefined);
+      if (!ended) void Promise.resolve(pieces?.return?.()).catch(() => undefined);
     }
+  }
+
+  #feed(bytes: Uint8Array): void {
+    LatentError.translate(() => {
+      this.#reader.feed(bytes);
+    });
   }
 
   /** Frees what has come. Idempotent. */
@@ -104,7 +122,11 @@ function iteratorOf(source: unknown): AsyncIterator<unknown> | Iterator<unknown>
 }
 
 /** The next piece, unless the sender stays silent, fails, or the signal aborts. */
-async function within<T>(piece: Promise<T> | T, idleMs: number, signal: AbortSignal | undefined): Promise<T> {
+async function within(
+  pieces: AsyncIterator<unknown> | Iterator<unknown>,
+  idleMs: number,
+  signal: AbortSignal | undefined,
+): Promise<IteratorResult<unknown>> {
   let timer: NodeJS.Timeout | undefined;
   let abort: (() => void) | undefined;
   const stalled = new Promise<never>((_, reject) => {
@@ -118,12 +140,15 @@ async function within<T>(piece: Promise<T> | T, idleMs: number, signal: AbortSig
     };
     signal?.addEventListener("abort", abort, { once: true });
   });
-  const next = Promise.resolve(piece).catch((cause: unknown) => {
-    if (LatentError.isInstance(cause)) throw cause;
-    throw new LatentError("ERR_LATENT_KV_PEER_LOST", `the sender was lost: ${cause instanceof Error ? cause.message : String(cause)}`, {
-      cause,
-    });
-  });
+  const next = (async () => {
+    try {
+      return await pieces.next();
+    } catch (cause) {
+      if (LatentError.isInstance(cause)) throw cause;
+      const why = cause instanceof Error ? cause.message : String(cause);
+      throw new LatentError("ERR_LATENT_KV_PEER_LOST", `the sender was lost: ${why}`, { cause });
+    }
+  })();
   try {
     return await Promise.race([next, stalled]);
   } finally {

@@ -54,7 +54,7 @@ export class Pool {
 
   /** What content of this pool's sequences means; equal for every pool that can take it. */
   get kvIdentity(): KvIdentity {
-    return kvIdentity(this.model.info, this.info.contextLength);
+    return kvIdentity(this.model.info, this.info.keyPositions);
   }
 
   /**

@@ -50,14 +50,14 @@ napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const
     pool->submit(request);
     return started;
   }
+  if (!pool->admit(*request)) return started;
   ThreadPool::get().submit([pool, request, prepare = std::move(prepare)] {
     try {
       prepare();
+      pool->enqueue(request);
     } catch (...) {
-      request->done(current_failure());
-      return;
+      pool->give_up(*request, current_failure());
     }
-    pool->submit(request);
   });
   return started;
 }

@@ -1,4 +1,6 @@
 // The JavaScript class Kv: what a sequence holds, in native memory. Cutting and joining share it.
+#include <algorithm>
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -118,7 +120,7 @@ class KvObject : public OperandObject<KvObject, KvContent> {
     });
   }
 
-  // convert(format, keyRotation, valueRotation) -> job of Kv. Rotations are those of the quantised formats, 0 for none.
+  // convert(format) -> job of Kv
   Napi::Value convert_rows(const Napi::CallbackInfo& call) {
     const Napi::Env env = call.Env();
     const Shared content = shared(env);
@@ -126,12 +128,9 @@ class KvObject : public OperandObject<KvObject, KvContent> {
     constexpr RowFormat formats[] = {RowFormat::f32, RowFormat::f16, RowFormat::bf16, RowFormat::q8_0, RowFormat::q4_0};
     const auto* found = std::find_if(std::begin(formats), std::end(formats), [&](RowFormat f) { return row_format_name(f) == format; });
     if (found == std::end(formats)) throw_invalid(env, "format must be one of f32, f16, bf16, q8_0, q4_0");
-    const auto key_rotation = static_cast<int32_t>(require_int(call, 1, "keyRotation", 0, largest_rotation));
-    const auto value_rotation = static_cast<int32_t>(require_int(call, 2, "valueRotation", 0, largest_rotation));
-    CacheLayout layout = content->layout;
-    for (size_t part = 0; part < layout.parts.size(); part++) {
-      layout.parts[part] = {*found, layout.parts[part].channels, part % 2 == 0 ? key_rotation : value_rotation};
-      if (const Status status = check_rows(layout.parts[part]); !status.ok()) throw_status(env, status);
+    CacheLayout layout = with_format(content->layout, *found);
+    for (const CacheRows& rows : layout.parts) {
+      if (const Status status = check_rows(rows); !status.ok()) throw_status(env, status);
     }
     return {env, start_on_pool(env, *env.GetInstanceData<AddonData>()->jobs, std::make_shared<Job>(), nullptr,
                                [content, layout = std::move(layout)](Job& job) -> Job::ToValue {

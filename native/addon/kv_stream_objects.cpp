@@ -1,4 +1,6 @@
 // The JavaScript classes that turn a Kv into the records of a stream and back.
+#include <algorithm>
+#include <functional>
 #include <span>
 #include <string>
 #include <utility>
@@ -9,11 +11,18 @@
 #include "addon/kv_objects.h"
 #include "addon/operand_object.h"
 #include "addon/typed_arrays.h"
+#include "core/large_pages.h"
 
 namespace latentwire::addon {
 namespace {
 
-class KvWriterObject : public OperandObject<KvWriterObject, KvWriter> {
+// A writer is no constant: it gathers what the root is made of. Its records are asked for one after the other.
+struct SharedWriter {
+  explicit SharedWriter(std::shared_ptr<KvWriter> made) : writer(std::move(made)) {}
+  std::shared_ptr<KvWriter> writer;
+};
+
+class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
  public:
   static constexpr const char* class_name = "KvWriter";
   static constexpr napi_type_tag tag = {0x6c61'7465'6e74'7769, 0x7265'2e6b'7677'7274};
@@ -25,6 +34,7 @@ class KvWriterObject : public OperandObject<KvWriterObject, KvWriter> {
                        {
                            InstanceMethod<&KvWriterObject::sizes>("sizes"),
                            InstanceMethod<&KvWriterObject::write>("write"),
+                           InstanceMethod<&KvWriterObject::pass_over>("passOver"),
                            InstanceMethod<&KvWriterObject::dispose>("dispose"),
                        });
   }
@@ -37,8 +47,8 @@ class KvWriterObject : public OperandObject<KvWriterObject, KvWriter> {
       KvManifest manifest;
       manifest.identity = fields_of(call[1], "identity");
       manifest.notes = fields_of(call[2], "notes");
-      auto writer = std::make_shared<const KvWriter>(kv_of(call[0]), std::move(manifest));
-      return Napi::Value(call.Env(), wrap(std::move(writer))(call.Env()));
+      auto writer = std::make_shared<KvWriter>(kv_of(call[0]), std::move(manifest));
+      return Napi::Value(call.Env(), wrap(std::make_shared<const SharedWriter>(std::move(writer)))(call.Env()));
     });
   }
 
@@ -47,7 +57,7 @@ class KvWriterObject : public OperandObject<KvWriterObject, KvWriter> {
 
   // -> Float64Array, bytes of each record
   Napi::Value sizes(const Napi::CallbackInfo& call) {
-    const KvWriter& writer = operand(call.Env());
+    const KvWriter& writer = *operand(call.Env()).writer;
     return translate(call.Env(), [&] {
       std::vector<double> bytes;
       for (int64_t i = 0; i < writer.records(); i++) bytes.push_back(static_cast<double>(writer.record_bytes(i)));
@@ -57,28 +67,44 @@ class KvWriterObject : public OperandObject<KvWriterObject, KvWriter> {
 
   // write(from, to) -> job of a Buffer with records [from, to)
   Napi::Value write(const Napi::CallbackInfo& call) {
+    const std::shared_ptr<KvWriter> writer = operand(call.Env()).writer;
+    return start(call, *writer, [writer](int64_t from, int64_t to, const Job& job) -> Job::ToValue {
+      size_t size = 0;
+      for (int64_t record = from; record < to; record++) size += static_cast<size_t>(writer->record_bytes(record));
+      std::shared_ptr<uint8_t> bytes = large_memory(size);
+      if (bytes == nullptr) fail(Code::out_of_memory, "no memory for " + std::to_string(size) + " bytes of records");
+      uint8_t* at = bytes.get();
+      for (int64_t record = from; record < to && !job.cancelled(); record++) {
+        writer->write(record, at);
+        at += writer->record_bytes(record);
+      }
+      return [bytes, size](napi_env raw) -> napi_value {
+        const auto release = [](Napi::BasicEnv, uint8_t*, std::shared_ptr<uint8_t>* memory) { delete memory; };
+        return Napi::Buffer<uint8_t>::NewOrCopy(raw, bytes.get(), size, release, new std::shared_ptr<uint8_t>(bytes));
+      };
+    });
+  }
+
+  // passOver(from, to) -> job: takes them into the root without writing them
+  Napi::Value pass_over(const Napi::CallbackInfo& call) {
+    const std::shared_ptr<KvWriter> writer = operand(call.Env()).writer;
+    return start(call, *writer, [writer](int64_t from, int64_t to, const Job& job) -> Job::ToValue {
+      for (int64_t record = from; record < to && !job.cancelled(); record++) writer->pass_over(record);
+      return {};
+    });
+  }
+
+  static Napi::Value start(const Napi::CallbackInfo& call, const KvWriter& writer,
+                           std::function<Job::ToValue(int64_t from, int64_t to, const Job& job)> work) {
     const Napi::Env env = call.Env();
-    const Shared writer = shared(env);
-    const int64_t to = require_int(call, 1, "to", 0, writer->records());
+    const int64_t to = require_int(call, 1, "to", 0, writer.records());
     const int64_t from = require_int(call, 0, "from", 0, to);
-    return {env, start_on_pool(env, *env.GetInstanceData<AddonData>()->jobs, std::make_shared<Job>(), nullptr, [=](Job&) -> Job::ToValue {
-              auto bytes = std::make_shared<std::vector<uint8_t>>();
-              size_t size = 0;
-              for (int64_t record = from; record < to; record++) size += static_cast<size_t>(writer->record_bytes(record));
-              bytes->resize(size);
-              uint8_t* at = bytes->data();
-              for (int64_t record = from; record < to; record++) {
-                writer->write(record, at);
-                at += writer->record_bytes(record);
-              }
-              return [bytes](napi_env raw) -> napi_value {
-                auto owned = std::make_unique<std::vector<uint8_t>>(std::move(*bytes));
-                uint8_t* data = owned->data();
-                const size_t length = owned->size();
-                const auto release = [](Napi::BasicEnv, uint8_t*, std::vector<uint8_t>* memory) { delete memory; };
-                return Napi::Buffer<uint8_t>::NewOrCopy(raw, data, length, release, owned.release());
-              };
-            })};
+    return {env, start_on_pool(env, *env.GetInstanceData<AddonData>()->jobs, std::make_shared<Job>(), nullptr,
+                               [from, to, work = std::move(work)](Job& job) -> Job::ToValue {
+                                 Job::ToValue made = work(from, to, job);
+                                 if (job.cancelled()) fail(Code::cancelled, "the records were aborted");
+                                 return made;
+                               })};
   }
 };
 
@@ -95,7 +121,6 @@ class KvReaderObject : public TaggedWrap<KvReaderObject> {
                            InstanceMethod<&KvReaderObject::held>("held"),
                            InstanceMethod<&KvReaderObject::finish>("finish"),
                            InstanceAccessor<&KvReaderObject::done>("done"),
-                           InstanceAccessor<&KvReaderObject::entries>("entries"),
                            InstanceAccessor<&KvReaderObject::bytes>("bytes"),
                            InstanceMethod<&KvReaderObject::dispose>("dispose"),
                        });
@@ -128,9 +153,6 @@ class KvReaderObject : public TaggedWrap<KvReaderObject> {
 
   Napi::Value held(const Napi::CallbackInfo& call) { return array_with<uint8_t>(call.Env(), reader(call.Env()).held()); }
   Napi::Value done(const Napi::CallbackInfo& call) { return Napi::Boolean::New(call.Env(), reader(call.Env()).done()); }
-  Napi::Value entries(const Napi::CallbackInfo& call) {
-    return Napi::Number::New(call.Env(), static_cast<double>(reader(call.Env()).entries()));
-  }
   Napi::Value bytes(const Napi::CallbackInfo& call) {
     return Napi::Number::New(call.Env(), static_cast<double>(reader(call.Env()).payload_bytes()));
   }

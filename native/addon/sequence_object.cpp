@@ -310,6 +310,7 @@ class SequenceObject : public TaggedWrap<SequenceObject> {
     return edit(call, [s = parts_.state, length](Pool& pool) {
       if (length > s->log.size())
         fail(Code::invalid_argument, "cannot truncate " + std::to_string(s->log.size()) + " positions to " + std::to_string(length));
+      pool.require_adjacent_end(*s, length);
       pool.truncate(*s, length);
     });
   }

@@ -3,10 +3,13 @@
 // decoded alone, for then the states of every layer are the same at any position, and so are keys but for their rotation.
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <limits>
 
 #include "engine/failure.h"
 #include "engine/pool.h"
 #include "engine/rope_spec.h"
+#include "kernels/stats.h"
 
 namespace latentwire {
 namespace {
@@ -37,11 +40,14 @@ double tolerance_of(RowFormat format) {
       return 0.02;
     case RowFormat::bf16:
       return 0.01;
+    case RowFormat::f32:
+      return 1e-4;
     default:
       return 0.002;
   }
 }
 
+// Infinite where there is nothing to compare with: what proves nothing must not pass for a proof.
 double relative_distance(const std::vector<float>& a, const std::vector<float>& b) {
   double difference = 0;
   double size = 0;
@@ -49,14 +55,7 @@ double relative_distance(const std::vector<float>& a, const std::vector<float>& 
     difference += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
     size += static_cast<double>(b[i]) * b[i];
   }
-  return size == 0 ? std::sqrt(difference) : std::sqrt(difference / size);
-}
-
-// llama.cpp rotates the rows of quantised caches in blocks, where heads are multiples of 64: keys by the largest power of two that divides
-// a head, values by 64.
-int32_t rotation_of(int32_t head_dim, bool keys) {
-  if (head_dim % 64 != 0) return 0;
-  return keys ? head_dim & -head_dim : 64;
+  return size == 0 ? std::numeric_limits<double>::infinity() : std::sqrt(difference / size);
 }
 
 std::vector<float> row_of(const CacheRows& rows, const uint8_t* at) {
@@ -65,15 +64,48 @@ std::vector<float> row_of(const CacheRows& rows, const uint8_t* at) {
   return numbers;
 }
 
+// What the frequencies are, in so few characters that they can be compared.
+std::string digest_of_ropes(const std::vector<std::shared_ptr<const Rope>>& layers) {
+  std::vector<float> numbers;
+  for (const auto& rope : layers) {
+    numbers.push_back(rope == nullptr ? -1.0F : static_cast<float>(rope->pairs == Rope::Pairs::neox ? 1 : 0));
+    if (rope == nullptr) continue;
+    numbers.push_back(static_cast<float>(rope->head_dim));
+    numbers.push_back(static_cast<float>(rope->rotated));
+    for (const double frequency : rope->frequencies) numbers.push_back(static_cast<float>(frequency));
+  }
+  const Digest128 digest = digest_of(numbers.data(), numbers.size() * sizeof(float));
+  char text[33];
+  std::snprintf(text, sizeof text, "%016llx%016llx", static_cast<unsigned long long>(digest.high),
+                static_cast<unsigned long long>(digest.low));
+  return text;
+}
+
 }  // namespace
 
-// The state of the scratch sequence after `tokens` times token 0 from `position` on, and nothing else.
+// An ordinary token whose input row is of about the common size: those for unknown and padding are zero in some models.
+int32_t Pool::probe_token() const {
+  const ModelInfo& info = model_->info();
+  std::vector<float> row(static_cast<size_t>(info.embedding_length));
+  int32_t token = 0;
+  for (int64_t fifth = 1; fifth < 5; fifth++) {
+    token = static_cast<int32_t>((info.vocabulary_size - 1) * fifth / 5);
+    model_->input_row(token, row.data());
+    double square = 0;
+    for (const float x : row) square += static_cast<double>(x) * x;
+    if (std::sqrt(square) > info.alpha / 4) break;
+  }
+  return token;
+}
+
+// The state of a sequence that holds `tokens` times the probe's token from `position` on, and nothing else before or after this.
 std::vector<uint8_t> Pool::state_of_probe(abi::llama_context* context, int32_t sequence, int32_t position, int32_t tokens) {
+  const int32_t token = probe_token();
   const abi::llama_memory_t memory = api_.llama_get_memory(context);
   Batch batch(model_->info().embedding_length, model_->positions_per_row());
   for (int32_t i = 0; i < tokens; i++) {
     batch.clear();
-    batch.add_token(0, position + i, sequence, true);
+    batch.add_token(token, position + i, sequence, true);
     if (guarded("first decode", [&] { return api_.llama_decode(context, batch.view()); }) != 0)
       fail(Code::engine_failed, "the first decode failed: " + Runtime::take_log());
   }
@@ -99,8 +131,47 @@ void Pool::prove_cache() {
     return;
   }
   geometry.max_cells = context_length_;
+  geometry_ = geometry;
+  CacheLayout layout = layout_of(geometry);
+  if (layout.parts.front().channels % layout.key_head != 0 || layout.parts[1].channels % layout.value_head != 0) {
+    layout_refusal_ = "its rows are no whole heads";
+    return;
+  }
+  // A quantised cache is held against one of plain numbers for the same token.
+  std::shared_ptr<abi::llama_context> plain;
+  Probe probe{context_, scratch_, geometry, layout};
+  if (is_quantised(layout.parts.front().format)) {
+    plain = plain_context();
+    if (plain == nullptr || !find_rotation(one, plain.get(), &layout)) {
+      layout_refusal_ = "its quantised rows are stored in a way that this package does not know";
+      return;
+    }
+    // unless its rotary positions depend on the size of the context, which is another there
+    if (model_->file().tensor("rope_factors_long.weight") == nullptr) {
+      probe = {plain.get(), 0, {}, {}};
+      const std::vector<uint8_t> state = state_of_probe(plain.get(), 0, 0, 1);
+      if (!learn_geometry(state.data(), state.size(), 1, model_->info().layers, &probe.geometry).ok()) return;
+      probe.geometry.max_cells = context_length_;
+      probe.layout = layout_of(probe.geometry);
+    } else {
+      probe.layout = layout;
+    }
+  }
+  layout_ = std::move(layout);
+  prove_rotary_positions(probe);
+}
+
+CacheLayout Pool::layout_of(const StateGeometry& geometry) const {
+  const GgufFile& file = model_->file();
+  const ModelInfo& info = model_->info();
   CacheLayout layout;
-  layout.dimension = model_->info().embedding_length;
+  layout.dimension = info.embedding_length;
+  const auto head = [&](const char* key) {
+    const auto given = file.integer(file.arch_key(key)).value_or(static_cast<uint64_t>(info.embedding_length / std::max(info.heads, 1)));
+    return static_cast<int32_t>(std::clamp<uint64_t>(given, 1, INT32_MAX));
+  };
+  layout.key_head = head("attention.key_length");
+  layout.value_head = head("attention.value_length");
   for (const StateLayer& layer : geometry.layers) {
     for (const auto& [type, bytes] : {std::pair{layer.key_type, layer.key_row_bytes}, std::pair{layer.value_type, layer.value_row_bytes}}) {
       const RowFormat format = format_of(type);
@@ -108,84 +179,84 @@ void Pool::prove_cache() {
       layout.parts.push_back({format, static_cast<int32_t>(units * row_unit_columns(format)), 0});
     }
   }
-  geometry_ = std::move(geometry);
-  if (is_quantised(layout.parts.front().format) && !find_rotation(one, &layout)) {
-    layout_refusal_ = "its quantised rows are stored in a way that this package does not know";
-    return;
-  }
-  layout_ = std::move(layout);
-  prove_rotary_positions(one);
+  return layout;
 }
 
-// Which of the two ways of storing quantised rows gives back what a cache of plain numbers holds for the same token. Of the first layer
-// only: the states of the others depend on what attention reads.
-bool Pool::find_rotation(const std::vector<uint8_t>& probe, CacheLayout* layout) {
+// A small one with a cache of f32; nullptr if llama.cpp makes none.
+std::shared_ptr<abi::llama_context> Pool::plain_context() {
   abi::llama_context_params params = context_params();
   params.n_ctx = params.n_batch = params.n_ubatch = 32;
   params.n_seq_max = 1;
   params.type_k = params.type_v = abi::GGML_TYPE_F32;
-  abi::llama_context* plain = guarded("context of plain numbers", [&] { return api_.llama_init_from_model(model_->handle(), params); });
-  if (plain == nullptr) fail(Code::out_of_memory, "llama.cpp made no context: " + Runtime::take_log());
-  std::vector<uint8_t> truth;
-  try {
-    truth = state_of_probe(plain, 0, 0, 1);
-  } catch (...) {
-    api_.llama_free(plain);
-    throw;
-  }
-  api_.llama_free(plain);
+  abi::llama_context* made = guarded("context of plain numbers", [&] { return api_.llama_init_from_model(model_->handle(), params); });
+  if (made == nullptr) return nullptr;
+  return {made, [free = api_.llama_free](abi::llama_context* context) { free(context); }};
+}
+
+// Which of the two ways of storing quantised rows gives back what a cache of plain numbers holds for the same token; it must be one of them
+// and not the other. Of the first layer only: the states of the others depend on what attention reads.
+bool Pool::find_rotation(const std::vector<uint8_t>& probe, abi::llama_context* plain, CacheLayout* layout) {
+  const std::vector<uint8_t> truth = state_of_probe(plain, 0, 0, 1);
   StateGeometry plain_geometry;
   StateSummary wanted;
   StateSummary found;
-  if (!learn_geometry(truth.data(), truth.size(), 1, model_->info().layers, &plain_geometry).ok() ||
-      !locate_rows(truth.data(), truth.size(), plain_geometry, &wanted).ok() ||
+  if (!learn_geometry(truth.data(), truth.size(), 1, model_->info().layers, &plain_geometry).ok()) return false;
+  plain_geometry.max_cells = 1;
+  if (!locate_rows(truth.data(), truth.size(), plain_geometry, &wanted).ok() ||
       !locate_rows(probe.data(), probe.size(), *geometry_, &found).ok())
     return false;
-  for (const bool rotated : {false, true}) {
-    CacheLayout guess = *layout;
-    const int32_t heads = model_->info().kv_heads;
-    for (size_t part = 0; rotated && part < guess.parts.size(); part++)
-      guess.parts[part].rotation = rotation_of(guess.parts[part].channels / heads, part % 2 == 0);
-    bool fits = true;
+  const auto fits = [&](const CacheLayout& guess) {
     for (size_t part = 0; part < 2; part++) {
-      const CacheRows numbers{RowFormat::f32, guess.parts[part].channels, 0};
-      fits = fits && check_rows(guess.parts[part]).ok() &&
-             relative_distance(row_of(guess.parts[part], probe.data() + found.parts[part]),
-                               row_of(numbers, truth.data() + wanted.parts[part])) < tolerance_of(guess.parts[part].format);
+      const CacheRows& rows = guess.parts[part];
+      if (!check_rows(rows).ok()) return false;
+      const CacheRows numbers{RowFormat::f32, rows.channels, 0};
+      const double distance =
+          relative_distance(row_of(rows, probe.data() + found.parts[part]), row_of(numbers, truth.data() + wanted.parts[part]));
+      if (!(distance < tolerance_of(rows.format))) return false;
     }
-    if (fits) {
-      *layout = std::move(guess);
-      return true;
-    }
-  }
-  return false;
+    return true;
+  };
+  CacheLayout as_numbers = *layout;
+  for (CacheRows& rows : as_numbers.parts) rows.format = RowFormat::f32;
+  const CacheLayout rotated = with_format(as_numbers, layout->parts.front().format);
+  if (rotated == *layout) return fits(rotated);
+  if (fits(*layout) == fits(rotated)) return false;
+  if (fits(rotated)) *layout = rotated;
+  return true;
 }
 
 // Keys at position 0 turned to another must be the keys that llama.cpp computes there, in every layer, and values must be the same.
-void Pool::prove_rotary_positions(const std::vector<uint8_t>& probe) {
+void Pool::prove_rotary_positions(const Probe& probe) {
   RopeSpec spec = read_rope_spec(model_->file(), api_.llama_model_rope_type(model_->handle()), context_length_);
+  // what is not known may depend on the size of the context, as LongRoPE does
+  key_positions_ = "unproved/" + std::to_string(context_length_);
   rope_refusal_ = spec.obstacle;
   // layers that predict further tokens are in the file, and not in this cache
   if (rope_refusal_.empty() && static_cast<int64_t>(spec.layers.size()) != layout_->layers())
     rope_refusal_ = "the model file has " + std::to_string(spec.layers.size()) + " layers, the cache " + std::to_string(layout_->layers());
-  const int32_t position = std::min(97, context_length_ - 1);
-  if (!rope_refusal_.empty() || position < 1) return;
-  const std::vector<uint8_t> there = state_of_probe(context_, scratch_, position, 1);
+  if (!rope_refusal_.empty()) return;
+  const std::vector<uint8_t> here = state_of_probe(probe.context, probe.sequence, 0, 1);
   StateSummary from;
-  StateSummary to;
-  if (!locate_rows(probe.data(), probe.size(), *geometry_, &from).ok() || !locate_rows(there.data(), there.size(), *geometry_, &to).ok()) {
+  if (!locate_rows(here.data(), here.size(), probe.geometry, &from).ok()) return;
+  for (const int32_t position : {std::min(97, context_length_ - 1), context_length_ - 1}) {
+    const std::vector<uint8_t> there = state_of_probe(probe.context, probe.sequence, position, 1);
+    StateSummary to;
     rope_refusal_ = "the cache changed its layout";
-    return;
+    if (!locate_rows(there.data(), there.size(), probe.geometry, &to).ok()) return;
+    for (size_t part = 0; part < probe.layout.parts.size(); part++) {
+      const CacheRows& rows = probe.layout.parts[part];
+      std::vector<float> moved = row_of(rows, here.data() + from.parts[part]);
+      const Rope* rope = part % 2 == 0 ? spec.layers[part / 2].get() : nullptr;
+      if (rope != nullptr) rotate(*rope, &position, moved.data(), 1, rows.channels / rope->head_dim);
+      // llama.cpp multiplies its angles up in f32
+      const double tolerance = tolerance_of(rows.format) + 1e-7 * position;
+      if (relative_distance(moved, row_of(rows, there.data() + to.parts[part])) < tolerance) continue;
+      rope_refusal_ = "those of layer " + std::to_string(part / 2) + " do not turn as the model file says";
+      return;
+    }
   }
-  for (size_t part = 0; part < layout_->parts.size(); part++) {
-    const CacheRows& rows = layout_->parts[part];
-    std::vector<float> moved = row_of(rows, probe.data() + from.parts[part]);
-    const Rope* rope = part % 2 == 0 ? spec.layers[part / 2].get() : nullptr;
-    if (rope != nullptr) rotate(*rope, &position, moved.data(), 1, rows.channels / rope->head_dim);
-    if (relative_distance(moved, row_of(rows, there.data() + to.parts[part])) < tolerance_of(rows.format)) continue;
-    rope_refusal_ = "those of layer " + std::to_string(part / 2) + " do not turn as the model file says";
-    return;
-  }
+  rope_refusal_.clear();
+  key_positions_ = digest_of_ropes(spec.layers);
   ropes_ = std::move(spec.layers);
 }
 

@@ -74,15 +74,19 @@ std::shared_ptr<SequenceState> Pool::create_sequence() {
 }
 
 void Pool::submit(std::shared_ptr<Request> request) {
-  SequenceState& sequence = *request->sequence;
+  if (admit(*request)) enqueue(std::move(request));
+}
+
+bool Pool::admit(Request& request) {
+  SequenceState& sequence = *request.sequence;
   Status refusal;
-  bool queued = false;
+  bool admitted = false;
   {
     const std::lock_guard lock(mutex_);
     const auto claim = [&](SequenceState& s) {
-      if (s.closed || (s.closing && !request->interrupts())) {
+      if (s.closed || (s.closing && !request.interrupts())) {
         refusal = Status::fail(Code::disposed, "the sequence is disposed");
-      } else if (!request->interrupts() && s.busy.exchange(true)) {
+      } else if (!request.interrupts() && s.busy.exchange(true)) {
         refusal = Status::fail(Code::sequence_busy, "the sequence is running another operation; await it, or fork the sequence");
       }
       return refusal.ok();
@@ -91,25 +95,47 @@ void Pool::submit(std::shared_ptr<Request> request) {
       refusal = Status::fail(Code::disposed, "the pool is disposed");
     } else if (!counters_.poisoned.empty()) {
       // nothing is left to free: a disposal asks for what is so already
-      if (request->interrupts()) {
+      if (request.interrupts()) {
         sequence.closed = true;
       } else {
         refusal = Status::fail(Code::pool_poisoned, counters_.poisoned);
       }
     } else if (claim(sequence)) {
-      if (request->other && !claim(*request->other)) {
+      if (request.other && !claim(*request.other)) {
         sequence.busy = false;
       } else {
-        if (request->interrupts()) sequence.closing = true;
-        incoming_.push_back(request);
-        queued = true;
+        if (request.interrupts()) sequence.closing = true;
+        admitted = true;
       }
     }
   }
-  if (!queued) {
-    request->done(std::move(refusal));
-    return;
+  if (!admitted) request.done(std::move(refusal));
+  return admitted;
+}
+
+void Pool::enqueue(std::shared_ptr<Request> request) {
+  Status refusal;
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) {
+      refusal = Status::fail(Code::disposed, "the pool is disposed");
+    } else if (!counters_.poisoned.empty()) {
+      refusal = Status::fail(Code::pool_poisoned, counters_.poisoned);
+    } else {
+      incoming_.push_back(request);
+    }
   }
+  if (refusal.ok())
+    wake();
+  else
+    give_up(*request, request->interrupts() ? Status{} : std::move(refusal));
+}
+
+void Pool::give_up(Request& request, Status status) {
+  if (!request.interrupts()) request.sequence->busy = false;
+  if (request.other) request.other->busy = false;
+  request.done(std::move(status));
+  // a disposal may be waiting for the sequence
   wake();
 }
 

@@ -56,6 +56,11 @@ class Pool {
   // Any thread.
   std::shared_ptr<SequenceState> create_sequence();
   void submit(std::shared_ptr<Request> request);
+  // The two halves of it, for a request that is made ready in between: the sequence is claimed, or the request has ended (false); then it
+  // is handed to the scheduler, or given up.
+  bool admit(Request& request);
+  void enqueue(std::shared_ptr<Request> request);
+  void give_up(Request& request, Status status);
   void wake();
   // Stops the thread; what was queued ends with ERR_LATENT_DISPOSED. Idempotent.
   void close();
@@ -70,6 +75,8 @@ class Pool {
   size_t kv_bytes_per_position() const noexcept { return kv_bytes_per_position_; }
   // True if keys can be moved to other positions: what a shifted append and a re-anchored drop need.
   bool can_shift() const noexcept { return !ropes_.empty(); }
+  // The same for pools whose keys are rotated alike.
+  const std::string& key_positions() const noexcept { return key_positions_; }
   // How keys and values of this cache are stored; throws Failure kv_layout for a cache that cannot be read.
   const CacheLayout& layout() const;
   // What llama.cpp reads to hold `content` at `positions`, as many and ascending. Throws Failure: kv_layout, position_scheme (keys that
@@ -79,6 +86,7 @@ class Pool {
   // What requests do to sequences; scheduler thread only.
   void require_room(const SequenceState& sequence, int64_t entries) const;
   void require_refresh_room(const SequenceState& sequence) const;
+  void require_adjacent_end(const SequenceState& sequence, int32_t length) const;
   void truncate(SequenceState& sequence, int32_t length);
   void replace(SequenceState& target, const SequenceState& source);
   void append_shifted(SequenceState& target, const SequenceState& source);
@@ -104,10 +112,20 @@ class Pool {
 
   void open_context();
   abi::llama_context_params context_params() const;
+  // Where the proofs of the cache are made: a sequence of a context, and how its rows are stored.
+  struct Probe {
+    abi::llama_context* context;
+    int32_t sequence;
+    StateGeometry geometry;
+    CacheLayout layout;
+  };
+  int32_t probe_token() const;
   std::vector<uint8_t> state_of_probe(abi::llama_context* context, int32_t sequence, int32_t position, int32_t tokens);
   void prove_cache();
-  bool find_rotation(const std::vector<uint8_t>& probe, CacheLayout* layout);
-  void prove_rotary_positions(const std::vector<uint8_t>& probe);
+  CacheLayout layout_of(const StateGeometry& geometry) const;
+  std::shared_ptr<abi::llama_context> plain_context();
+  bool find_rotation(const std::vector<uint8_t>& probe, abi::llama_context* plain, CacheLayout* layout);
+  void prove_rotary_positions(const Probe& probe);
   void run();
   bool give_up_if_poisoned();
   void collect_incoming();
@@ -125,6 +143,7 @@ class Pool {
   bool must_stop(const Request& request) const;
   bool abort_now() const;
   KvContent read_cells(const SequenceState& sequence, int32_t from, int32_t to);
+  void require_movable_keys() const;
   void move_down(SequenceState& sequence, int32_t from, int32_t to);
   void load_scratch(const uint8_t* state, size_t size);
   void clear_scratch();
@@ -154,6 +173,7 @@ class Pool {
   std::string layout_refusal_;
   std::vector<std::shared_ptr<const Rope>> ropes_;  // [layers], nullptr where keys are not rotated; empty if keys cannot be moved
   std::string rope_refusal_ = "its cache cannot be read";
+  std::string key_positions_;
 
   // scheduler thread only
   CellLedger ledger_;

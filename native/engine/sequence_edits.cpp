@@ -26,6 +26,15 @@ void Pool::require_refresh_room(const SequenceState& s) const {
        "needs a cell to decode the last position again, and all " + std::to_string(context_length_) + " are in use");
 }
 
+// The entry that comes to be the last is decoded again when its outputs are asked for, right behind the one before it: with a gap there it
+// would move. Asked before anything is taken out.
+void Pool::require_adjacent_end(const SequenceState& s, int32_t length) const {
+  if (length == 0) return;
+  const auto last = static_cast<size_t>(length) - 1;
+  if (s.positions[last] != (last == 0 ? 0 : s.positions[last - 1] + 1))
+    fail(Code::position_scheme, "a gap in the positions must leave at least two positions behind it");
+}
+
 void Pool::truncate(SequenceState& s, int32_t length) {
   const int32_t size = s.log.size();
   if (length >= size) return;
@@ -137,6 +146,9 @@ KvContent Pool::read_cells(const SequenceState& s, int32_t from, int32_t to) {
   if (summary.positions == content.positions) {
     content.segments.push_back(std::move(cells));
   } else {
+    std::vector<int32_t> sorted = summary.positions;
+    std::sort(sorted.begin(), sorted.end());
+    if (sorted != content.positions) fail(Code::engine_failed, "llama.cpp holds other positions than it was given");
     if (Status status = in_order(content.layout, cells, summary.positions, &content.segments.emplace_back()); !status.ok())
       throw Failure(std::move(status));
   }
@@ -146,10 +158,15 @@ KvContent Pool::read_cells(const SequenceState& s, int32_t from, int32_t to) {
 // The bytes that llama.cpp takes for `content` at `positions`. Any thread.
 Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> positions, const std::atomic<bool>* cancel) const {
   const CacheLayout& local = layout();
+  // before anything of that size is made
+  if (static_cast<int64_t>(positions.size()) > context_length_)
+    fail(Code::context_overflow, std::to_string(positions.size()) + " positions, the context has " + std::to_string(context_length_));
+  if (std::any_of(content.tokens.begin(), content.tokens.end(), [&](int32_t t) { return t != row_entry && !model_->is_token(t); }))
+    fail(Code::kv_model_mismatch, "it holds tokens that this model does not have");
   KeyMove move;
   const bool moves = positions != content.positions;
   if (moves) {
-    if (ropes_.empty()) fail(Code::position_scheme, "cached keys of this model cannot be moved: " + rope_refusal_);
+    require_movable_keys();
     move.ropes = ropes_;
     for (size_t i = 0; i < positions.size(); i++) move.shifts.push_back(positions[i] - content.positions[i]);
   }
@@ -187,6 +204,13 @@ void Pool::import_kv(SequenceState& s, Incoming incoming) {
     fail(Code::context_overflow, "needs " + std::to_string(count) + " cells, the pool has " +
                                      std::to_string(context_length_ - ledger_.used()) + " of " + std::to_string(context_length_) + " free");
   }
+  // nothing may fail for want of memory once the cells are there
+  const auto more = static_cast<size_t>(count);
+  ledger_.reserve(more);
+  s.cells.reserve(s.cells.size() + more);
+  s.positions.reserve(s.positions.size() + more);
+  s.log.tokens.reserve(s.log.tokens.size() + more);
+  s.log.rows.reserve(s.log.rows.size() + incoming.log.rows.size());
   load_scratch(incoming.state.get(), incoming.size);
   guarded("llama_memory_seq_cp", [&] {
     api_.llama_memory_seq_cp(memory_, scratch_, s.id, -1, -1);
@@ -202,9 +226,14 @@ void Pool::import_kv(SequenceState& s, Incoming incoming) {
   s.publish();
 }
 
+void Pool::require_movable_keys() const {
+  if (ropes_.empty()) fail(Code::position_scheme, "cached keys of this model cannot be moved: " + rope_refusal_);
+}
+
 // Concatenation without recompute: the source's keys are turned on to follow the target. The source never attended to the target, so this
 // is block-diagonal attention, an approximation of having read both.
 void Pool::append_shifted(SequenceState& target, const SequenceState& source) {
+  require_movable_keys();
   if (!target.contiguous || !source.contiguous) fail(Code::position_scheme, "a sequence with gaps in its positions cannot be joined");
   require_room(target, source.log.size());
   const KvContent content = export_kv(source, 0, source.log.size());
@@ -217,9 +246,11 @@ void Pool::drop(SequenceState& s, int32_t from, int32_t to, bool reanchor) {
   const int32_t size = s.log.size();
   if (from >= to) return;
   if (to == size) {
+    require_adjacent_end(s, from);
     truncate(s, from);
     return;
   }
+  if (reanchor) require_movable_keys();
   if (!s.contiguous) fail(Code::position_scheme, "the sequence already has a gap in its positions");
   if (!reanchor && to == size - 1) fail(Code::position_scheme, "a gap must leave at least two positions behind it");
   if (reanchor) {
@@ -251,11 +282,12 @@ void Pool::move_down(SequenceState& s, int32_t from, int32_t to) {
   const KvContent before = export_kv(s, from, size);
   const KvContent rest = before.slice(to - from, size - from);
   Incoming moved = encode_kv(rest, positions_from(from, rest.size()), nullptr);
+  Incoming back = encode_kv(before, before.positions, nullptr);
   truncate(s, from);
   try {
     import_kv(s, std::move(moved));
-  } catch (const Failure&) {
-    import_kv(s, encode_kv(before, before.positions, nullptr));
+  } catch (...) {
+    import_kv(s, std::move(back));
     throw;
   }
 }

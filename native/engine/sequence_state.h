@@ -24,6 +24,8 @@ class CellLedger {
     holders_[cell] = 1;
     return cell;
   }
+  // So that as many can be taken without an allocation.
+  void reserve(size_t cells) { holders_.reserve(holders_.size() + cells); }
   void share(uint32_t cell) { holders_[cell]++; }
   void drop(uint32_t cell) {
     if (--holders_[cell] > 0) return;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <new>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -19,8 +20,9 @@ constexpr int64_t line_bytes = 64;
 constexpr int64_t block_rows = 64;  // of one part at a time, so that what the steps hand to each other stays in a cache
 
 bool same_shape(const CacheLayout& a, const CacheLayout& b) {
-  return a.dimension == b.dimension && std::equal(a.parts.begin(), a.parts.end(), b.parts.begin(), b.parts.end(),
-                                                  [](const CacheRows& x, const CacheRows& y) { return x.channels == y.channels; });
+  return a.dimension == b.dimension && a.key_head == b.key_head && a.value_head == b.value_head &&
+         std::equal(a.parts.begin(), a.parts.end(), b.parts.begin(), b.parts.end(),
+                    [](const CacheRows& x, const CacheRows& y) { return x.channels == y.channels; });
 }
 
 // False if a number cannot be written.
@@ -161,21 +163,40 @@ Status write_rows(const KvContent& content, const CacheLayout& layout, const Key
     return Status::fail(Code::kv_layout, "these keys and values have another number of layers or channels");
   const auto parts = static_cast<int64_t>(layout.parts.size());
   std::atomic<int64_t> bad_part = parts;
+  std::atomic<bool> no_memory = false;
   ThreadPool::get().parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; part++) {
       if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return;
       const bool moves = part % 2 == 0 && move != nullptr && move->ropes[static_cast<size_t>(part / 2)] != nullptr;
-      const bool written = moves ? write_moved(content, layout, *move, part, targets[static_cast<size_t>(part)])
-                                 : write_part(content, layout, part, targets[static_cast<size_t>(part)]);
-      if (!written) keep_least(bad_part, part);
+      uint8_t* target = targets[static_cast<size_t>(part)];
+      try {
+        const bool written = moves ? write_moved(content, layout, *move, part, target) : write_part(content, layout, part, target);
+        if (!written) keep_least(bad_part, part);
+      } catch (const std::bad_alloc&) {
+        no_memory = true;
+      }
     }
   });
   if (cancel != nullptr && cancel->load()) return Status::fail(Code::cancelled, "the operation was aborted");
+  if (no_memory) return Status::fail(Code::out_of_memory, "no memory to convert keys and values");
   if (const int64_t part = bad_part; part < parts) {
     return Status::fail(Code::non_finite, std::string("the ") + (part % 2 == 0 ? "keys" : "values") + " of layer " +
                                               std::to_string(part / 2) + " hold NaN or an infinity, or a number too large for this cache");
   }
   return {};
+}
+
+CacheLayout with_format(const CacheLayout& layout, RowFormat format) {
+  const bool quantised = format == RowFormat::q8_0 || format == RowFormat::q4_0;
+  CacheLayout out = layout;
+  for (size_t part = 0; part < out.parts.size(); part++) {
+    CacheRows& rows = out.parts[part];
+    if (rows.format == format) continue;
+    const int32_t head = part % 2 == 0 ? layout.key_head : layout.value_head;
+    const int32_t block = head % 64 != 0 ? 0 : part % 2 == 0 ? head & -head : 64;
+    rows = {format, rows.channels, quantised ? block : 0};
+  }
+  return out;
 }
 
 Status convert(const KvContent& content, const CacheLayout& layout, const std::atomic<bool>* cancel, KvContent* out) {

@@ -22,6 +22,8 @@ constexpr int32_t row_entry = -1;
 struct CacheLayout {
   std::vector<CacheRows> parts;  // [2 * layers]
   int32_t dimension = 0;         // of a latent in the log
+  int32_t key_head = 0;          // channels of a head
+  int32_t value_head = 0;
 
   int64_t layers() const noexcept { return static_cast<int64_t>(parts.size() / 2); }
   // Of the rows of one position.
@@ -70,7 +72,8 @@ struct KvContent {
 // Error: out_of_memory.
 Status allocate_segment(const CacheLayout& layout, int64_t count, KvSegment* segment, std::vector<uint8_t*>* writable);
 
-// The cells of a cache, whose positions come in any order, as a segment of new memory in the order of the positions. Error: out_of_memory.
+// The cells of a cache, whose positions come in any order, one a cell, as a segment of new memory in the order of the positions. Error:
+// out_of_memory.
 Status in_order(const CacheLayout& layout, const KvSegment& cells, const std::vector<int32_t>& cell_positions, KvSegment* out);
 
 // first, first + 1, ...: `count` of them
@@ -87,6 +90,10 @@ struct KeyMove {
 // non_finite (a number that is not finite, or too large for the new format), cancelled.
 Status write_rows(const KvContent& content, const CacheLayout& layout, const KeyMove* move, const std::vector<uint8_t*>& targets,
                   const std::atomic<bool>* cancel);
+
+// The layout with numbers of another format; parts that have it already stay as they are. Quantised rows are rotated as llama.cpp does it:
+// where heads are multiples of 64, keys in blocks of the largest power of two that divides a head, values in blocks of 64.
+CacheLayout with_format(const CacheLayout& layout, RowFormat format);
 
 // The same content with rows stored as `layout` says. Errors: those of write_rows, out_of_memory.
 Status convert(const KvContent& content, const CacheLayout& layout, const std::atomic<bool>* cancel, KvContent* out);

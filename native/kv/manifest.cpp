@@ -1,6 +1,7 @@
 // Little-endian, without gaps:
 //
-//   u32 latent dimension, u32 layers, layers x K|V: { u32 format, u32 channels, u32 rotation }
+//   u32 digests (1: XXH3-128), u64 entries, u32 latent dimension, u32 channels of a head of keys, u32 of values
+//   u32 layers, layers x K|V: { u32 format, u32 channels, u32 rotation }
 //   identity, then notes: u32 fields, fields x { u32 length, name, u32 length, value }
 #include "kv/manifest.h"
 
@@ -20,7 +21,9 @@ struct FormatNumber {
 constexpr FormatNumber format_numbers[] = {
     {RowFormat::f32, 0}, {RowFormat::f16, 1}, {RowFormat::q4_0, 2}, {RowFormat::q8_0, 8}, {RowFormat::bf16, 30},
 };
+constexpr uint32_t xxh3_128 = 1;
 constexpr uint32_t max_fields = 256;
+constexpr size_t shown = 100;  // characters of a foreign text in a message
 
 Status cut_off() { return Status::fail(Code::kv_truncated, "the manifest is cut off"); }
 
@@ -63,7 +66,11 @@ void write_fields(const KvManifest::Fields& fields, ByteWriter* writer) {
 
 std::vector<uint8_t> write_manifest(const KvManifest& manifest) {
   ByteWriter writer;
+  writer.put(xxh3_128);
+  writer.put(manifest.entries);
   writer.put(static_cast<uint32_t>(manifest.layout.dimension));
+  writer.put(static_cast<uint32_t>(manifest.layout.key_head));
+  writer.put(static_cast<uint32_t>(manifest.layout.value_head));
   writer.put(static_cast<uint32_t>(manifest.layout.layers()));
   for (const CacheRows& part : manifest.layout.parts) {
     const auto* found =
@@ -81,12 +88,21 @@ Status read_manifest(const uint8_t* bytes, size_t size, KvManifest* out) {
   if (size > max_manifest_bytes) return Status::fail(Code::kv_limit, "a manifest of " + std::to_string(size) + " bytes");
   ByteReader reader(bytes, size);
   KvManifest manifest;
-  uint32_t dimension = 0;
+  uint32_t digests = 0;
+  uint32_t sizes[3] = {};
   uint32_t layers = 0;
-  if (!reader.read(&dimension) || !reader.read(&layers)) return cut_off();
-  if (dimension == 0 || dimension > max_channels || layers == 0 || layers > max_layers)
-    return Status::fail(Code::kv_limit, std::to_string(layers) + " layers, latents of " + std::to_string(dimension) + " numbers");
-  manifest.layout.dimension = static_cast<int32_t>(dimension);
+  if (!reader.read(&digests)) return cut_off();
+  if (digests != xxh3_128) return Status::fail(Code::kv_version, "digests of the unknown kind " + std::to_string(digests));
+  if (!reader.read(&manifest.entries)) return cut_off();
+  for (uint32_t& one : sizes) {
+    if (!reader.read(&one)) return cut_off();
+    if (one == 0 || one > max_channels) return Status::fail(Code::kv_limit, "rows or heads of " + std::to_string(one) + " numbers");
+  }
+  if (!reader.read(&layers)) return cut_off();
+  if (layers == 0 || layers > max_layers) return Status::fail(Code::kv_limit, std::to_string(layers) + " layers");
+  manifest.layout.dimension = static_cast<int32_t>(sizes[0]);
+  manifest.layout.key_head = static_cast<int32_t>(sizes[1]);
+  manifest.layout.value_head = static_cast<int32_t>(sizes[2]);
   manifest.layout.parts.resize(2 * size_t{layers});
   for (CacheRows& part : manifest.layout.parts) {
     if (Status status = read_part(&reader, &part); !status.ok()) return status;
@@ -102,20 +118,23 @@ Status read_manifest(const uint8_t* bytes, size_t size, KvManifest* out) {
 Status check_manifest(const KvManifest& sent, const KvManifest& local) {
   const auto value_in = [](const KvManifest::Fields& fields, const std::string& name) {
     const auto found = std::find_if(fields.begin(), fields.end(), [&](const auto& field) { return field.first == name; });
-    return found == fields.end() ? std::string("none") : found->second;
+    return found == fields.end() ? std::string("absent") : found->second.substr(0, shown);
   };
-  for (const KvManifest::Fields* fields : {&local.identity, &sent.identity}) {
-    for (const auto& [name, ignored] : *fields) {
-      const std::string theirs = value_in(sent.identity, name);
-      const std::string ours = value_in(local.identity, name);
-      if (theirs != ours) return Status::fail(Code::kv_model_mismatch, "made with another " + name + ": " + theirs + ", here " + ours);
-    }
+  const auto& ours = local.identity;
+  const auto& theirs = sent.identity;
+  if (ours != theirs) {
+    const auto [here, there] = std::mismatch(ours.begin(), ours.end(), theirs.begin(), theirs.end());
+    const bool only_theirs = here == ours.end() || (there != theirs.end() && there->first < here->first);
+    const std::string& name = only_theirs ? there->first : here->first;
+    return Status::fail(Code::kv_model_mismatch,
+                        "made with another " + name.substr(0, shown) + ": " + value_in(theirs, name) + ", here " + value_in(ours, name));
   }
   const auto same = [](const CacheRows& a, const CacheRows& b) { return a.channels == b.channels; };
   const auto& parts = local.layout.parts;
-  if (sent.layout.dimension != local.layout.dimension ||
+  if (sent.layout.dimension != local.layout.dimension || sent.layout.key_head != local.layout.key_head ||
+      sent.layout.value_head != local.layout.value_head ||
       !std::equal(parts.begin(), parts.end(), sent.layout.parts.begin(), sent.layout.parts.end(), same))
-    return Status::fail(Code::kv_layout, "made with another number of layers or channels");
+    return Status::fail(Code::kv_layout, "made with another number of layers, heads or channels");
   return {};
 }
 

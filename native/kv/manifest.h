@@ -14,7 +14,8 @@ struct KvManifest {
   using Fields = std::vector<std::pair<std::string, std::string>>;
 
   CacheLayout layout;
-  Fields identity;  // sorted by name, unique: model weights, architecture, rotation of keys, ... all of which must be equal
+  uint64_t entries = 0;
+  Fields identity;  // sorted by name, unique: model weights, architecture, rotation of keys, ... both sides must have the same
   Fields notes;     // what does not decide about use, e.g. a label of the sender
 
   bool operator==(const KvManifest&) const = default;

@@ -20,7 +20,8 @@ constexpr uint32_t entries_kind = kind_of("ENTR");
 constexpr uint32_t tile = kind_of("TILE");
 constexpr uint32_t root = kind_of("ROOT");
 constexpr uint32_t must_understand = 1;
-constexpr size_t root_bytes = 24;
+constexpr size_t root_bytes = 16;
+constexpr size_t sealed_bytes = 40;  // of a header: all but its check
 
 uint64_t check_of(const uint8_t* bytes, size_t size) { return digest_of(bytes, size).low; }
 
@@ -33,21 +34,7 @@ void put(uint8_t** at, T value) {
   put(at, &value, sizeof value);
 }
 
-// The whole header of a record but its digest and check, which follow when the payload is known.
-void write_header(uint8_t* out, uint32_t kind, uint32_t first, uint32_t part, uint64_t bytes) {
-  uint8_t* at = out;
-  put(&at, kind);
-  put(&at, must_understand);
-  put(&at, first);
-  put(&at, part);
-  put(&at, bytes);
-}
-void seal_header(uint8_t* out, const Digest128& digest) {
-  uint8_t* at = out + 24;
-  put(&at, digest.low);
-  put(&at, digest.high);
-  put(&at, check_of(out, 40));
-}
+Status no_manifest() { return Status::fail(Code::kv_format, "the stream does not begin with its manifest"); }
 
 int64_t latents_in(const int32_t* tokens, int64_t count) { return std::count(tokens, tokens + count, row_entry); }
 
@@ -71,9 +58,10 @@ Digest128 root_of(std::vector<Digest128> leaves) {
 
 KvWriter::KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest) : content_(std::move(content)) {
   manifest.layout = content_->layout;
+  manifest.entries = static_cast<uint64_t>(content_->size());
   manifest_ = write_manifest(manifest);
   chunks_ = (content_->size() + chunk_entries - 1) / chunk_entries;
-  digests_.resize(static_cast<size_t>(records() - 1));
+  leaves_.resize(static_cast<size_t>(records() - 1));
   latents_.push_back(0);
   for (int64_t chunk = 0; chunk < chunks_; chunk++) {
     const int64_t first = chunk * chunk_entries;
@@ -101,8 +89,7 @@ void KvWriter::write_payload(int64_t record, uint8_t* out) const {
   uint8_t* at = out;
   if (record == 0) return put(&at, manifest_.data(), manifest_.size());
   if (record == records() - 1) {
-    const Digest128 top = root_of(digests_);
-    put(&at, static_cast<uint64_t>(content_->size()));
+    const Digest128 top = root_of(leaves_);
     put(&at, top.low);
     return put(&at, top.high);
   }
@@ -123,10 +110,24 @@ void KvWriter::write_payload(int64_t record, uint8_t* out) const {
                        [&](const uint8_t* rows, int64_t count) { put(&at, rows, static_cast<size_t>(count * row_bytes)); });
 }
 
-void KvWriter::write(int64_t record, uint8_t* out) const {
+void KvWriter::write_header(int64_t record, const Digest128& digest, uint8_t* out) {
   const bool is_root = record == records() - 1;
-  const int64_t within = record == 0 || is_root ? 0 : (record - 1) % records_a_chunk();
-  const int64_t first = record == 0 || is_root ? 0 : (record - 1) / records_a_chunk() * chunk_entries;
+  const int64_t within = record == 0 || is_root ? -1 : (record - 1) % records_a_chunk();
+  const int64_t first = within < 0 ? 0 : (record - 1) / records_a_chunk() * chunk_entries;
+  const int64_t part = within < 0 ? 0 : within == 0 ? std::min(chunk_entries, content_->size() - first) : within - 1;
+  uint8_t* at = out;
+  put(&at, record == 0 ? head : is_root ? root : within == 0 ? entries_kind : tile);
+  put(&at, must_understand);
+  put(&at, static_cast<uint32_t>(first));
+  put(&at, static_cast<uint32_t>(part));
+  put(&at, static_cast<uint64_t>(payload_bytes(record)));
+  put(&at, digest.low);
+  put(&at, digest.high);
+  put(&at, check_of(out, sealed_bytes));
+  if (!is_root) leaves_[static_cast<size_t>(record)] = digest_of(out, sealed_bytes);
+}
+
+void KvWriter::write(int64_t record, uint8_t* out) {
   if (record == 0) {
     uint8_t* at = out;
     put(&at, magic);
@@ -135,19 +136,31 @@ void KvWriter::write(int64_t record, uint8_t* out) const {
     put(&at, check_of(out, 8));
     out += preamble_bytes;
   }
-  const auto bytes = static_cast<uint64_t>(payload_bytes(record));
-  write_payload(record, out + record_header_bytes);
-  const Digest128 digest = digest_of(out + record_header_bytes, bytes);
-  if (!is_root) digests_[static_cast<size_t>(record)] = digest;
-  if (record == 0 || is_root) {
-    write_header(out, is_root ? root : head, 0, 0, bytes);
-  } else if (within == 0) {
-    write_header(out, entries_kind, static_cast<uint32_t>(first), static_cast<uint32_t>(std::min(chunk_entries, content_->size() - first)),
-                 bytes);
-  } else {
-    write_header(out, tile, static_cast<uint32_t>(first), static_cast<uint32_t>(within - 1), bytes);
+  uint8_t* payload = out + record_header_bytes;
+  write_payload(record, payload);
+  write_header(record, digest_of(payload, static_cast<size_t>(payload_bytes(record))), out);
+}
+
+void KvWriter::pass_over(int64_t record) {
+  const auto bytes = static_cast<size_t>(payload_bytes(record));
+  const int64_t part = (record - 1) % records_a_chunk() - 1;
+  const int64_t first = (record - 1) / records_a_chunk() * chunk_entries;
+  const uint8_t* rows = nullptr;
+  int pieces = 0;
+  if (record > 0 && record < records() - 1 && part >= 0) {
+    content_->for_pieces(part, first, std::min(first + chunk_entries, content_->size()), [&](const uint8_t* at, int64_t) {
+      rows = at;
+      pieces++;
+    });
   }
-  seal_header(out, digest);
+  std::vector<uint8_t> copy;
+  if (pieces != 1) {
+    copy.resize(bytes);
+    write_payload(record, copy.data());
+    rows = copy.data();
+  }
+  uint8_t header[record_header_bytes];
+  write_header(record, digest_of(rows, bytes), header);
 }
 
 // ------------------------------------------------------------------------------------------------------------------------------ reading
@@ -167,6 +180,7 @@ Status KvReader::feed(const uint8_t* bytes, size_t size) {
   ByteReader input(bytes, size);
   while (input.left() > 0) {
     if (done_) {
+      done_ = false;
       state_ = State::failed;
       return Status::fail(Code::kv_format, "bytes after the end of the stream");
     }
@@ -224,9 +238,9 @@ Status KvReader::take_preamble() {
   reader.read(&check);
   if (check != check_of(gathered_.data(), 8)) return Status::fail(Code::kv_checksum, "not a KV stream, or its first bytes are damaged");
   if (first != magic) return Status::fail(Code::kv_format, "not a KV stream");
-  if (major > wire_major)
+  if (major != wire_major)
     return Status::fail(Code::kv_version,
-                        "a KV stream of version " + std::to_string(major) + "; this package reads up to " + std::to_string(wire_major));
+                        "a KV stream of version " + std::to_string(major) + "; this package reads version " + std::to_string(wire_major));
   expect(State::header, record_header_bytes);
   return {};
 }
@@ -242,64 +256,83 @@ Status KvReader::take_header() {
   reader.read(&header_.digest.low);
   reader.read(&header_.digest.high);
   reader.read(&check);
-  if (check != check_of(gathered_.data(), 40)) return Status::fail(Code::kv_checksum, "the header of a record is damaged");
-  if (header_.kind == head) {
-    if (header_.bytes > max_manifest_bytes)
-      return Status::fail(Code::kv_limit, "a manifest of " + std::to_string(header_.bytes) + " bytes");
-    expect(State::payload, header_.bytes);
-    return {};
-  }
-  if (header_.kind != entries_kind && header_.kind != tile && header_.kind != root) {
-    if ((header_.flags & must_understand) != 0)
-      return Status::fail(Code::kv_version, "a record of a kind that a newer version must have written");
+  if (check != check_of(gathered_.data(), sealed_bytes)) return Status::fail(Code::kv_checksum, "the header of a record is damaged");
+  leaf_ = digest_of(gathered_.data(), sealed_bytes);
+  const bool known = header_.kind == head || header_.kind == entries_kind || header_.kind == tile || header_.kind == root;
+  if (known ? header_.flags != must_understand : (header_.flags & must_understand) != 0)
+    return Status::fail(Code::kv_version, "a record that a newer version must have written");
+  if (!known) {
     expect(State::skip, header_.bytes);
     return {};
   }
-  if (!manifest_known_) return Status::fail(Code::kv_format, "the stream does not begin with its manifest");
-  if (header_.kind == root) {
+  if (header_.kind == tile) return begin_tile();
+  if (header_.kind == entries_kind) return begin_entries();
+  if (header_.first != 0 || header_.part != 0) return Status::fail(Code::kv_format, "a manifest or root with a place");
+  if (header_.kind == head) {
+    if (header_.bytes > max_manifest_bytes)
+      return Status::fail(Code::kv_limit, "a manifest of " + std::to_string(header_.bytes) + " bytes");
+  } else {
+    if (!manifest_known_) return no_manifest();
     if (header_.bytes != root_bytes) return Status::fail(Code::kv_format, "a root of " + std::to_string(header_.bytes) + " bytes");
-    expect(State::payload, header_.bytes);
-    return {};
   }
-  if (header_.first % chunk_entries != 0) return Status::fail(Code::kv_format, "a chunk that begins within another");
-  if (header_.first >= expected_.max_entries)
-    return Status::fail(Code::kv_limit, "more entries than the " + std::to_string(expected_.max_entries) + " of the context");
-  return header_.kind == tile ? begin_tile() : [&]() -> Status {
-    const uint64_t count = header_.part;
-    if (count == 0 || count > chunk_entries) return Status::fail(Code::kv_format, "a chunk of " + std::to_string(count) + " entries");
-    if (header_.first + count > static_cast<uint64_t>(expected_.max_entries))
-      return Status::fail(Code::kv_limit, "more entries than the " + std::to_string(expected_.max_entries) + " of the context");
-    const uint64_t latent_bytes = static_cast<uint64_t>(manifest_.layout.dimension) * 4;
-    if (header_.bytes < count * 8 || (header_.bytes - count * 8) % latent_bytes != 0 || (header_.bytes - count * 8) / latent_bytes > count)
-      return Status::fail(Code::kv_format, "entries of another size than they announce");
-    expect(State::payload, header_.bytes);
-    return {};
-  }();
+  expect(State::payload, header_.bytes);
+  return {};
+}
+
+Status KvReader::another_content() {
+  // what is held would refuse every other stream for ever
+  forget();
+  return Status::fail(Code::kv_format, "the stream goes on with another content");
+}
+
+void KvReader::forget() {
+  manifest_known_ = false;
+  chunks_.clear();
+  payload_bytes_ = 0;
 }
 
 Status KvReader::take_manifest() {
   KvManifest manifest;
   if (manifest_known_) {
-    if (header_.digest != manifest_digest_) return Status::fail(Code::kv_format, "the stream goes on with another content");
+    if (leaf_ != manifest_leaf_) return another_content();
   } else {
     if (Status status = read_manifest(gathered_.data(), gathered_.size(), &manifest); !status.ok()) return status;
     if (Status status = check_manifest(manifest, expected_.manifest); !status.ok()) return status;
+    if (manifest.entries > static_cast<uint64_t>(expected_.max_entries)) {
+      return Status::fail(Code::kv_limit, std::to_string(manifest.entries) + " entries, more than the " +
+                                              std::to_string(expected_.max_entries) + " of the context");
+    }
     manifest_ = std::move(manifest);
-    manifest_digest_ = header_.digest;
+    chunks_.resize((manifest_.entries + chunk_entries - 1) / chunk_entries);
+    manifest_leaf_ = leaf_;
     manifest_known_ = true;
   }
   expect(State::header, record_header_bytes);
   return {};
 }
 
-Status KvReader::take_entries() {
-  const size_t index = header_.first / chunk_entries;
-  const auto count = static_cast<size_t>(header_.part);
-  if (index < chunks_.size() && chunks_[index].known) {
-    if (chunks_[index].digests[0] != header_.digest) return Status::fail(Code::kv_format, "the stream goes on with another content");
-    expect(State::header, record_header_bytes);
+Status KvReader::begin_entries() {
+  if (!manifest_known_) return no_manifest();
+  const uint64_t first = header_.first;
+  if (first % chunk_entries != 0 || first >= manifest_.entries)
+    return Status::fail(Code::kv_format, "a chunk at the entry " + std::to_string(first));
+  const uint64_t count = std::min<uint64_t>(chunk_entries, manifest_.entries - first);
+  if (header_.part != count) return Status::fail(Code::kv_format, "a chunk of " + std::to_string(header_.part) + " entries");
+  const uint64_t latent_bytes = static_cast<uint64_t>(manifest_.layout.dimension) * 4;
+  if (header_.bytes < count * 8 || (header_.bytes - count * 8) % latent_bytes != 0 || (header_.bytes - count * 8) / latent_bytes > count)
+    return Status::fail(Code::kv_format, "entries of another size than they announce");
+  const Chunk& chunk = chunks_[first / chunk_entries];
+  if (!chunk.known) {
+    expect(State::payload, header_.bytes);
     return {};
   }
+  if (chunk.leaves[0] != leaf_) return another_content();
+  expect(State::skip, header_.bytes);
+  return {};
+}
+
+Status KvReader::take_entries() {
+  const auto count = static_cast<size_t>(header_.part);
   Chunk chunk;
   ByteReader reader(gathered_.data(), gathered_.size());
   const auto copy = [&](auto* out, size_t n) {
@@ -321,11 +354,10 @@ Status KvReader::take_entries() {
     return Status::fail(Code::non_finite, "a latent holds NaN or an infinity");
   if (Status status = allocate_segment(manifest_.layout, header_.part, &chunk.segment, &chunk.writable); !status.ok()) return status;
   chunk.parts.resize(manifest_.layout.parts.size());
-  chunk.digests.resize(1 + chunk.parts.size());
-  chunk.digests[0] = header_.digest;
+  chunk.leaves.resize(1 + chunk.parts.size());
+  chunk.leaves[0] = leaf_;
   chunk.known = true;
-  if (chunks_.size() <= index) chunks_.resize(index + 1);
-  chunks_[index] = std::move(chunk);
+  chunks_[header_.first / chunk_entries] = std::move(chunk);
   payload_bytes_ += static_cast<int64_t>(gathered_.size());
   expect(State::header, record_header_bytes);
   return {};
@@ -342,7 +374,7 @@ Status KvReader::begin_tile() {
   if (header_.bytes != static_cast<uint64_t>(bytes))
     return Status::fail(Code::kv_format, "a tile of " + std::to_string(header_.bytes) + " bytes, it must have " + std::to_string(bytes));
   if (chunk.parts[part]) {
-    if (chunk.digests[1 + part] != header_.digest) return Status::fail(Code::kv_format, "the stream goes on with another content");
+    if (chunk.leaves[1 + part] != leaf_) return another_content();
     expect(State::skip, header_.bytes);
     return {};
   }
@@ -357,36 +389,27 @@ Status KvReader::end_tile() {
   if (digest_of(chunk.writable[part], static_cast<size_t>(header_.bytes)) != header_.digest)
     return Status::fail(Code::kv_checksum, "a tile does not match its digest");
   chunk.parts[part] = true;
-  chunk.digests[1 + part] = header_.digest;
+  chunk.leaves[1 + part] = leaf_;
   payload_bytes_ += static_cast<int64_t>(header_.bytes);
   expect(State::header, record_header_bytes);
   return {};
 }
 
-std::vector<Digest128> KvReader::leaves() const {
-  std::vector<Digest128> leaves{manifest_digest_};
-  for (const Chunk& chunk : chunks_) leaves.insert(leaves.end(), chunk.digests.begin(), chunk.digests.end());
-  return leaves;
-}
-
 Status KvReader::take_root() {
+  std::vector<Digest128> leaves{manifest_leaf_};
+  for (const Chunk& chunk : chunks_) {
+    const bool whole = chunk.known && std::all_of(chunk.parts.begin(), chunk.parts.end(), [](bool held) { return held; });
+    if (!whole) return Status::fail(Code::kv_truncated, "the stream ends without all of its records");
+    leaves.insert(leaves.end(), chunk.leaves.begin(), chunk.leaves.end());
+  }
   ByteReader reader(gathered_.data(), gathered_.size());
-  uint64_t count = 0;
   Digest128 top;
-  reader.read(&count);
   reader.read(&top.low);
   reader.read(&top.high);
-  for (size_t i = 0; i < chunks_.size(); i++) {
-    const Chunk& chunk = chunks_[i];
-    const bool whole = chunk.known && std::all_of(chunk.parts.begin(), chunk.parts.end(), [](bool held) { return held; });
-    if (!whole) return Status::fail(Code::kv_truncated, "the stream ends without all of its tiles");
-    if (i + 1 < chunks_.size() && chunk.segment.count != chunk_entries)
-      return Status::fail(Code::kv_format, "a chunk in the middle that is not full");
+  if (root_of(std::move(leaves)) != top) {
+    forget();
+    return Status::fail(Code::kv_checksum, "the records are not those that the root was made of");
   }
-  if (count != static_cast<uint64_t>(entries()))
-    return Status::fail(Code::kv_truncated,
-                        std::to_string(entries()) + " entries of the " + std::to_string(count) + " that the root counts");
-  if (root_of(leaves()) != top) return Status::fail(Code::kv_checksum, "the records are not those that the root was made of");
   done_ = true;
   return {};
 }
@@ -404,12 +427,6 @@ Status KvReader::finish(std::shared_ptr<const KvContent>* content, KvManifest* m
   *content = std::move(whole);
   *manifest = manifest_;
   return {};
-}
-
-int64_t KvReader::entries() const noexcept {
-  int64_t count = 0;
-  for (const Chunk& chunk : chunks_) count += static_cast<int64_t>(chunk.tokens.size());
-  return count;
 }
 
 std::vector<uint8_t> KvReader::held() const {

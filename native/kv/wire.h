@@ -3,14 +3,15 @@
 //
 //   "LWKV" u16 major, u16 minor, u64 check of these 8 bytes
 //   record: u32 kind, u32 flags (1: must be understood), u32 first, u32 part, u64 bytes, digest[16] of the payload, u64 check of these 40
-//     'HEAD'  the manifest
+//     'HEAD'  the manifest; first and part are 0
 //     'ENTR'  of the entries from `first` on: tokens i32[n], positions i32[n], latents f32[.., dimension]; part is n
 //     'TILE'  of the same entries: rows [n, row bytes] of `part`, 2 * layer for keys and 2 * layer + 1 for values
-//     'ROOT'  u64 entries, root[16]
+//     'ROOT'  root[16]; first and part are 0
 //
-// Entries come in chunks of 256, each followed by one tile a part. Digests are XXH3-128, checks XXH3-128's low half. The root is that of a
-// binary tree over the digests of the manifest, then chunk by chunk of the entries and their tiles: a parent is the digest of its two
-// children, and one without a neighbour moves up as it is.
+// Entries come in chunks of 256, each followed by one tile a part. Digests are XXH3-128, low half first; checks are the low half. The root
+// is that of a binary tree; its leaves are the digests of the first 40 bytes of each record's header, which hold the payload's digest: of
+// the manifest, then chunk by chunk of the entries and their tiles. A parent is the digest of its two children, and one without a neighbour
+// moves up as it is. Known kinds have no flag but 1: what a later version adds must not be taken for what this one knows.
 #pragma once
 
 #include <cstdint>
@@ -42,18 +43,21 @@ class KvWriter {
   int64_t records() const noexcept { return 2 + chunks_ * records_a_chunk(); }
   // With its header.
   int64_t record_bytes(int64_t record) const noexcept;
-  // `out` has record_bytes bytes. The root can be written when all others have been, in any order and on any thread.
-  void write(int64_t record, uint8_t* out) const;
+  // `out` has record_bytes bytes. The root can be written when all others have been written or passed over, in any order, one at a time.
+  void write(int64_t record, uint8_t* out);
+  // Takes the record into the root without writing it.
+  void pass_over(int64_t record);
 
  private:
   int64_t records_a_chunk() const noexcept { return 1 + static_cast<int64_t>(content_->layout.parts.size()); }
   int64_t payload_bytes(int64_t record) const noexcept;
   void write_payload(int64_t record, uint8_t* out) const;
+  void write_header(int64_t record, const Digest128& digest, uint8_t* out);
 
   std::shared_ptr<const KvContent> content_;
   std::vector<uint8_t> manifest_;
-  mutable std::vector<Digest128> digests_;  // [records - 1], as they are written
-  std::vector<int64_t> latents_;            // [chunks + 1]: latents before each chunk
+  std::vector<Digest128> leaves_;  // [records - 1]
+  std::vector<int64_t> latents_;   // [chunks + 1]: latents before each chunk
   int64_t chunks_ = 0;
 };
 
@@ -61,15 +65,16 @@ class KvWriter {
 struct KvExpectation {
   KvManifest manifest;
   int32_t vocabulary = 0;
-  int64_t max_entries = 0;  // of content, and the bound of positions
+  int64_t max_entries = 0;
 };
 
 class KvReader {
  public:
   explicit KvReader(KvExpectation expected) : expected_(std::move(expected)) {}
 
-  // Takes the next bytes of the stream. After an error the reader takes nothing more from this stream, but `restart` keeps all records that
-  // were whole. Errors: kv_version, kv_format, kv_checksum, kv_model_mismatch, kv_layout, kv_limit, kv_position, non_finite, out_of_memory.
+  // Takes the next bytes of the stream. After an error the reader takes nothing more from this stream; `restart` keeps all records that
+  // were whole, unless they turned out to be of another content. Errors: kv_version, kv_format, kv_checksum, kv_model_mismatch, kv_layout,
+  // kv_limit, kv_position, non_finite, out_of_memory.
   Status feed(const uint8_t* bytes, size_t size);
   // The sender was lost: the next bytes come from the beginning of a stream of the same content, of which records may be left out.
   void restart();
@@ -79,7 +84,6 @@ class KvReader {
   bool done() const noexcept { return done_; }
   // Numbers of the records that are there, of all but the root, as bits from the lowest of the first byte on.
   std::vector<uint8_t> held() const;
-  int64_t entries() const noexcept;
   int64_t payload_bytes() const noexcept { return payload_bytes_; }  // of whole records that were taken in
 
  private:
@@ -91,7 +95,7 @@ class KvReader {
     KvSegment segment;
     std::vector<uint8_t*> writable;
     std::vector<bool> parts;
-    std::vector<Digest128> digests;  // of the entries, then of the parts
+    std::vector<Digest128> leaves;  // of the entries, then of the parts
   };
   struct Header {
     uint32_t kind = 0;
@@ -107,12 +111,14 @@ class KvReader {
   Status take_preamble();
   Status take_header();
   Status take_manifest();
+  Status begin_entries();
   Status take_entries();
   Status begin_tile();
   Status end_tile();
   Status take_root();
   void expect(State state, uint64_t bytes);
-  std::vector<Digest128> leaves() const;
+  Status another_content();
+  void forget();
 
   KvExpectation expected_;
   State state_ = State::preamble;
@@ -123,7 +129,8 @@ class KvReader {
 
   bool manifest_known_ = false;
   KvManifest manifest_;
-  Digest128 manifest_digest_;
+  Digest128 leaf_;  // of the record that is being read
+  Digest128 manifest_leaf_;
   std::vector<Chunk> chunks_;
   int64_t payload_bytes_ = 0;
   bool done_ = false;

@@ -34,7 +34,7 @@ describe("content", () => {
     expect(kv.info.bytes).toBe(source.length * pool.info.kvBytesPerPosition - source.length * 12);
     const report = await target.importKv(kv);
     expect(report).toMatchObject({ positions: source.length, latents: 3, moved: 0, from: "handle" });
-    expect((await bytesOf(target)).equals(await bytesOf(await other.restore(await source.save())))).toBe(true);
+    expect((await bytesOf(target)).equals(await bytesOf(source))).toBe(true);
     expect(target.log()).toEqual(source.log());
     expect(await floats(target.logits())).toEqual(await floats(source.logits()));
     expect(await greedy(target, 24)).toEqual(await greedy(source, 24));
@@ -106,23 +106,26 @@ describe("content", () => {
   });
 
   it("15. comes out of a fragmented cache in the order of its positions", async () => {
-    const own = await model.createPool({ contextLength: 256, maxSequences: 40 });
-    const filler: Sequence[] = [];
-    for (let i = 0; i < 30; i++) {
-      const one = own.sequence();
-      await one.prefill([5 + i, 6, 7, 8, 9, 10]);
-      filler.push(one);
-    }
-    // every other run of cells is free
-    for (const [i, one] of filler.entries()) if (i % 2 === 0) await one.dispose();
-    const source = own.sequence();
-    await source.prefill(text);
+    const own = await model.createPool({ contextLength: 256, maxSequences: 4 });
+    const tokens = model.tokenize(text.repeat(4)).slice(0, 100);
+    const [filler, source] = [own.sequence(), own.sequence()];
+    await filler.prefill(tokens.slice(0, 50));
+    await source.prefill(tokens.slice(0, 50));
+    await filler.dispose();
+    // these go into the cells that became free, before those of the first half
+    await source.prefill(tokens.slice(50));
     const whole = pool.sequence();
-    await whole.prefill(text);
-    expect((await bytesOf(source)).subarray(0, 400)).toEqual((await bytesOf(whole)).subarray(0, 400));
+    await whole.prefill(tokens);
+    using there = await source.exportKv();
+    using here = await whole.exportKv();
+    expect([...there.positions()]).toEqual([...here.positions()]);
+    for (const [i, tile] of [...there.tiles()].entries()) {
+      const other = [...here.tiles()][i];
+      if (!other) throw new Error("no tile");
+      expect(cosine(await floats(tile.tensor()), await floats(other.tensor()))).toBeGreaterThan(0.999);
+    }
     const copy = pool.sequence();
-    await copy.importKv(await source.save());
-    expect(cosine(await floats(copy.logits()), await floats(whole.logits()))).toBeGreaterThan(0.9999);
+    await copy.importKv(there);
     expect(await greedy(copy, 12)).toEqual(await greedy(whole, 12));
     await own.dispose();
     await copy.dispose();
@@ -234,6 +237,100 @@ describe("what is refused", () => {
     await plain.dispose();
     await other.dispose();
     await wren.dispose();
+    await source.dispose();
+  });
+
+  it("6. the same weights under LongRoPE with short and with long factors, which the size of the context chooses", async () => {
+    const tiny = await tinyModel({ architecture: "llama", contextLength: 1024, rope: { type: "longrope", factor: 4 } });
+    const [small, large, other] = await Promise.all([256, 1024, 512].map((contextLength) => tiny.createPool({ contextLength })));
+    if (!small || !large || !other) throw new Error("no pools");
+    expect(small.kvIdentity).not.toEqual(large.kvIdentity);
+    expect(large.kvIdentity).toEqual(other.kvIdentity);
+    const source = small.sequence();
+    await source.prefill([5, 6, 7]);
+    using kv = await source.exportKv();
+    const error: unknown = await large
+      .sequence()
+      .importKv(kv)
+      .catch((reason: unknown) => reason);
+    expect(error).toMatchObject({ code: "ERR_LATENT_KV_MODEL_MISMATCH", details: { name: "key positions" } });
+    for (const one of [small, large, other]) await one.dispose();
+    await tiny.dispose();
+  });
+
+  it("5. contents of two models of one shape are not joined", async () => {
+    const [a, b] = [await tinyModel({ seed: 1 }), await tinyModel({ seed: 2 })];
+    const [pa, pb] = [await a.createPool({ contextLength: 256 }), await b.createPool({ contextLength: 256 })];
+    const [sa, sb] = [pa.sequence(), pb.sequence()];
+    await sa.prefill([5, 6, 7]);
+    await sb.prefill([5, 6, 7]);
+    using ka = await sa.exportKv();
+    using kb = await sb.exportKv();
+    expect(await codeOf(() => ka.concat(kb))).toBe("ERR_LATENT_KV_MODEL_MISMATCH");
+    expect(await codeOf(() => sa.importKv(kb))).toBe("ERR_LATENT_KV_MODEL_MISMATCH");
+    for (const one of [pa, pb, a, b]) await one.dispose();
+  });
+
+  it("32. a sequence is busy from the call of an import on, and its log waits for the end", async () => {
+    const source = pool.sequence();
+    await source.prefill(model.tokenize(text.repeat(20)).slice(0, 400));
+    using kv = await source.exportKv();
+    const target = pool.sequence();
+    await target.prefill([5, 6, 7]);
+    const running = target.importKv(kv);
+    expect(await codeOf(() => target.log())).toBe("ERR_LATENT_SEQUENCE_BUSY");
+    expect(await codeOf(() => target.truncate(1))).toBe("ERR_LATENT_SEQUENCE_BUSY");
+    expect(await codeOf(() => target.importKv(kv))).toBe("ERR_LATENT_SEQUENCE_BUSY");
+    await running;
+    expect(target.length).toBe(403);
+    const again = codeOf(() => target.importKv(kv));
+    await target.dispose();
+    expect(["no error", "ERR_LATENT_DISPOSED", "AbortError: the operation was aborted"]).toContain(await again);
+    await source.dispose();
+  });
+
+  it("10. a cut that would leave a gap before the last entry is refused", async () => {
+    const source = pool.sequence();
+    await source.prefill([5, 6, 7, 8]);
+    using kv = await source.exportKv();
+    const target = pool.sequence();
+    await target.prefill([9, 10, 11]);
+    await target.importKv(kv, { positions: { at: 50 } });
+    expect(await codeOf(() => target.truncate(4))).toBe("ERR_LATENT_POSITION_SCHEME");
+    expect(await codeOf(() => target.drop({ from: 4, to: 7 }))).toBe("ERR_LATENT_POSITION_SCHEME");
+    await target.truncate(5);
+    expect(target.nextPosition).toBe(52);
+    await floats(target.logits());
+    expect(target.nextPosition).toBe(52);
+    await source.dispose();
+    await target.dispose();
+  });
+
+  it("11. content joined with itself until no context can hold it is refused before memory is made for it", async () => {
+    const source = await filled(pool, text);
+    let kv = await source.exportKv();
+    for (let i = 0; i < 12; i++) kv = kv.concat(kv);
+    const before = process.memoryUsage().rss;
+    expect(await codeOf(() => pool.sequence().importKv(kv))).toBe("ERR_LATENT_CONTEXT_OVERFLOW");
+    expect(process.memoryUsage().rss - before).toBeLessThan(16 << 20);
+    await source.dispose();
+  });
+
+  it("32. the event loop has its turns while a large stream is read from memory", async () => {
+    const source = pool.sequence();
+    await source.prefill(model.tokenize(text.repeat(60)).slice(0, 1500));
+    const bytes = await source.save();
+    let turns = 0;
+    let reading = true;
+    const turn = (): void => {
+      turns++;
+      if (reading) setImmediate(turn);
+    };
+    setImmediate(turn);
+    using kv = await pool.readKv([bytes]);
+    reading = false;
+    expect(kv.length).toBe(1500);
+    expect(turns).toBeGreaterThan(Math.floor(bytes.length / (2 << 20)));
     await source.dispose();
   });
 

@@ -328,8 +328,8 @@ describe("13. cutting", () => {
     const [a, b] = [await filled(own, factsA), await filled(own, factsB)];
     const before = [...a.log()];
     expect(own.info.canShift).toBe(false);
-    expect(await codeOf(() => a.drop({ from: 0, to: 3 }))).toBe("ERR_LATENT_KV_LAYOUT");
-    expect(await codeOf(() => a.append(b, { mode: "shift" }))).toBe("ERR_LATENT_KV_LAYOUT");
+    expect(await codeOf(() => a.drop({ from: 0, to: 3 }))).toBe("ERR_LATENT_POSITION_SCHEME");
+    expect(await codeOf(() => a.append(b, { mode: "shift" }))).toBe("ERR_LATENT_POSITION_SCHEME");
     expect([...a.log()]).toEqual(before);
     expect(await a.append(b, { mode: "recompute" })).toBe(b.length);
   });

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <tuple>
 
 #include "kv/llama_state.h"
 #include "kv/rope.h"
@@ -107,6 +108,19 @@ TEST_CASE("8. every format becomes every other, within the error of the coarser 
   CHECK(convert(content_of(layout_of(2, RowFormat::f16), 3), layout_of(3, RowFormat::f16), nullptr, &out).code == Code::kv_layout);
   const std::atomic<bool> cancel{true};
   CHECK(convert(content_of(layout_of(2, RowFormat::f16), 3), layout_of(2, RowFormat::f32), &cancel, &out).code == Code::cancelled);
+}
+
+TEST_CASE("rows that are quantised are rotated by heads, as llama.cpp does it, and what has the format keeps its bits") {
+  CacheLayout layout = layout_of(1, RowFormat::f16, 384);
+  for (const auto& [head, keys, values] : {std::tuple{32, 0, 0}, {64, 64, 64}, {96, 0, 0}, {128, 128, 64}, {192, 64, 64}}) {
+    layout.key_head = layout.value_head = head;
+    const CacheLayout quantised = with_format(layout, RowFormat::q8_0);
+    CHECK(quantised.parts[0] == CacheRows{RowFormat::q8_0, 384, keys});
+    CHECK(quantised.parts[1] == CacheRows{RowFormat::q8_0, 384, values});
+    CHECK(with_format(quantised, RowFormat::bf16).parts[0] == CacheRows{RowFormat::bf16, 384, 0});
+  }
+  layout.parts[0] = {RowFormat::q8_0, 384, 32};
+  CHECK(with_format(layout, RowFormat::q8_0).parts[0] == layout.parts[0]);
 }
 
 TEST_CASE("9. a number that is not finite, or that the other format cannot hold, is refused by its layer") {

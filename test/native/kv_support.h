@@ -14,6 +14,7 @@ namespace latentwire::test {
 inline CacheLayout layout_of(int64_t layers, RowFormat format, int32_t channels = 64, int32_t rotation = 0) {
   CacheLayout layout;
   layout.dimension = 4;
+  layout.key_head = layout.value_head = 32;
   layout.parts.assign(static_cast<size_t>(2 * layers), CacheRows{format, channels, rotation});
   return layout;
 }
@@ -52,9 +53,10 @@ inline KvContent content_of(const CacheLayout& layout, int64_t n, int32_t first_
   return content;
 }
 
-inline KvManifest manifest_of(const CacheLayout& layout) {
+inline KvManifest manifest_of(const CacheLayout& layout, int64_t entries = 0) {
   KvManifest manifest;
   manifest.layout = layout;
+  manifest.entries = static_cast<uint64_t>(entries);
   manifest.identity = {{"architecture", "test"}, {"weights", "0123456789abcdef"}};
   manifest.notes = {{"label", "from a test"}};
   return manifest;
@@ -64,14 +66,14 @@ inline KvExpectation expectation_of(const CacheLayout& layout, int64_t max_entri
   return {manifest_of(layout), 97, max_entries};
 }
 
-inline std::vector<uint8_t> record(const KvWriter& writer, int64_t number) {
+inline std::vector<uint8_t> record(KvWriter& writer, int64_t number) {
   std::vector<uint8_t> bytes(static_cast<size_t>(writer.record_bytes(number)));
   writer.write(number, bytes.data());
   return bytes;
 }
 
 inline std::vector<uint8_t> stream_of(const KvContent& content) {
-  const KvWriter writer(std::make_shared<const KvContent>(content), manifest_of(content.layout));
+  KvWriter writer(std::make_shared<const KvContent>(content), manifest_of(content.layout));
   std::vector<uint8_t> bytes;
   for (int64_t i = 0; i < writer.records(); i++) {
     const std::vector<uint8_t> one = record(writer, i);
