@@ -1,22 +1,25 @@
 // Runs the C++ tests and counts them: the doctest executable, and the replay of the fuzz corpora.
-import { spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import fs from "node:fs";
 import path from "node:path";
 import process from "node:process";
-import { root } from "./common.mjs";
+import { jobs, root } from "./common.mjs";
 
-function execute(executable, args, environment = {}) {
-  const result = spawnSync(executable, args, {
-    cwd: root,
-    env: { ...process.env, ...environment },
-    encoding: "utf8",
-    maxBuffer: 1 << 28,
+/** Runs a program to its end, then shows what it said, and returns `{ status, stdout }`. */
+async function execute(executable, args, environment = {}) {
+  const child = spawn(executable, args, { cwd: root, env: { ...process.env, ...environment }, stdio: ["ignore", "pipe", "pipe"] });
+  let stdout = "";
+  let stderr = "";
+  child.stdout.on("data", (data) => (stdout += data));
+  child.stderr.on("data", (data) => (stderr += data));
+  const [status, signal] = await new Promise((resolve) => {
+    child.on("error", (error) => resolve([1, error.message]));
+    child.on("close", (...how) => resolve(how));
   });
-  process.stdout.write(result.stdout ?? "");
-  process.stderr.write(result.stderr ?? "");
-  if (result.error) console.error(`${executable}: ${result.error.message}`);
-  else if (result.status === null) console.error(`${executable}: ended by ${String(result.signal)}`);
-  return result;
+  process.stdout.write(stdout);
+  process.stderr.write(stderr);
+  if (status === null || signal !== null) console.error(`${executable}: ended by ${String(signal)}`);
+  return { status, stdout };
 }
 
 /**
@@ -26,21 +29,32 @@ function execute(executable, args, environment = {}) {
 const plainer = process.env.LATENTWIRE_TEST_SETS === "best" ? {} : { arm64: ["neon"], x64: ["scalar", "avx2", "avx512", "avx512_vnni"] };
 
 /**
- * Runs a doctest executable, then its kernels with every instruction set, and returns `{passed, failed}`; a crash or an empty run is a failure.
- * `emulator` is the command in front of it where it is for another processor.
+ * Runs a doctest executable, its kernels also with every instruction set, and returns `{passed, failed}`; a crash or an empty run is a failure.
+ * `emulator` is the command in front of it where it is for another processor. As many runs at once as there are cores.
  */
-export function runDoctest(executable, { emulator = [], arch = process.arch } = {}) {
+export async function runDoctest(executable, { emulator = [], arch = process.arch } = {}) {
   const [command, ...args] = [...emulator, executable];
-  const counts = [runCases(command, args, {})];
-  for (const isa of plainer[arch] ?? [])
-    counts.push(runCases(command, [...args, "--test-suite=kernels", "--test-case-exclude=*in every table*"], { LATENTWIRE_ISA: isa }));
+  const runs = [
+    { args: ["--test-suite-exclude=kernels"], environment: {} },
+    { args: ["--test-suite=kernels"], environment: {} },
+    ...(plainer[arch] ?? []).map((isa) => ({
+      args: ["--test-suite=kernels", "--test-case-exclude=*in every table*"],
+      environment: { LATENTWIRE_ISA: isa },
+    })),
+  ];
+  const counts = [];
+  const worker = async () => {
+    for (let run = runs.shift(); run !== undefined; run = runs.shift())
+      counts.push(await runCases(command, [...args, ...run.args], run.environment));
+  };
+  await Promise.all(Array.from({ length: jobs }, worker));
   const total = (key) => counts.reduce((sum, one) => sum + one[key], 0);
   return { passed: total("passed"), failed: total("failed") };
 }
 
-function runCases(command, args, environment) {
-  const result = execute(command, [...args, "--no-colors=true"], environment);
-  const line = /test cases:\s*\d+\s*\|\s*(\d+) passed\s*\|\s*(\d+) failed/.exec(result.stdout ?? "");
+async function runCases(command, args, environment) {
+  const result = await execute(command, [...args, "--no-colors=true"], environment);
+  const line = /test cases:\s*\d+\s*\|\s*(\d+) passed\s*\|\s*(\d+) failed/.exec(result.stdout);
   const passed = Number(line?.[1] ?? 0);
   const failed = Number(line?.[2] ?? 0);
   const broken = (result.status !== 0 && failed === 0) || passed + failed === 0;
@@ -48,12 +62,12 @@ function runCases(command, args, environment) {
 }
 
 /** Replays the corpus of every fuzz target, with mutations, in the build folder `build`; each target is one test. */
-export function runReplays(build) {
+export async function runReplays(build) {
   let passed = 0;
   let failed = 0;
   const corpora = path.join(root, "test", "fuzz", "corpus");
   for (const name of fs.existsSync(corpora) ? fs.readdirSync(corpora) : []) {
-    const { status } = execute(path.join(build, `replay-${name}`), ["200", path.join(corpora, name)]);
+    const { status } = await execute(path.join(build, `replay-${name}`), ["200", path.join(corpora, name)]);
     if (status === 0) passed += 1;
     else failed += 1;
   }

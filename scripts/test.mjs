@@ -23,7 +23,7 @@ let failed = 0;
 
 if (!values["no-native"]) {
   const executable = path.resolve(root, values.tests ?? path.join("build", "latentwire-tests"));
-  for (const result of [runDoctest(executable), runReplays(path.dirname(executable))]) {
+  for (const result of [await runDoctest(executable), await runReplays(path.dirname(executable))]) {
     passed += result.passed;
     failed += result.failed;
   }
