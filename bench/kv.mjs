@@ -80,7 +80,7 @@ async function measure(model, pool, child, length) {
   const tokens = promptTokens(model, length);
   const sender = pool.sequence();
   const prefill = await time(() => sender.prefill(tokens));
-  using kv = await sender.exportKv();
+  const kv = await sender.exportKv();
   const { bytes } = kv.info;
   const plain = Buffer.alloc(bytes, 1);
   const target = Buffer.alloc(bytes, 2);
@@ -138,6 +138,7 @@ async function measure(model, pool, child, length) {
     }),
   ];
   const times = await interleave(cases, { rounds });
+  kv.dispose();
   await sender.dispose();
   return { times, bytes, prefill };
 }

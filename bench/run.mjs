@@ -65,8 +65,8 @@ function compare(rows, file) {
 }
 
 const options = parse();
-// before the pool of threads is made
-process.env.LATENTWIRE_THREADS ??= String(options.threads);
+// before the pool of threads is made; keys and values are moved by all of them
+if (options.suite !== "kv") process.env.LATENTWIRE_THREADS ??= String(options.threads);
 const all = [];
 for (const [suite, topics] of Object.entries(suites)) {
   if (options.suite !== undefined && options.suite !== suite) continue;

@@ -17,6 +17,12 @@ const TABLES = [
     cells: (row) => [row.name, row.shape, row.ms, row.peers, row.ratio, row.target, row.met],
   },
   {
+    file: "docs/kv-transfer.md",
+    results: "kv",
+    head: ["what", "shape", "ms", "compared with, ms", "ratio", "target", "met"],
+    cells: (row) => [row.name, row.shape, row.ms, row.peers, row.ratio, row.target, row.met],
+  },
+  {
     file: "docs/performance.md",
     results: "kernels",
     head: ["row", "what", "kept as", "µs", "peers, µs", "best peer / ours", "share of the machine's limit", "target", "met"],

@@ -21,9 +21,10 @@ busy.push(
     const [source, target] = [pool.sequence(), pool.sequence()];
     await source.prefill("ann has the blue coin. ben lives in lima.");
     for (let round = 0; round < (workerData.finish ? 3 : 100_000); round++) {
-      using kv = await source.exportKv({ format: round % 2 === 0 ? "q8_0" : "f32" });
+      const kv = await source.exportKv({ format: round % 2 === 0 ? "q8_0" : "f32" });
       await target.importKv(round % 3 === 0 ? kv : kv.records({ bufferBytes: 4096 }));
       await target.truncate(0);
+      kv.dispose();
     }
   })(),
 );
