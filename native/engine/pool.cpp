@@ -73,8 +73,8 @@ std::shared_ptr<SequenceState> Pool::create_sequence() {
   return sequence;
 }
 
-void Pool::submit(std::shared_ptr<Request> request) {
-  if (admit(*request)) enqueue(std::move(request));
+void Pool::submit(const std::shared_ptr<Request>& request) {
+  if (admit(*request)) enqueue(request);
 }
 
 bool Pool::admit(Request& request) {
@@ -113,7 +113,7 @@ bool Pool::admit(Request& request) {
   return admitted;
 }
 
-void Pool::enqueue(std::shared_ptr<Request> request) {
+void Pool::enqueue(const std::shared_ptr<Request>& request) {
   Status refusal;
   {
     const std::lock_guard lock(mutex_);

@@ -55,11 +55,11 @@ class Pool {
 
   // Any thread.
   std::shared_ptr<SequenceState> create_sequence();
-  void submit(std::shared_ptr<Request> request);
+  void submit(const std::shared_ptr<Request>& request);
   // The two halves of it, for a request that is made ready in between: the sequence is claimed, or the request has ended (false); then it
   // is handed to the scheduler, or given up.
   bool admit(Request& request);
-  void enqueue(std::shared_ptr<Request> request);
+  void enqueue(const std::shared_ptr<Request>& request);
   void give_up(Request& request, Status status);
   void wake();
   // Stops the thread; what was queued ends with ERR_LATENT_DISPOSED. Idempotent.
