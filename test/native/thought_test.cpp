@@ -318,8 +318,8 @@ TEST_SUITE("kernels") {
 
   TEST_CASE("thought: any recipe against float64") {
     Numbers numbers(13);
-    for (int round = 0; round < 400; round++) {
-      const int64_t n = round % 10 == 0 ? 1 + numbers.below(60000) : round % 3 == 0 ? 1 + numbers.below(20) : 1 + numbers.below(3000);
+    for (int round = 0; round < 200; round++) {
+      const int64_t n = round % 10 == 0 ? 1 + numbers.below(40000) : round % 3 == 0 ? 1 + numbers.below(20) : 1 + numbers.below(3000);
       const RowFormat format = formats[static_cast<size_t>(numbers.below(7))];
       const int64_t width = row_unit_columns(format) * (1 + numbers.below(row_unit_columns(format) == 1 ? 40 : 2));
       const Table t(numbers, format, n, n > 5000 ? row_unit_columns(format) : width, numbers.below(2));
