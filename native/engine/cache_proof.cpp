@@ -98,12 +98,11 @@ int32_t Pool::probe_token() const {
   return token;
 }
 
-// The state of a sequence that holds `tokens` times the probe's token from `position` on, and nothing else before or after this.
-std::vector<uint8_t> Pool::state_of_probe(abi::llama_context* context, int32_t sequence, int32_t position, int32_t tokens) {
-  const int32_t token = probe_token();
+// The state of a sequence that holds `count` times the token from `position` on, and nothing else before or after this.
+std::vector<uint8_t> Pool::state_of_probe(abi::llama_context* context, int32_t sequence, int32_t token, int32_t position, int32_t count) {
   const abi::llama_memory_t memory = api_.llama_get_memory(context);
   Batch batch(model_->info().embedding_length, model_->positions_per_row());
-  for (int32_t i = 0; i < tokens; i++) {
+  for (int32_t i = 0; i < count; i++) {
     batch.clear();
     batch.add_token(token, position + i, sequence, true);
     if (guarded("first decode", [&] { return api_.llama_decode(context, batch.view()); }) != 0)
@@ -118,47 +117,46 @@ std::vector<uint8_t> Pool::state_of_probe(abi::llama_context* context, int32_t s
 }
 
 void Pool::prove_cache() {
-  const std::vector<uint8_t> one = state_of_probe(context_, scratch_, 0, 1);
-  const std::vector<uint8_t> two = state_of_probe(context_, scratch_, 0, 2);
-  kv_bytes_per_position_ = two.size() - one.size();
-  StateGeometry geometry;
-  if (Status status = learn_geometry(two.data(), two.size(), 2, model_->info().layers, &geometry); !status.ok()) {
+  const int32_t token = probe_token();
+  Probe probe{context_, scratch_, {}, {}, state_of_probe(context_, scratch_, token, 0, 1)};
+  const std::vector<uint8_t> two = state_of_probe(context_, scratch_, token, 0, 2);
+  kv_bytes_per_position_ = two.size() - probe.state.size();
+  if (Status status = learn_geometry(two.data(), two.size(), 2, model_->info().layers, &probe.geometry); !status.ok()) {
     layout_refusal_ = std::move(status.message);
     return;
   }
-  if (geometry.transposed_values || geometry.extended_positions) {
-    layout_refusal_ = geometry.extended_positions ? "its cells have more than one position each (M-RoPE)" : "its values are transposed";
+  if (probe.geometry.transposed_values || probe.geometry.extended_positions) {
+    layout_refusal_ =
+        probe.geometry.extended_positions ? "its cells have more than one position each (M-RoPE)" : "its values are transposed";
     return;
   }
-  geometry.max_cells = context_length_;
-  geometry_ = geometry;
-  CacheLayout layout = layout_of(geometry);
-  if (layout.parts.front().channels % layout.key_head != 0 || layout.parts[1].channels % layout.value_head != 0) {
+  probe.geometry.max_cells = context_length_;
+  geometry_ = probe.geometry;
+  probe.layout = layout_of(probe.geometry);
+  if (probe.layout.parts.front().channels % probe.layout.key_head != 0 || probe.layout.parts[1].channels % probe.layout.value_head != 0) {
     layout_refusal_ = "its rows are no whole heads";
     return;
   }
-  // A quantised cache is held against one of plain numbers for the same token.
-  std::shared_ptr<abi::llama_context> plain;
-  Probe probe{context_, scratch_, geometry, layout};
-  if (is_quantised(layout.parts.front().format)) {
-    plain = plain_context();
-    if (plain == nullptr || !find_rotation(one, plain.get(), &layout)) {
-      layout_refusal_ = "its quantised rows are stored in a way that this package does not know";
-      return;
-    }
-    // unless its rotary positions depend on the size of the context, which is another there
-    if (model_->file().tensor("rope_factors_long.weight") == nullptr) {
-      probe = {plain.get(), 0, {}, {}};
-      const std::vector<uint8_t> state = state_of_probe(plain.get(), 0, 0, 1);
-      if (!learn_geometry(state.data(), state.size(), 1, model_->info().layers, &probe.geometry).ok()) return;
-      probe.geometry.max_cells = context_length_;
-      probe.layout = layout_of(probe.geometry);
-    } else {
-      probe.layout = layout;
-    }
+  if (!is_quantised(probe.layout.parts.front().format)) {
+    layout_ = probe.layout;
+    prove_rotary_positions(probe, token);
+    return;
   }
-  layout_ = std::move(layout);
-  prove_rotary_positions(probe);
+  // A quantised cache is held against one of plain numbers for the same token.
+  const std::shared_ptr<abi::llama_context> context = plain_context();
+  Probe plain{context.get(), 0, {}, {}, {}};
+  if (context != nullptr) plain.state = state_of_probe(context.get(), 0, token, 0, 1);
+  if (!learn_geometry(plain.state.data(), plain.state.size(), 1, model_->info().layers, &plain.geometry).ok() ||
+      !find_rotation(plain, &probe)) {
+    layout_refusal_ = "its quantised rows are stored in a way that this package does not know";
+    return;
+  }
+  layout_ = probe.layout;
+  plain.geometry.max_cells = context_length_;
+  plain.layout = layout_of(plain.geometry);
+  // rotary positions that depend on the size of the context are others there
+  const bool by_context = model_->file().tensor("rope_factors_long.weight") != nullptr;
+  prove_rotary_positions(by_context ? probe : plain, token);
 }
 
 CacheLayout Pool::layout_of(const StateGeometry& geometry) const {
@@ -195,38 +193,35 @@ std::shared_ptr<abi::llama_context> Pool::plain_context() {
 
 // Which of the two ways of storing quantised rows gives back what a cache of plain numbers holds for the same token; it must be one of them
 // and not the other. Of the first layer only: the states of the others depend on what attention reads.
-bool Pool::find_rotation(const std::vector<uint8_t>& probe, abi::llama_context* plain, CacheLayout* layout) {
-  const std::vector<uint8_t> truth = state_of_probe(plain, 0, 0, 1);
-  StateGeometry plain_geometry;
+bool Pool::find_rotation(const Probe& plain, Probe* probe) const {
   StateSummary wanted;
   StateSummary found;
-  if (!learn_geometry(truth.data(), truth.size(), 1, model_->info().layers, &plain_geometry).ok()) return false;
-  plain_geometry.max_cells = 1;
-  if (!locate_rows(truth.data(), truth.size(), plain_geometry, &wanted).ok() ||
-      !locate_rows(probe.data(), probe.size(), *geometry_, &found).ok())
+  if (!locate_rows(plain.state.data(), plain.state.size(), plain.geometry, &wanted).ok() ||
+      !locate_rows(probe->state.data(), probe->state.size(), probe->geometry, &found).ok())
     return false;
   const auto fits = [&](const CacheLayout& guess) {
     for (size_t part = 0; part < 2; part++) {
       const CacheRows& rows = guess.parts[part];
       if (!check_rows(rows).ok()) return false;
       const CacheRows numbers{RowFormat::f32, rows.channels, 0};
-      const double distance =
-          relative_distance(row_of(rows, probe.data() + found.parts[part]), row_of(numbers, truth.data() + wanted.parts[part]));
+      const double distance = relative_distance(row_of(rows, probe->state.data() + found.parts[part]),
+                                                row_of(numbers, plain.state.data() + wanted.parts[part]));
       if (!(distance < tolerance_of(rows.format))) return false;
     }
     return true;
   };
-  CacheLayout as_numbers = *layout;
+  CacheLayout as_numbers = probe->layout;
   for (CacheRows& rows : as_numbers.parts) rows.format = RowFormat::f32;
-  const CacheLayout rotated = with_format(as_numbers, layout->parts.front().format);
-  if (rotated == *layout) return fits(rotated);
-  if (fits(*layout) == fits(rotated)) return false;
-  if (fits(rotated)) *layout = rotated;
+  const CacheLayout rotated = with_format(as_numbers, probe->layout.parts.front().format);
+  if (rotated == probe->layout) return fits(rotated);
+  const bool is_rotated = fits(rotated);
+  if (fits(probe->layout) == is_rotated) return false;
+  if (is_rotated) probe->layout = rotated;
   return true;
 }
 
 // Keys at position 0 turned to another must be the keys that llama.cpp computes there, in every layer, and values must be the same.
-void Pool::prove_rotary_positions(const Probe& probe) {
+void Pool::prove_rotary_positions(const Probe& probe, int32_t token) {
   RopeSpec spec = read_rope_spec(model_->file(), api_.llama_model_rope_type(model_->handle()), context_length_);
   // what is not known may depend on the size of the context, as LongRoPE does
   key_positions_ = "unproved/" + std::to_string(context_length_);
@@ -235,17 +230,16 @@ void Pool::prove_rotary_positions(const Probe& probe) {
   if (rope_refusal_.empty() && static_cast<int64_t>(spec.layers.size()) != layout_->layers())
     rope_refusal_ = "the model file has " + std::to_string(spec.layers.size()) + " layers, the cache " + std::to_string(layout_->layers());
   if (!rope_refusal_.empty()) return;
-  const std::vector<uint8_t> here = state_of_probe(probe.context, probe.sequence, 0, 1);
   StateSummary from;
-  if (!locate_rows(here.data(), here.size(), probe.geometry, &from).ok()) return;
+  if (!locate_rows(probe.state.data(), probe.state.size(), probe.geometry, &from).ok()) return;
   for (const int32_t position : {std::min(97, context_length_ - 1), context_length_ - 1}) {
-    const std::vector<uint8_t> there = state_of_probe(probe.context, probe.sequence, position, 1);
+    const std::vector<uint8_t> there = state_of_probe(probe.context, probe.sequence, token, position, 1);
     StateSummary to;
     rope_refusal_ = "the cache changed its layout";
     if (!locate_rows(there.data(), there.size(), probe.geometry, &to).ok()) return;
     for (size_t part = 0; part < probe.layout.parts.size(); part++) {
       const CacheRows& rows = probe.layout.parts[part];
-      std::vector<float> moved = row_of(rows, here.data() + from.parts[part]);
+      std::vector<float> moved = row_of(rows, probe.state.data() + from.parts[part]);
       const Rope* rope = part % 2 == 0 ? spec.layers[part / 2].get() : nullptr;
       if (rope != nullptr) rotate(*rope, &position, moved.data(), 1, rows.channels / rope->head_dim);
       // llama.cpp multiplies its angles up in f32

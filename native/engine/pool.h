@@ -112,20 +112,21 @@ class Pool {
 
   void open_context();
   abi::llama_context_params context_params() const;
-  // Where the proofs of the cache are made: a sequence of a context, and how its rows are stored.
+  // Where the proofs of the cache are made: a sequence of a context, how its rows are stored, and its state with the token at position 0.
   struct Probe {
     abi::llama_context* context;
     int32_t sequence;
     StateGeometry geometry;
     CacheLayout layout;
+    std::vector<uint8_t> state;
   };
   int32_t probe_token() const;
-  std::vector<uint8_t> state_of_probe(abi::llama_context* context, int32_t sequence, int32_t position, int32_t tokens);
+  std::vector<uint8_t> state_of_probe(abi::llama_context* context, int32_t sequence, int32_t token, int32_t position, int32_t count);
   void prove_cache();
   CacheLayout layout_of(const StateGeometry& geometry) const;
   std::shared_ptr<abi::llama_context> plain_context();
-  bool find_rotation(const std::vector<uint8_t>& probe, abi::llama_context* plain, CacheLayout* layout);
-  void prove_rotary_positions(const Probe& probe);
+  bool find_rotation(const Probe& plain, Probe* probe) const;
+  void prove_rotary_positions(const Probe& probe, int32_t token);
   void run();
   bool give_up_if_poisoned();
   void collect_incoming();
