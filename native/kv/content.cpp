@@ -89,17 +89,11 @@ KvContent KvContent::slice(int64_t from, int64_t to) const {
   const auto latents_within = std::count(out.tokens.begin(), out.tokens.end(), row_entry);
   const auto first_row = rows.begin() + latents_before * layout.dimension;
   out.rows.assign(first_row, first_row + latents_within * layout.dimension);
-  int64_t start = 0;
-  for (const KvSegment& segment : segments) {
-    const int64_t first = std::max(from, start) - start;
-    const int64_t last = std::min(to, start + segment.count) - start;
-    if (first < last) {
-      KvSegment& piece = out.segments.emplace_back(segment);
-      piece.count = last - first;
-      for (size_t part = 0; part < piece.parts.size(); part++) piece.parts[part] += first * layout.parts[part].row_bytes();
-    }
-    start += segment.count;
-  }
+  for_segments(from, to, [&](const KvSegment& segment, int64_t first, int64_t count) {
+    KvSegment& piece = out.segments.emplace_back(segment);
+    piece.count = count;
+    for (size_t part = 0; part < piece.parts.size(); part++) piece.parts[part] += first * layout.parts[part].row_bytes();
+  });
   return out;
 }
 

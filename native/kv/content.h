@@ -54,17 +54,24 @@ struct KvContent {
   KvContent slice(int64_t from, int64_t to) const;
   // This and then `next`; no row is copied. Error: kv_layout, if their rows are stored differently.
   Status concat(const KvContent& next, KvContent* out) const;
-  // Calls body(rows, count) for the pieces of a part that hold entries [from, to), in order.
+  // Calls body(segment, first, count) for the rows of each segment that entries [from, to) lie in, in order.
   template <typename Body>
-  void for_pieces(int64_t part, int64_t from, int64_t to, const Body& body) const {
+  void for_segments(int64_t from, int64_t to, const Body& body) const {
     int64_t start = 0;
-    const int64_t row_bytes = layout.parts[static_cast<size_t>(part)].row_bytes();
     for (const KvSegment& segment : segments) {
       const int64_t first = std::max(from, start) - start;
       const int64_t last = std::min(to, start + segment.count) - start;
-      if (first < last) body(segment.parts[static_cast<size_t>(part)] + first * row_bytes, last - first);
+      if (first < last) body(segment, first, last - first);
       start += segment.count;
     }
+  }
+  // Calls body(rows, count) for the pieces of a part that hold entries [from, to), in order.
+  template <typename Body>
+  void for_pieces(int64_t part, int64_t from, int64_t to, const Body& body) const {
+    const auto p = static_cast<size_t>(part);
+    const int64_t row_bytes = layout.parts[p].row_bytes();
+    for_segments(from, to,
+                 [&](const KvSegment& segment, int64_t first, int64_t count) { body(segment.parts[p] + first * row_bytes, count); });
   }
 };
 
