@@ -58,6 +58,9 @@ async function runCases(command, args, environment) {
   const passed = Number(line?.[1] ?? 0);
   const failed = Number(line?.[2] ?? 0);
   const broken = (result.status !== 0 && failed === 0) || passed + failed === 0;
+  const names = [...result.stdout.matchAll(/^TEST CASE: {2}(.*)(?:\n(?!=).*)*ERROR/gm)].map(([, name]) => name);
+  for (const name of new Set(names)) console.log(`FAILED TEST: ${name}`);
+  if (broken) console.log(`FAILED TEST: ${command} ${args.join(" ")} ended with ${String(result.status)}`);
   return { passed, failed: failed + (broken ? 1 : 0) };
 }
 
@@ -68,8 +71,12 @@ export async function runReplays(build) {
   const corpora = path.join(root, "test", "fuzz", "corpus");
   for (const name of fs.existsSync(corpora) ? fs.readdirSync(corpora) : []) {
     const { status } = await execute(path.join(build, `replay-${name}`), ["200", path.join(corpora, name)]);
-    if (status === 0) passed += 1;
-    else failed += 1;
+    if (status === 0) {
+      passed += 1;
+    } else {
+      failed += 1;
+      console.log(`FAILED TEST: replay of ${name}`);
+    }
   }
   return { passed, failed };
 }

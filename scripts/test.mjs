@@ -43,6 +43,10 @@ if (fs.existsSync(report)) {
   const counts = JSON.parse(fs.readFileSync(report, "utf8"));
   passed += counts.numPassedTests;
   failed += counts.numFailedTests;
+  for (const file of counts.testResults) {
+    for (const { status: outcome, fullName, failureMessages } of file.assertionResults)
+      if (outcome === "failed") console.log(`FAILED TEST: ${fullName}: ${failureMessages.join(" ").split("\n", 1)[0]}`);
+  }
   // Vitest also fails for a file that cannot be loaded and for an unhandled rejection; neither is a failed test.
   if (status !== 0 && counts.numFailedTests === 0) failed += 1;
   if (counts.numTotalTests === 0) failed += 1;
