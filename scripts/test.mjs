@@ -48,7 +48,10 @@ if (fs.existsSync(report)) {
       if (outcome === "failed") console.log(`FAILED TEST: ${fullName}: ${failureMessages.join(" ").split("\n", 1)[0]}`);
   }
   // Vitest also fails for a file that cannot be loaded and for an unhandled rejection; neither is a failed test.
-  if (status !== 0 && counts.numFailedTests === 0) failed += 1;
+  if (status !== 0 && counts.numFailedTests === 0) {
+    failed += 1;
+    console.log(`FAILED TEST: vitest ended with ${String(status)} though no test failed`);
+  }
   if (counts.numTotalTests === 0) failed += 1;
 } else {
   failed += 1;
