@@ -36,10 +36,10 @@ afterAll(async () => {
 });
 
 /** A sender and the socket that it writes to. It stops after so many bytes, and waits. */
-async function startSender({ held = new Uint8Array(0) as Uint8Array, silentAfter = Infinity } = {}): Promise<{
-  child: ChildProcess;
-  socket: net.Socket;
-}> {
+async function startSender(
+  options: { readonly held?: Uint8Array; readonly silentAfter?: number } = {},
+): Promise<{ child: ChildProcess; socket: net.Socket }> {
+  const { held = new Uint8Array(0), silentAfter = Infinity } = options;
   const args = [senderScript, built, address, `${positions}`, Buffer.from(held).toString("hex"), `${silentAfter}`];
   const child = spawn(process.execPath, args, { stdio: ["ignore", "ignore", "inherit"] });
   const [socket] = (await once(server, "connection")) as [net.Socket];
