@@ -5,10 +5,17 @@ function(latentwire_sanitize target)
   if(LATENTWIRE_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${LATENTWIRE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -O1)
     target_link_options(${target} PRIVATE -fsanitize=${LATENTWIRE_SANITIZE})
+    if(LATENTWIRE_SANITIZE MATCHES "undefined")
+      # what a memory error or a crash tells as well, and what would be most of the checks, and of the time to compile them
+      target_compile_options(${target} PRIVATE -fno-sanitize=null,object-size,vptr,nonnull-attribute,returns-nonnull-attribute)
+    endif()
   endif()
 endfunction()
 
-# Eigen's decompositions, which are not ours, take minutes to compile with checks of every addition.
+# What is nearly all Eigen, which is not ours, would take minutes to compile with checks.
+if(LATENTWIRE_SANITIZE)
+  set_source_files_properties(native/fit/decompose.cpp native/fit/procrustes.cpp PROPERTIES COMPILE_OPTIONS -fno-sanitize=all)
+endif()
 if(LATENTWIRE_SANITIZE MATCHES "undefined")
-  set_source_files_properties(native/fit/decompose.cpp native/fit/ridge.cpp PROPERTIES COMPILE_OPTIONS -fno-sanitize=undefined)
+  set_source_files_properties(native/fit/gcca.cpp native/fit/logistic.cpp native/fit/ridge.cpp PROPERTIES COMPILE_OPTIONS -fno-sanitize=undefined)
 endif()

@@ -3,6 +3,7 @@
     "core_sources": [
       "native/core/cpu_features.cpp",
       "native/core/dtype.cpp",
+      "native/core/large_memory.cpp",
       "native/core/tensor.cpp",
       "native/core/thread_pool.cpp"
     ],

@@ -9,6 +9,8 @@
 #include <dlfcn.h>
 #endif
 
+#include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 
@@ -21,6 +23,7 @@
 #include "addon/kv_objects.h"
 #include "addon/tensor_object.h"
 #include "core/cpu_features.h"
+#include "core/large_memory.h"
 
 #ifndef LATENTWIRE_VERSION
 #error "the build passes LATENTWIRE_VERSION, a string literal, from package.json"
@@ -57,8 +60,14 @@ void cancel_job(const Napi::CallbackInfo& info) {
   info.Env().GetInstanceData<AddonData>()->jobs->cancel(static_cast<uint64_t>(id));
 }
 
+bool is_set(const char* variable) noexcept {
+  const char* text = std::getenv(variable);
+  return text != nullptr && std::strcmp(text, "1") == 0;
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   static const bool pinned = pin_module();
+  [[maybe_unused]] static const bool wipes = wipe_freed_memory(is_set("LATENTWIRE_WIPE"));
   if (!pinned) throw_status(env, Status::fail(Code::engine_failed, "the addon cannot keep itself loaded"));
   auto data = std::make_unique<AddonData>();
   data->jobs = EnvJobs::create(env);

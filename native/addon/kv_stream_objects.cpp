@@ -11,7 +11,7 @@
 #include "addon/kv_objects.h"
 #include "addon/operand_object.h"
 #include "addon/typed_arrays.h"
-#include "core/large_pages.h"
+#include "core/large_memory.h"
 
 namespace latentwire::addon {
 namespace {

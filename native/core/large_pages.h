@@ -7,8 +7,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <new>
 
 namespace latentwire {
 
@@ -24,13 +22,13 @@ inline void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] s
 #endif
 }
 
-// Shared memory at a multiple of 64, contents undefined; nullptr if there is none.
-inline std::shared_ptr<uint8_t> large_memory(size_t bytes) {
-  constexpr std::align_val_t alignment{64};
-  auto* memory = static_cast<uint8_t*>(::operator new(bytes, alignment, std::nothrow));
-  if (memory == nullptr) return nullptr;
-  prefer_large_pages(memory, bytes);
-  return {memory, [](uint8_t* m) { ::operator delete (m, std::align_val_t{64}); }};
+// The contents may be lost from now on: the system takes such pages before it takes any other, and they stay warm until then.
+inline void may_be_reclaimed([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) noexcept {
+#if defined(__linux__)
+  constexpr uintptr_t page = 4096;
+  const size_t before = (page - reinterpret_cast<uintptr_t>(memory) % page) % page;
+  if (bytes > before + page) (void)::madvise(static_cast<char*>(memory) + before, (bytes - before) / page * page, MADV_FREE);
+#endif
 }
 
 }  // namespace latentwire

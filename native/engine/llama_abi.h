@@ -191,6 +191,7 @@ struct ggml_type_traits {
   X(llama_decode, int32_t, (llama_context*, llama_batch))                                                     \
   X(llama_get_logits_ith, float*, (llama_context*, int32_t))                                                  \
   X(llama_get_embeddings_ith, float*, (llama_context*, int32_t))                                              \
+  X(llama_memory_clear, void, (llama_memory_t, bool))                                                         \
   X(llama_memory_seq_rm, bool, (llama_memory_t, llama_seq_id, llama_pos, llama_pos))                          \
   X(llama_memory_seq_cp, void, (llama_memory_t, llama_seq_id, llama_seq_id, llama_pos, llama_pos))            \
   X(llama_state_seq_get_size, size_t, (llama_context*, llama_seq_id))                                         \

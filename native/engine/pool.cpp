@@ -27,7 +27,9 @@ Pool::Pool(std::shared_ptr<Model> model, const Options& options)
 Pool::~Pool() {
   close();
   // a poisoned context may hold broken invariants: freeing it could assert, so its memory is given up
-  if (counters_.poisoned.empty()) api_.llama_free(context_);
+  if (!counters_.poisoned.empty()) return;
+  if (wipes_freed_memory()) api_.llama_memory_clear(memory_, true);
+  api_.llama_free(context_);
 }
 
 abi::llama_context_params Pool::context_params() const {

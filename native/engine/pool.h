@@ -9,7 +9,7 @@
 #include <mutex>
 #include <thread>
 
-#include "core/large_pages.h"
+#include "core/large_memory.h"
 #include "engine/batch.h"
 #include "engine/failure.h"
 #include "engine/request.h"
@@ -163,6 +163,7 @@ class Pool {
 
   std::shared_ptr<Model> model_;
   Options options_;
+  const KeepsLargeMemory keeps_large_memory_;
   const abi::Functions& api_;
   abi::llama_context* context_ = nullptr;
   abi::llama_memory_t memory_ = nullptr;

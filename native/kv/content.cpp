@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "core/atomic_least.h"
-#include "core/large_pages.h"
+#include "core/large_memory.h"
 #include "core/thread_pool.h"
 #include "kv/rope.h"
 
