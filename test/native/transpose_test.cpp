@@ -56,7 +56,7 @@ TEST_SUITE("kernels") {
       CAPTURE(isa_name(table.isa));
       for (int round = 0; round < 400; round++) {
         // numbers of caches, blocks of ggml, heads that are whole lines and heads that are not
-        constexpr int64_t sizes[] = {2, 2, 2, 4, 4, 1, 8, 18, 34, 64, 128, 160};
+        constexpr int64_t sizes[] = {2, 2, 2, 4, 4, 1, 8, 18, 34, 64, 128, 160, 1088};
         TransposeShape s{};
         s.bytes = sizes[numbers.below(std::size(sizes))];
         s.rows = extent(round);

@@ -109,11 +109,14 @@ void transpose_copies(const TransposeShape& s, const uint8_t* from, uint8_t* to)
       const int64_t column = wide ? i : j;
       const uint8_t* p = from + row * s.from_stride + column * s.bytes;
       uint8_t* q = to + column * s.to_stride + row * s.bytes;
-      if (stream) {
-        for (int64_t line = 0; line < s.bytes; line += transpose_line) __builtin_prefetch(p + line + ahead);
-        V::stream_copy(q, p, s.bytes);
-      } else {
+      if (!stream) {
         __builtin_memcpy(q, p, static_cast<size_t>(s.bytes));
+        continue;
+      }
+      for (int64_t at = 0; at < s.bytes; at += copy_chunk) {
+        const int64_t bytes = s.bytes - at < copy_chunk ? s.bytes - at : copy_chunk;
+        for (int64_t byte = at; byte < at + bytes; byte += transpose_line) __builtin_prefetch(p + byte + ahead);
+        V::stream_copy(q + at, p + at, bytes);
       }
     }
   }
