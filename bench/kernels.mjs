@@ -1,6 +1,7 @@
 // The kernels against the libraries that a TypeScript user would call instead, on the same thread count, interleaved; and against what the machine
 // computes and reads at most, measured in the same minute. Rows are named as in docs/performance.md.
-import { createThoughtStep, openTokenTable, packAnchors, packProjection, Tensor, TileCodec } from "../dist/index.js";
+import { createHash } from "node:crypto";
+import { blake3, createThoughtStep, openTokenTable, packAnchors, packProjection, Tensor, TileCodec } from "../dist/index.js";
 import { native } from "../dist/native.js";
 import { interleave, kernelRow, repetitions } from "./harness.mjs";
 import {
@@ -10,6 +11,7 @@ import {
   ortProjection,
   ortTopK,
   plainCosine,
+  plainL1,
   plainQuantise,
   plainThought,
   simsimd,
@@ -140,6 +142,56 @@ async function cosine({ name, n, m, d, js, pairs, rounds, targets }, threads) {
   });
 }
 
+/** Distances that are no product, against our own cosines of the same shape. */
+async function l1({ name, n, m, d }, threads) {
+  const x = random(n * d, 1);
+  const a = random(m * d, 2);
+  const tensor = Tensor.fromTyped("f32", [m, d], a);
+  const out = new Float32Array(n * m);
+  const kinds = ["f32", "f16"];
+  const packed = {};
+  for (const storage of kinds) packed[storage] = await packAnchors(tensor, { storage, similarity: "l1" });
+  const anchors = await packAnchors(tensor);
+  const cases = {
+    "plain JS": sync(() => plainL1(x, a, n, m, d, out)),
+    "our cosines": sync(() => anchors.relativeSync(x, out)),
+  };
+  for (const storage of kinds) cases[storage] = sync(() => packed[storage].relativeSync(x, out));
+  const { times } = await measure(cases);
+  for (const held of [tensor, anchors, ...Object.values(packed)]) held.dispose();
+  const peers = { "plain JS": times["plain JS"], "our cosines": times["our cosines"] };
+  return kinds.map((dtype) => kernelRow({ name, shape: `L1 ${n} x ${m} x ${d}`, dtype, threads, ms: times[dtype], peers, limit: 0 }));
+}
+
+/** Whitened inner products, where the anchors took the matrix in, against the matrix first and against none. */
+async function whitened({ name, n, m, d }, threads) {
+  const x = random(n * d, 1);
+  const tensor = Tensor.fromTyped("f32", [m, d], random(m * d, 2));
+  const whiten = Tensor.fromTyped("f32", [d, d], random(d * d, 3));
+  const out = new Float32Array(n * m);
+  const between = new Float32Array(n * d);
+  const folded = await packAnchors(tensor, { similarity: "inner", whitening: { mean: random(d, 4), whiten } });
+  const anchors = await packAnchors(tensor, { similarity: "inner" });
+  const matrix = await packProjection({ layers: [{ weights: whiten, bias: random(d, 5) }] });
+  const { times } = await measure({
+    ours: sync(() => folded.relativeSync(x, out)),
+    "the matrix first": sync(() => {
+      matrix.applySync(x, between);
+      anchors.relativeSync(between, out);
+    }),
+    "not whitened": sync(() => anchors.relativeSync(x, out)),
+  });
+  for (const held of [tensor, whiten, folded, anchors, matrix]) held.dispose();
+  const { ours, ...peers } = times;
+  const shape = `whitened inner products ${n} x ${m} x ${d}`;
+  return [kernelRow({ name, shape, dtype: "f32", threads, ms: ours, peers, limit: 0 })];
+}
+
+const distances = [
+  { name: "A9", n: 1, m: 300, d: 384 },
+  { name: "A9", n: 64, m: 1000, d: 768 },
+];
+
 const projections = [
   { name: "B1", n: 1, d: 896, targets: { f32: ["onnxruntime", 1.5], f16: ["onnxruntime", 1.6] } },
   { name: "B2", n: 8, d: 896, targets: { f32: ["onnxruntime", 1.25], f16: ["onnxruntime", 1.3] } },
@@ -222,6 +274,21 @@ async function quantise(threads) {
   return [kernelRow({ name: "D5", shape, dtype: "f16", threads, ms: ours, peers, limit, target: ["plain JS", 50] })];
 }
 
+/** One thread; node:crypto hashes with what OpenSSL has for this processor. */
+async function digest() {
+  const data = new Uint8Array(random((16 << 20) / 4, 8).buffer);
+  const copy = new Uint8Array(data.length);
+  const { times } = await measure({
+    ours: sync(() => blake3(data)),
+    "node:crypto SHA-256": sync(() => createHash("sha256").update(data).digest("hex")),
+    "Uint8Array.set": sync(() => {
+      copy.set(data);
+    }),
+  });
+  const { ours, ...peers } = times;
+  return [kernelRow({ name: "D3", shape: "BLAKE3, 16 MiB from JavaScript", dtype: "i8", threads: 1, ms: ours, peers, limit: 0 })];
+}
+
 async function border(threads) {
   const d = 4;
   const tensor = Tensor.fromTyped("f32", [1, d], Float32Array.of(1, 2, 3, 4));
@@ -246,8 +313,11 @@ async function border(threads) {
 export async function run(want, { threads }) {
   const rows = [];
   for (const one of cosines) if (want(one.name)) rows.push(...(await cosine(one, threads)));
+  for (const one of distances) if (want(one.name)) rows.push(...(await l1(one, threads)));
+  if (want("A9")) rows.push(...(await whitened({ name: "A9", n: 1, m: 300, d: 4096 }, threads)));
   for (const one of projections) if (want(one.name)) rows.push(...(await projection(one, threads)));
   if (want("C1")) rows.push(...(await thought(threads)));
+  if (want("D3")) rows.push(...(await digest()));
   if (want("D5")) rows.push(...(await quantise(threads)));
   if (want("G1")) rows.push(...(await border(threads)));
   return rows;

@@ -134,6 +134,17 @@ export function plainCosine(x, anchors, n, m, d, out) {
   }
 }
 
+/** L1 distances as the same loop. */
+export function plainL1(x, anchors, n, m, d, out) {
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j < m; j++) {
+      let sum = 0;
+      for (let k = 0; k < d; k++) sum += Math.abs(x[i * d + k] - anchors[j * d + k]);
+      out[i * m + j] = sum;
+    }
+  }
+}
+
 /** The same with unit anchors and four sums at a time: about what JavaScript can do. */
 export function tunedCosine(x, unitAnchors, n, m, d, out) {
   for (let i = 0; i < n; i++) {

@@ -34,6 +34,7 @@ export {
   type WholeBitsOptions,
 } from "./kernels/codebook.js";
 export {
+  blake3,
   digest128,
   drift,
   entropyBits,
@@ -43,6 +44,7 @@ export {
   type Drift,
   type RowOptions,
 } from "./kernels/statistics.js";
+export { transpose } from "./kernels/transpose.js";
 export type { Rows, Storage } from "./kernels/input.js";
 export {
   accumulateMoments,

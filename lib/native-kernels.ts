@@ -152,6 +152,8 @@ export interface NativeKernelsModule {
   ): void;
   addToMean(x: NativeRows, mean: Float32Array, count: number): number;
   digest(data: Uint8Array | NativeTensor): string;
+  blake3(data: Uint8Array | NativeTensor, key: Uint8Array | undefined): string;
+  transpose(x: NativeTensor): NativeTensor | NativeJob<NativeTensor>;
   /** The instruction set that the kernels run on, e.g. `avx512_vnni`; LATENTWIRE_ISA asks for a plainer one. */
   kernelIsa(): string;
 }

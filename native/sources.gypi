@@ -8,6 +8,7 @@
       "native/core/thread_pool.cpp"
     ],
     "kernels_sources": [
+      "native/kernels/blake3.cpp",
       "native/kernels/codebook.cpp",
       "native/kernels/cosine.cpp",
       "native/kernels/digest.cpp",
@@ -20,7 +21,8 @@
       "native/kernels/table.cpp",
       "native/kernels/thought.cpp",
       "native/kernels/tile.cpp",
-      "native/kernels/token_table.cpp"
+      "native/kernels/token_table.cpp",
+      "native/kernels/transpose.cpp"
     ],
     "avx2_sources": ["native/kernels/avx2.cpp"],
     "avx2_cflags": ["-mavx2", "-mfma", "-mf16c"],
@@ -99,6 +101,7 @@
       "native/addon/thought_object.cpp",
       "native/addon/tile_object.cpp",
       "native/addon/token_table_object.cpp",
+      "native/addon/transpose_function.cpp",
       "native/addon/typed_arrays.cpp"
     ],
     "glibc_compat_sources": [

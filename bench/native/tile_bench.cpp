@@ -1,10 +1,13 @@
-// Rows D1 to D3: a KV cache's worth of f16 as tiles, back, and copied with its digest, against memcpy of the same f16 bytes.
+// Rows D1 to D3: a KV cache's worth of f16 as tiles, back, transposed, copied with its digest, and hashed by BLAKE3, against memcpy of the
+// same f16 bytes on one thread.
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include "bench_support.h"
+#include "kernels/blake3.h"
 #include "kernels/stats.h"
 #include "kernels/tile.h"
+#include "kernels/transpose.h"
 
 using namespace latentwire;
 using namespace latentwire::bench;
@@ -105,6 +108,51 @@ void measure_copies(const Memory& from, const Memory& to) {
   if (wanted(row.name)) print(row, samples);
 }
 
+// [tokens][heads][128] to [heads][tokens][128] and back, and [tokens][channels] to [channels][tokens].
+void measure_transposes(const Memory& from, const Memory& to) {
+  if (!wanted("D1")) return;
+  const Memory target = memory(bytes);
+  constexpr int64_t heads = 8, tokens = rows * columns / (heads * 128), head_bytes = 256;
+  const auto job = [&](const Transpose& matrix) { return [&, matrix] { require(transpose(matrix, from.get(), target.get())); }; };
+  const Samples samples = interleave({
+      {"heads first", job({tokens, heads, head_bytes})},
+      {"tokens first", job({heads, tokens, head_bytes})},
+      {"channels first", job({rows, columns, 2})},
+      {"memcpy", [&] { std::memcpy(to.get(), from.get(), bytes); }},
+  });
+  const std::vector<Target> targets = {within(options().threads == 1 ? 1.05 : 0.65, "memcpy")};
+  Row row{.name = "D1", .shape = "", .dtype = "f16", .peers = {"memcpy"}, .targets = targets, .bytes = bytes};
+  const auto show = [&](const std::string& name, const std::string& what) {
+    row.ours = name;
+    row.shape = "transpose " + what + ", " + mib;
+    print(row, samples);
+  };
+  show("heads first", "[t][8][128] to [8][t][128]");
+  show("tokens first", "[8][t][128] to [t][8][128]");
+  row.targets.clear();
+  show("channels first", "[t][1024] to [1024][t]");
+}
+
+void measure_blake3(const Memory& from, const Memory& to) {
+  if (!wanted("D3")) return;
+  Blake3Digest digest{};
+  const Samples samples = interleave({
+      {"ours",
+       [&] {
+         digest[0] ^= blake3({reinterpret_cast<const std::byte*>(from.get()), bytes})[0];
+       }},
+      {"memcpy", [&] { std::memcpy(to.get(), from.get(), bytes); }},
+  });
+  print({.name = "D3",
+         .shape = "BLAKE3, " + mib,
+         .dtype = "f16",
+         .peers = {"memcpy"},
+         .targets = {within(2.4, "memcpy")},
+         .bytes = bytes,
+         .threads = 1},
+        samples);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -112,6 +160,8 @@ int main(int argc, char** argv) {
   const Memory from = halves(), to = memory(bytes);
   measure({"D1", "f16 to int8 of 128", {TileCode::i8, TileScale::f16, 128}, false, 1.15}, from, to);
   measure_copies(from, to);
+  measure_transposes(from, to);
+  measure_blake3(from, to);
   const std::vector<Job> others = {
       {"D2", "f16 to fp8 of 128, scales ue8m0", {TileCode::fp8, TileScale::ue8m0, 128}, false, 1.2},
       {"D2", "f16 to fp8 of 128, scales f32", {TileCode::fp8, TileScale::f32, 128}, false, 1.2},

@@ -1,10 +1,10 @@
-// What can be read off rows in one pass: norms, how far a trajectory has drifted, the mean of a segment, entropy, what is not finite, a digest. All of it
-// moves at the speed of memory (about a millisecond for 10 MB), so all of it is done before the call returns.
+// What can be read off rows in one pass: norms, how far a trajectory has drifted, the mean of a segment, entropy, what is not finite, digests. All of it
+// moves at about the speed of memory (a millisecond or a few for 10 MB), so all of it is done before the call returns.
 import { checkKeys, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { native } from "../native.js";
 import { Tensor } from "../tensor.js";
-import { columnsOf, nativeRows, output, rowCount, type Rows } from "./input.js";
+import { array, columnsOf, nativeRows, output, rowCount, type Rows } from "./input.js";
 
 /** `columns`: numbers of a row, needed for a Float32Array. `out`: filled and returned, `[n]`; default a new array. */
 export interface RowOptions {
@@ -127,11 +127,31 @@ export class RunningMean {
 }
 
 /**
- * XXH3-128 of bytes, 32 hex digits as `xxhsum -H2` prints them. It finds damage, not intent: whoever can change the bytes can change the digest.
+ * XXH3-128 of bytes, 32 hex digits as `xxhsum -H2` prints them. It finds damage, not intent: bytes with a given digest can be made; {@link blake3} is
+ * for those.
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DISPOSED`
  */
 export function digest128(data: Uint8Array | Tensor): string {
+  const bytes = nativeBytes(data);
+  return LatentError.translate(() => native().digest(bytes));
+}
+
+/**
+ * BLAKE3 of bytes, 64 hex digits as `b3sum` prints them. Nobody can make other bytes with the same digest.
+ * @param options `key`: 32 bytes; with it the digest is a code that only who has the key can make or check (the keyed mode).
+ * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DISPOSED`
+ */
+export function blake3(data: Uint8Array | Tensor, options: { readonly key?: Uint8Array } = {}): string {
+  checkKeys("options", options, ["key"]);
+  const bytes = nativeBytes(data);
+  const key = options.key === undefined ? undefined : array("key", options.key, Uint8Array);
+  if (key !== undefined && key.length !== 32) throw invalid("key", "32 bytes", key.length);
+  return LatentError.translate(() => native().blake3(bytes, key));
+}
+
+function nativeBytes(data: Uint8Array | Tensor): Uint8Array | ReturnType<Tensor["toNative"]> {
   const given: unknown = data;
-  if (!(given instanceof Tensor) && !(given instanceof Uint8Array)) throw invalid("data", "a Uint8Array or a Tensor", given);
-  return LatentError.translate(() => native().digest(given instanceof Tensor ? given.toNative() : given));
+  if (given instanceof Tensor) return given.toNative();
+  if (given instanceof Uint8Array) return given;
+  throw invalid("data", "a Uint8Array or a Tensor", given);
 }

@@ -19,6 +19,7 @@ void init_kernels(Napi::Env env, Napi::Object exports) {
   init_tiles(env, exports);
   init_codebook(env, exports);
   init_stats(env, exports);
+  init_transpose(env, exports);
   exports.Set("kernelIsa", Napi::Function::New<kernel_isa>(env, "kernelIsa"));
 }
 

@@ -15,5 +15,6 @@ void init_thought(Napi::Env env, Napi::Object exports);
 void init_tiles(Napi::Env env, Napi::Object exports);
 void init_codebook(Napi::Env env, Napi::Object exports);
 void init_stats(Napi::Env env, Napi::Object exports);
+void init_transpose(Napi::Env env, Napi::Object exports);
 
 }  // namespace latentwire::addon

@@ -1,5 +1,6 @@
 // What can be read off rows in one pass, for JavaScript: norms, drift, means, entropy, what is not finite, digests. All of it moves at the
 // speed of memory, so all of it is done at once.
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <memory>
@@ -9,6 +10,7 @@
 #include "addon/kernel_input.h"
 #include "addon/kernel_objects.h"
 #include "addon/tensor_object.h"
+#include "kernels/blake3.h"
 #include "kernels/stats.h"
 
 namespace latentwire::addon {
@@ -80,19 +82,45 @@ Napi::Value mean_of(const Napi::CallbackInfo& call) {
   return Napi::Number::New(call.Env(), static_cast<double>(count));
 }
 
+// What is digested; a tensor stays alive with it.
+struct Data {
+  std::span<const std::byte> bytes;
+  std::shared_ptr<Tensor> tensor;
+};
+
+Data data_of(const Napi::Value& value) {
+  if (std::span<uint8_t> bytes; array_of(value, &bytes)) return {std::as_bytes(bytes), nullptr};
+  if (TensorObject::from(value) == nullptr) throw_invalid(value.Env(), "data must be a Uint8Array or a Tensor");
+  auto tensor = TensorObject::tensor_of(value, "data");
+  return {{static_cast<const std::byte*>(tensor->data()), tensor->bytes()}, tensor};
+}
+
 // digest(Uint8Array | Tensor) -> XXH3-128 as xxhsum prints it: 32 hex digits, the high half first
 Napi::Value digest(const Napi::CallbackInfo& call) {
-  Digest128 found;
-  if (std::span<uint8_t> bytes; array_of(call[0], &bytes)) {
-    found = digest_of(bytes.data(), bytes.size());
-  } else {
-    if (TensorObject::from(call[0]) == nullptr) throw_invalid(call.Env(), "data must be a Uint8Array or a Tensor");
-    const auto tensor = TensorObject::tensor_of(call[0], "data");
-    found = digest_of(tensor->data(), tensor->bytes());
-  }
+  const Data data = data_of(call[0]);
+  const Digest128 found = digest_of(data.bytes.data(), data.bytes.size());
   char text[33];
   std::snprintf(text, sizeof(text), "%016llx%016llx", static_cast<unsigned long long>(found.high),
                 static_cast<unsigned long long>(found.low));
+  return Napi::String::New(call.Env(), text);
+}
+
+// blake3(Uint8Array | Tensor, key: Uint8Array [32] | undefined) -> 64 hex digits
+Napi::Value blake3_digest(const Napi::CallbackInfo& call) {
+  const Data data = data_of(call[0]);
+  Blake3Digest found;
+  if (call[1].IsUndefined()) {
+    found = blake3(data.bytes);
+  } else {
+    Blake3Key key;
+    std::ranges::copy(require_array<uint8_t>(call[1], "key", static_cast<int64_t>(key.size())), key.begin());
+    found = blake3(data.bytes, key);
+  }
+  std::string text;
+  for (const uint8_t byte : found) {
+    text += "0123456789abcdef"[byte >> 4];
+    text += "0123456789abcdef"[byte & 15];
+  }
   return Napi::String::New(call.Env(), text);
 }
 
@@ -105,6 +133,7 @@ void init_stats(Napi::Env env, Napi::Object exports) {
   exports.Set("drift", Napi::Function::New<row_drift>(env, "drift"));
   exports.Set("addToMean", Napi::Function::New<mean_of>(env, "addToMean"));
   exports.Set("digest", Napi::Function::New<digest>(env, "digest"));
+  exports.Set("blake3", Napi::Function::New<blake3_digest>(env, "blake3"));
 }
 
 }  // namespace latentwire::addon

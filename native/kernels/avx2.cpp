@@ -2,6 +2,7 @@
 // broadcast.
 #include <immintrin.h>
 
+#include "kernels/impl/blake3.h"
 #include "kernels/impl/block.h"
 #include "kernels/impl/codebook.h"
 #include "kernels/impl/doubles.h"
@@ -11,6 +12,7 @@
 #include "kernels/impl/stats.h"
 #include "kernels/impl/thought.h"
 #include "kernels/impl/tile.h"
+#include "kernels/impl/transpose.h"
 #include "kernels/impl/xxh3.h"
 #include "kernels/table.h"
 
@@ -313,6 +315,60 @@ struct Avx2Doubles {
   static D fma(D a, D b, D c) noexcept { return _mm256_fmadd_pd(a, b, c); }
 };
 
+// Of which bytes each 32-bit lane is made when it is rotated right by n, a multiple of 8.
+struct ByteOrder {
+  alignas(32) uint8_t from[32] = {};
+  explicit constexpr ByteOrder(int n) noexcept {
+    for (int i = 0; i < 32; i++) from[i] = static_cast<uint8_t>(i / 4 * 4 % 16 + (i + n / 8) % 4);
+  }
+};
+template <int n>
+constexpr ByteOrder byte_orders{n};
+
+// 32-bit integers, of which 4 are a part: for BLAKE3, and to transpose.
+struct Avx2Words {
+  using I = __m256i;
+  static constexpr int lanes = 8;
+
+  static I set(uint32_t x) noexcept { return _mm256_set1_epi32(static_cast<int32_t>(x)); }
+  static I load(const uint32_t* p) noexcept { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static void store(uint8_t* p, I x) noexcept { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
+  // each part from where `at` says, or there
+  template <class At>
+  static I load_parts(At at) noexcept {
+    const auto part = [&](int p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at(p))); };
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(part(0)), part(1), 1);
+  }
+  template <class At>
+  static void store_parts(I x, At at) noexcept {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at(0)), _mm256_castsi256_si128(x));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at(1)), _mm256_extracti128_si256(x, 1));
+  }
+  static I add(I a, I b) noexcept { return _mm256_add_epi32(a, b); }
+  static I exclusive_or(I a, I b) noexcept { return _mm256_xor_si256(a, b); }
+  template <int n>
+  static I rotate_right(I a) noexcept {
+    if constexpr (n % 8 == 0) {
+      // The order stays in memory: the compiler would keep it in a register, of which the state of BLAKE3 needs all, and spill more than
+      // this load costs. 11 % of a digest.
+      I turned;
+      asm("vpshufb %2, %1, %0" : "=x"(turned) : "x"(a), "m"(byte_orders<n>));
+      return turned;
+    } else {
+      return _mm256_or_si256(_mm256_srli_epi32(a, n), _mm256_slli_epi32(a, 32 - n));
+    }
+  }
+  // The lower halves of parts of n elements, an element of each in turn; then the upper halves.
+  template <int n>
+  static I zip_low(I a, I b) noexcept {
+    return n == 8 ? _mm256_unpacklo_epi16(a, b) : _mm256_unpacklo_epi32(a, b);
+  }
+  template <int n>
+  static I zip_high(I a, I b) noexcept {
+    return n == 8 ? _mm256_unpackhi_epi16(a, b) : _mm256_unpackhi_epi32(a, b);
+  }
+};
+
 }  // namespace
 
 void install_avx2(Kernels& table) noexcept {
@@ -327,6 +383,8 @@ void install_avx2(Kernels& table) noexcept {
   table.stats.xxh3_blocks = xxh3_blocks<Avx2Hash>;
   install_codebook<Avx2>(table.codebook);
   install_doubles<Avx2Doubles>(table.doubles);
+  install_transpose<Avx2, Avx2Words>(table.transpose);
+  install_blake3<Avx2Words>(table.blake3);
 }
 
 }  // namespace latentwire

@@ -1,6 +1,7 @@
 // AVX-512 F, BW, VL and DQ: 32 registers of 16 lanes. The widest tile is 8 rows of 3 panels: 24 accumulators, 3 panels, 1 broadcast.
 #include <immintrin.h>
 
+#include "kernels/impl/blake3.h"
 #include "kernels/impl/codebook.h"
 #include "kernels/impl/doubles.h"
 #include "kernels/impl/gemm.h"
@@ -9,6 +10,7 @@
 #include "kernels/impl/stats.h"
 #include "kernels/impl/thought.h"
 #include "kernels/impl/tile.h"
+#include "kernels/impl/transpose.h"
 #include "kernels/impl/xxh3.h"
 #include "kernels/table.h"
 
@@ -295,6 +297,46 @@ struct Avx512Doubles {
   static D fma(D a, D b, D c) noexcept { return _mm512_fmadd_pd(a, b, c); }
 };
 
+// 32-bit integers, of which 4 are a part: for BLAKE3, and to transpose.
+struct Avx512Words {
+  using I = __m512i;
+  static constexpr int lanes = 16;
+
+  static I set(uint32_t x) noexcept { return _mm512_set1_epi32(static_cast<int32_t>(x)); }
+  static I load(const uint32_t* p) noexcept { return _mm512_loadu_si512(p); }
+  static void store(uint8_t* p, I x) noexcept { _mm512_storeu_si512(p, x); }
+  // each part from where `at` says, or there
+  template <class At>
+  static I load_parts(At at) noexcept {
+    const auto part = [&](int p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at(p))); };
+    const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(part(0)), part(1), 1);
+    const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(part(2)), part(3), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  }
+  template <class At>
+  static void store_parts(I x, At at) noexcept {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at(0)), _mm512_castsi512_si128(x));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at(1)), _mm512_extracti32x4_epi32(x, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at(2)), _mm512_extracti32x4_epi32(x, 2));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at(3)), _mm512_extracti32x4_epi32(x, 3));
+  }
+  static I add(I a, I b) noexcept { return _mm512_add_epi32(a, b); }
+  static I exclusive_or(I a, I b) noexcept { return _mm512_xor_si512(a, b); }
+  template <int n>
+  static I rotate_right(I a) noexcept {
+    return _mm512_ror_epi32(a, n);
+  }
+  // The lower halves of parts of n elements, an element of each in turn; then the upper halves.
+  template <int n>
+  static I zip_low(I a, I b) noexcept {
+    return n == 8 ? _mm512_unpacklo_epi16(a, b) : _mm512_unpacklo_epi32(a, b);
+  }
+  template <int n>
+  static I zip_high(I a, I b) noexcept {
+    return n == 8 ? _mm512_unpackhi_epi16(a, b) : _mm512_unpackhi_epi32(a, b);
+  }
+};
+
 }  // namespace
 
 void install_avx512(Kernels& table) noexcept {
@@ -308,6 +350,8 @@ void install_avx512(Kernels& table) noexcept {
   table.stats.xxh3_blocks = xxh3_blocks<Avx512Hash>;
   install_codebook<Avx512>(table.codebook);
   install_doubles<Avx512Doubles>(table.doubles);
+  install_transpose<Avx512, Avx512Words>(table.transpose);
+  install_blake3<Avx512Words>(table.blake3);
 }
 
 }  // namespace latentwire

@@ -1,6 +1,7 @@
 // NEON of arm64: 32 registers of 4 lanes. The widest tile is 4 rows of one panel, 16 accumulators, with 4 registers of panel.
 #include <arm_neon.h>
 
+#include "kernels/impl/blake3.h"
 #include "kernels/impl/block.h"
 #include "kernels/impl/codebook.h"
 #include "kernels/impl/doubles.h"
@@ -10,6 +11,7 @@
 #include "kernels/impl/stats.h"
 #include "kernels/impl/thought.h"
 #include "kernels/impl/tile.h"
+#include "kernels/impl/transpose.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -261,6 +263,49 @@ struct NeonDoubles {
   static D fma(D a, D b, D c) noexcept { return vfmaq_f64(c, a, b); }
 };
 
+// 32-bit integers: for BLAKE3, and to transpose.
+struct NeonWords {
+  using I = uint32x4_t;
+  static constexpr int lanes = 4;
+
+  static I set(uint32_t x) noexcept { return vdupq_n_u32(x); }
+  static I load(const uint32_t* p) noexcept { return vld1q_u32(p); }
+  static void store(uint8_t* p, I x) noexcept { vst1q_u8(p, vreinterpretq_u8_u32(x)); }
+  // from where `at` says, or there
+  template <class At>
+  static I load_parts(At at) noexcept {
+    return vreinterpretq_u32_u8(vld1q_u8(at(0)));
+  }
+  template <class At>
+  static void store_parts(I x, At at) noexcept {
+    store(at(0), x);
+  }
+  static I add(I a, I b) noexcept { return vaddq_u32(a, b); }
+  static I exclusive_or(I a, I b) noexcept { return veorq_u32(a, b); }
+  template <int n>
+  static I rotate_right(I a) noexcept {
+    if constexpr (n == 16)
+      return vreinterpretq_u32_u16(vrev32q_u16(vreinterpretq_u16_u32(a)));
+    else
+      return vsriq_n_u32(vshlq_n_u32(a, 32 - n), a, n);
+  }
+  // The lower halves of n elements, an element of each in turn; then the upper halves.
+  template <int n>
+  static I zip_low(I a, I b) noexcept {
+    if constexpr (n == 8)
+      return vreinterpretq_u32_u16(vzip1q_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b)));
+    else
+      return vzip1q_u32(a, b);
+  }
+  template <int n>
+  static I zip_high(I a, I b) noexcept {
+    if constexpr (n == 8)
+      return vreinterpretq_u32_u16(vzip2q_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b)));
+    else
+      return vzip2q_u32(a, b);
+  }
+};
+
 }  // namespace
 
 void install_neon(Kernels& table) noexcept {
@@ -274,6 +319,8 @@ void install_neon(Kernels& table) noexcept {
   install_stats<Neon>(table.stats);
   install_codebook<Neon>(table.codebook);
   install_doubles<NeonDoubles>(table.doubles);
+  install_transpose<Neon, NeonWords>(table.transpose);
+  install_blake3<NeonWords>(table.blake3);
 }
 
 }  // namespace latentwire

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/dtype.h"
+#include "kernels/impl/blake3.h"
 #include "kernels/impl/block.h"
 #include "kernels/impl/codebook.h"
 #include "kernels/impl/doubles.h"
@@ -15,6 +16,7 @@
 #include "kernels/impl/stats.h"
 #include "kernels/impl/thought.h"
 #include "kernels/impl/tile.h"
+#include "kernels/impl/transpose.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -202,6 +204,10 @@ struct ScalarDoubles {
   static D fma(D a, D b, D c) noexcept { return a * b + c; }
 };
 
+struct ScalarWords {
+  static constexpr int lanes = 1;
+};
+
 }  // namespace
 
 void install_scalar(Kernels& table) noexcept {
@@ -215,6 +221,8 @@ void install_scalar(Kernels& table) noexcept {
   install_stats<Scalar>(table.stats);
   install_codebook<Scalar>(table.codebook);
   install_doubles<ScalarDoubles>(table.doubles);
+  install_transpose<Scalar, ScalarWords>(table.transpose);
+  install_blake3<ScalarWords>(table.blake3);
 }
 
 }  // namespace latentwire

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/blake3_kernels.h"
 #include "kernels/block_kernels.h"
 #include "kernels/codebook_kernels.h"
 #include "kernels/double_kernels.h"
@@ -14,6 +15,7 @@
 #include "kernels/stats_kernels.h"
 #include "kernels/thought_kernels.h"
 #include "kernels/tile_kernels.h"
+#include "kernels/transpose_kernels.h"
 
 namespace latentwire {
 
@@ -33,6 +35,8 @@ struct Kernels {
   StatsKernels stats;
   CodebookKernels codebook;
   DoubleKernels doubles;
+  TransposeKernels transpose;
+  Blake3Kernels blake3;
 };
 
 // The best table that the processor and the environment variable LATENTWIRE_ISA (a name; "scalar" to "avx512_bf16") allow; chosen once. A

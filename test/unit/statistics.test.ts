@@ -1,7 +1,7 @@
 // What is read off rows in one pass, against plain arithmetic.
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { digest128, drift, entropyBits, firstNonFiniteRow, rowNorms, RunningMean, Tensor } from "../../lib/index.js";
+import { blake3, digest128, drift, entropyBits, firstNonFiniteRow, rowNorms, RunningMean, Tensor } from "../../lib/index.js";
 import { at, codeOf, numbers } from "../helpers.js";
 
 const shapes = fc.tuple(fc.integer({ min: 0, max: 20 }), fc.integer({ min: 1, max: 100 }), fc.integer());
@@ -87,6 +87,35 @@ describe("statistics of rows", () => {
     }
   });
 
+  it("blake3 is BLAKE3, keyed or not", () => {
+    // of the published test vectors: byte i is i modulo 251
+    const bytes = new Uint8Array(102400).map((_, i) => i % 251);
+    const key = new TextEncoder().encode("whats the Elvish word for friend");
+    const published: [number, string, string][] = [
+      [
+        0,
+        "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
+        "92b2b75604ed3c761f9d6f62392c8a9227ad0ea3f09573e783f1498a4ed60d26",
+      ],
+      [
+        2049,
+        "5f4d72f40d7a5f82b15ca2b2e44b1de3c2ef86c426c95c1af0b6879522563030",
+        "9f29700902f7c86e514ddc4df1e3049f258b2472b6dd5267f61bf13983b78dd5",
+      ],
+      [
+        102400,
+        "bc3e3d41a1146b069abffad3c0d44860cf664390afce4d9661f7902e7943e085",
+        "1c35d1a5811083fd7119f5d5d1ba027b4d01c0c6c49fb6ff2cf75393ea5db4a7",
+      ],
+    ];
+    for (const [length, plain, keyed] of published) {
+      expect(blake3(bytes.subarray(0, length))).toBe(plain);
+      expect(blake3(bytes.subarray(0, length), { key })).toBe(keyed);
+      using tensor = Tensor.fromTyped("i8", [length], new Int8Array(bytes.buffer, 0, length));
+      expect(blake3(tensor)).toBe(plain);
+    }
+  });
+
   it("refuses bad values, and a mean keeps what it has", async () => {
     const x = Float32Array.of(1, 2, 3, Number.NaN);
     const mean = new RunningMean(2);
@@ -130,6 +159,10 @@ describe("statistics of rows", () => {
       ["ERR_LATENT_DTYPE", async () => drift(x, { columns: 2, previous: await Tensor.zeros([1, 2]).convert("f16") })],
       ["ERR_LATENT_INVALID_ARGUMENT", () => new RunningMean(0)],
       ["ERR_LATENT_INVALID_ARGUMENT", () => digest128("abc" as never)],
+      ["ERR_LATENT_INVALID_ARGUMENT", () => blake3([1] as never)],
+      ["ERR_LATENT_INVALID_ARGUMENT", () => blake3(new Uint8Array(1), { key: new Uint8Array(31) })],
+      ["ERR_LATENT_INVALID_ARGUMENT", () => blake3(new Uint8Array(1), { key: "secret" as never })],
+      ["ERR_LATENT_INVALID_ARGUMENT", () => blake3(new Uint8Array(1), { salt: 1 } as never)],
     ];
     for (const [code, call] of bad) expect(await codeOf(call)).toBe(code);
     expect(mean.count).toBe(1);
@@ -137,6 +170,7 @@ describe("statistics of rows", () => {
     const gone = Tensor.zeros([1, 2]);
     gone.dispose();
     expect(await codeOf(() => digest128(gone))).toBe("ERR_LATENT_DISPOSED");
+    expect(await codeOf(() => blake3(gone))).toBe("ERR_LATENT_DISPOSED");
     expect(await codeOf(() => rowNorms(gone))).toBe("ERR_LATENT_DISPOSED");
   });
 });

@@ -2,15 +2,9 @@
 #pragma once
 
 #include "kernels/double_kernels.h"
+#include "kernels/impl/unroll.h"
 
 namespace latentwire {
-
-// As in gemm.h.
-#ifdef _MSC_VER
-#define LATENTWIRE_UNROLL
-#else
-#define LATENTWIRE_UNROLL _Pragma("GCC unroll 64")
-#endif
 
 template <class V, int R, int N>
 inline void double_tile(const PanelProduct& t, int row, int64_t panel) noexcept {
@@ -68,7 +62,5 @@ template <class V>
 void install_doubles(DoubleKernels& k) noexcept {
   k.subtract_product = subtract_product<V>;
 }
-
-#undef LATENTWIRE_UNROLL
 
 }  // namespace latentwire

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/gemm_kernels.h"
+#include "kernels/impl/unroll.h"
 
 namespace latentwire {
 
@@ -25,15 +26,6 @@ struct Bf16Panel {
   static constexpr int group = bf16_group;
   static typename V::F load(const uint16_t* p, int within) noexcept { return within == 0 ? V::load_bf16_even(p) : V::load_bf16_odd(p); }
 };
-
-// Loops over accumulators must be unrolled whole, and what takes them by reference inlined, or the compiler keeps the arrays in memory.
-#ifdef _MSC_VER
-#define LATENTWIRE_UNROLL
-#define LATENTWIRE_INLINE __forceinline
-#else
-#define LATENTWIRE_UNROLL _Pragma("GCC unroll 64")
-#define LATENTWIRE_INLINE __attribute__((always_inline)) inline
-#endif
 
 constexpr int64_t cache_line = 16;  // f32
 constexpr int64_t short_row = 1024;
@@ -253,8 +245,5 @@ template <class W>
 void install_bf16_rows(GemmKernels& k) noexcept {
   k.bf16_rows = gemm<GroupTiles<W>>;
 }
-
-#undef LATENTWIRE_UNROLL
-#undef LATENTWIRE_INLINE
 
 }  // namespace latentwire

@@ -9,11 +9,9 @@
 #include <cstdint>
 
 #include "kernels/impl/gemm.h"
+#include "kernels/impl/unroll.h"
 
 namespace latentwire {
-
-#define LATENTWIRE_UNROLL _Pragma("GCC unroll 64")
-#define LATENTWIRE_INLINE __attribute__((always_inline)) inline
 
 // One group of 4 outputs, 16 bytes.
 template <class W>
@@ -100,8 +98,5 @@ struct MmlaTiles {
     mmla_tile<W, R, N>(t, x, panels, out);
   }
 };
-
-#undef LATENTWIRE_UNROLL
-#undef LATENTWIRE_INLINE
 
 }  // namespace latentwire

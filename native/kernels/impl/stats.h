@@ -119,6 +119,7 @@ float stats_entropy(const float* p, int64_t n) noexcept {
 }
 
 constexpr int64_t copy_ahead = 16384;
+constexpr int64_t copy_chunk = 1024;
 
 template <class V>
 void stats_stream_copy(const void* from, void* to, int64_t n) noexcept {
@@ -131,9 +132,8 @@ void stats_stream_copy(const void* from, void* to, int64_t n) noexcept {
   }
   __builtin_memcpy(q, p, static_cast<size_t>(head));
   const int64_t lines = (n - head) & ~int64_t{63};
-  constexpr int64_t chunk = 1024;
-  for (int64_t i = head; i < head + lines; i += chunk) {
-    const int64_t bytes = head + lines - i < chunk ? head + lines - i : chunk;
+  for (int64_t i = head; i < head + lines; i += copy_chunk) {
+    const int64_t bytes = head + lines - i < copy_chunk ? head + lines - i : copy_chunk;
     // what is read next comes while this is written
     for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(p + i + line + copy_ahead);
     V::stream_copy(q + i, p + i, bytes);
