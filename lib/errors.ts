@@ -40,6 +40,8 @@ const ownHints = {
   ERR_LATENT_NATIVE_LOAD: "Install again on this platform, or build from source and name the file in LATENTWIRE_NATIVE_PATH.",
   ERR_LATENT_TEMPLATE: "The model's chat template cannot render these messages; pass a template or a ready-made prompt.",
   ERR_LATENT_KV_PEER_LOST: "The sender went away; ask for a new stream, which may leave out what the receiver holds, or pass text.",
+  ERR_LATENT_KV_AUTH: "The stream is not from whom it should be, or not for you, or too old; do not use it, and find out who sent it.",
+  ERR_LATENT_KV_FORGED: "Do not use what this sender sends; read the text instead.",
   ERR_LATENT_KV_STALLED: "The sender stayed silent too long; try again, give it more time, or pass text.",
   ERR_LATENT_MODEL_DIGEST: "The model file is not the one that the manifest names; download it again.",
 } as const;

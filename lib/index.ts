@@ -100,7 +100,11 @@ export {
   type KvTile,
 } from "./kv/handle.js";
 export type { KvIdentity } from "./kv/identity.js";
-export { KvReceiver, type KvReadOptions, type KvSource } from "./kv/receiver.js";
+export { decryptKv, encryptKv } from "./kv/encryption.js";
+export { KvReceiver, type KvReadOptions, type KvReceiverOptions } from "./kv/receiver.js";
+export type { KvSigner, KvVerifier } from "./kv/signature.js";
+export type { KvSource } from "./kv/source.js";
+export type { KvSpot } from "./kv/spot.js";
 export type { GenerateOptions, GeneratedToken, Generation, GenerationResult } from "./models/generation.js";
 export type { ChatMessage } from "./models/chat.js";
 export type { HiddenThought, ThoughtPolicy, TokenThought } from "./policies/thought.js";

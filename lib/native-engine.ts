@@ -136,7 +136,7 @@ export interface NativePool {
   info(): NativePoolInfo;
   counters(): NativePoolCounters;
   createSequence(): NativeSequence;
-  kvReader(identity: NativeFields): NativeKvReader;
+  kvReader(identity: NativeFields, sealed: boolean): NativeKvReader;
   readonly disposed: boolean;
   dispose(): NativeJob<void>;
 }

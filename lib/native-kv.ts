@@ -38,6 +38,8 @@ export interface NativeKvWriter {
   write(from: number, to: number): NativeJob<Uint8Array>;
   /** Takes the records [from, to) into the root without writing them. */
   passOver(from: number, to: number): NativeJob<void>;
+  /** What a signature signs, 32 bytes, once all but the root were written or passed over; of a writer that was made `sealed`. */
+  seal(): Uint8Array;
   dispose(): void;
 }
 
@@ -46,12 +48,15 @@ export interface NativeKvReader {
   restart(): void;
   /** A bit a record, from the lowest of the first byte on. */
   held(): Uint8Array;
-  finish(): { readonly kv: NativeKv; readonly notes: NativeFields };
+  /** `seal` is of use if the reader was made `sealed`; `signature` is empty if there was none. */
+  finish(): { readonly kv: NativeKv; readonly notes: NativeFields; readonly seal: Uint8Array; readonly signature: Uint8Array };
   readonly done: boolean;
   readonly bytes: number;
   dispose(): void;
 }
 
 export interface NativeKvModule {
-  kvWriter(kv: NativeKv, identity: NativeFields, notes: NativeFields): NativeKvWriter;
+  kvWriter(kv: NativeKv, identity: NativeFields, notes: NativeFields, sealed: boolean): NativeKvWriter;
+  /** The record that carries a signature. */
+  kvSignature(signature: Uint8Array): Uint8Array;
 }

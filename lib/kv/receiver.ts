@@ -1,18 +1,23 @@
 // The receiving end of a stream of records: it verifies each one as it comes, keeps what is whole when a sender is lost, and has nothing to
 // use before the root has come.
 import { setImmediate } from "node:timers/promises";
-import { checkInteger, checkKeys, fallback, invalid } from "../check.js";
+import { checkInteger, checkKeys, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
 import type { NativeKvReader } from "../native-kv.js";
 import { KvHandle, labelLimit } from "./handle.js";
 import type { KvIdentity } from "./identity.js";
+import { verifierOf, type KvVerifier } from "./signature.js";
+import { iteratorOf, requirePiece, type KvSource } from "./source.js";
 
 /** So much is verified at a time, a fraction of a millisecond; after `turn` bytes the event loop gets its turn. */
 const step = 256 << 10;
 const turn = 1 << 20;
 
-/** Bytes in any pieces: a Buffer, a Readable, a fetch body, {@link KvHandle.records}. */
-export type KvSource = Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
+/** Options of {@link Pool.kvReceiver}. */
+export interface KvReceiverOptions {
+  /** Take only what one of these has signed. Default: whatever is sound. */
+  readonly verify?: KvVerifier;
+}
 
 /** Options of {@link KvReceiver.read}. */
 export interface KvReadOptions {
@@ -25,12 +30,15 @@ export interface KvReadOptions {
 export class KvReceiver {
   readonly #reader: NativeKvReader;
   readonly #identity: KvIdentity;
+  readonly #verify: ((seal: Uint8Array, signature: Uint8Array) => void) | undefined;
   #reading = false;
   #taken = false;
 
   /** @internal */
-  constructor(reader: NativeKvReader, identity: KvIdentity) {
-    this.#reader = reader;
+  constructor(open: (sealed: boolean) => NativeKvReader, identity: KvIdentity, options: KvReceiverOptions) {
+    checkKeys("options", options, ["verify"]);
+    this.#verify = options.verify === undefined ? undefined : verifierOf(options.verify);
+    this.#reader = LatentError.translate(() => open(this.#verify !== undefined));
     this.#identity = identity;
   }
 
@@ -50,10 +58,11 @@ export class KvReceiver {
   }
 
   /**
-   * Reads a stream to the end of its source and resolves with the content. When it rejects, whole records are kept for the next stream.
+   * Reads a stream to the end of its source and resolves with the content. When it rejects, whole records are kept for the next stream; only a stream
+   * whose signature does not hold costs all of them, and disposes the receiver.
    * @throws {@link LatentError} `ERR_LATENT_KV_TRUNCATED` (it ended early), `ERR_LATENT_KV_PEER_LOST` (it failed), `ERR_LATENT_KV_STALLED` (`idleMs`),
    * `ERR_LATENT_KV_FORMAT`, `ERR_LATENT_KV_CHECKSUM`, `ERR_LATENT_KV_VERSION`, `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT`,
-   * `ERR_LATENT_KV_LIMIT`, `ERR_LATENT_KV_POSITION`, `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`
+   * `ERR_LATENT_KV_LIMIT`, `ERR_LATENT_KV_POSITION`, `ERR_LATENT_KV_AUTH`, `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`
    */
   async read(source: KvSource, options: KvReadOptions = {}): Promise<KvHandle> {
     checkKeys("options", options, ["idleMs", "signal"]);
@@ -74,9 +83,9 @@ export class KvReceiver {
         const piece = await within(pieces, idleMs, options.signal);
         ended = piece.done === true;
         if (ended) break;
-        if (!(piece.value instanceof Uint8Array)) throw invalid("source", "a source of Uint8Arrays", piece.value);
-        for (let at = 0; at < piece.value.length; at += step) {
-          this.#feed(piece.value.subarray(at, at + step));
+        const bytes = requirePiece(piece.value);
+        for (let at = 0; at < bytes.length; at += step) {
+          this.#feed(bytes.subarray(at, at + step));
           unseen += step;
           if (unseen < turn) continue;
           unseen = 0;
@@ -84,7 +93,14 @@ export class KvReceiver {
           options.signal?.throwIfAborted();
         }
       }
-      const { kv, notes } = LatentError.translate(() => this.#reader.finish());
+      const { kv, notes, seal, signature } = LatentError.translate(() => this.#reader.finish());
+      try {
+        this.#verify?.(seal, signature);
+      } catch (error) {
+        kv.dispose();
+        this.dispose();
+        throw error;
+      }
       this.#taken = true;
       const label = notes.find(([name]) => name === "label")?.[1] ?? "";
       return new KvHandle(kv, this.#identity, label.slice(0, labelLimit));
@@ -110,15 +126,6 @@ export class KvReceiver {
   [Symbol.dispose](): void {
     this.dispose();
   }
-}
-
-function iteratorOf(source: unknown): AsyncIterator<unknown> | Iterator<unknown> {
-  if (source instanceof Uint8Array) return [source][Symbol.iterator]();
-  if (typeof source === "object" && source !== null) {
-    if (Symbol.asyncIterator in source) return (source as AsyncIterable<unknown>)[Symbol.asyncIterator]();
-    if (Symbol.iterator in source) return (source as Iterable<unknown>)[Symbol.iterator]();
-  }
-  throw invalid("source", "a Uint8Array or an iterable of them", source);
 }
 
 /** The next piece, unless the sender stays silent, fails, or the signal aborts. */

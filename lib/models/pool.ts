@@ -5,7 +5,9 @@ import { run } from "../jobs.js";
 import type { NativePool, NativePoolCounters, NativePoolInfo } from "../native-engine.js";
 import type { KvHandle } from "../kv/handle.js";
 import { kvIdentity, type KvIdentity } from "../kv/identity.js";
-import { KvReceiver, type KvReadOptions, type KvSource } from "../kv/receiver.js";
+import { KvReceiver, type KvReadOptions, type KvReceiverOptions } from "../kv/receiver.js";
+import type { KvVerifier } from "../kv/signature.js";
+import type { KvSource } from "../kv/source.js";
 import type { Model } from "./model.js";
 import { Sequence } from "./sequence.js";
 
@@ -58,16 +60,14 @@ export class Pool {
   }
 
   /**
-   * The receiving end of a stream of {@link KvHandle.records}; it can take a stream that breaks off and go on with the next.
+   * The receiving end of a stream of {@link KvHandle.records}; it can take a stream that breaks off and go on with the next. With `verify` it gives
+   * away nothing but what was signed.
    * @throws {@link LatentError} `ERR_LATENT_KV_LAYOUT` (a cache that cannot be read), `ERR_LATENT_DISPOSED`
    */
-  kvReceiver(): KvReceiver {
+  kvReceiver(options: KvReceiverOptions = {}): KvReceiver {
     if (this.disposed) throw new LatentError("ERR_LATENT_DISPOSED", "the pool is disposed");
     const identity = this.kvIdentity;
-    return new KvReceiver(
-      LatentError.translate(() => this.#handle.kvReader(Object.entries(identity))),
-      identity,
-    );
+    return new KvReceiver((sealed) => this.#handle.kvReader(Object.entries(identity), sealed), identity, options);
   }
 
   /**
@@ -75,17 +75,19 @@ export class Pool {
    * pool's model, before it is used.
    * @throws {@link LatentError} what {@link KvReceiver.read} throws
    */
-  async readKv(source: KvSource, options: KvReadOptions = {}): Promise<KvHandle> {
-    using receiver = this.kvReceiver();
-    return await receiver.read(source, options);
+  async readKv(source: KvSource, options: KvReadOptions & KvReceiverOptions = {}): Promise<KvHandle> {
+    checkKeys("options", options, ["verify", "idleMs", "signal"]);
+    const { verify, ...reading } = options;
+    using receiver = this.kvReceiver(verify === undefined ? {} : { verify });
+    return await receiver.read(source, reading);
   }
 
   /**
    * A new sequence with the content of {@link Sequence.save}, from this or another process.
    * @throws {@link LatentError} what {@link Sequence.importKv} throws, and `ERR_LATENT_SEQUENCE_LIMIT`
    */
-  async restore(bytes: Uint8Array, options: { readonly signal?: AbortSignal } = {}): Promise<Sequence> {
-    checkKeys("options", options, ["signal"]);
+  async restore(bytes: Uint8Array, options: { readonly verify?: KvVerifier; readonly signal?: AbortSignal } = {}): Promise<Sequence> {
+    checkKeys("options", options, ["verify", "signal"]);
     if (!(bytes instanceof Uint8Array)) throw invalid("bytes", "a Uint8Array", bytes);
     const sequence = this.sequence();
     try {

@@ -6,7 +6,9 @@ import { run } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
 import { checkLabel, KvHandle, type KvFormat, type KvRange } from "../kv/handle.js";
 import { requireSameIdentity } from "../kv/identity.js";
-import type { KvSource } from "../kv/receiver.js";
+import type { KvSigner, KvVerifier } from "../kv/signature.js";
+import type { KvSource } from "../kv/source.js";
+import { checkSpot, spotOf, type KvSpot } from "../kv/spot.js";
 import { Latent } from "../spaces/latent.js";
 import { requireSameSpace } from "../spaces/space.js";
 import { Tensor } from "../tensor.js";
@@ -72,6 +74,10 @@ export interface ImportKvOptions {
   readonly positions?: "append" | "keep" | { readonly at: number };
   /** Of a stream: the longest silence of the sender, in milliseconds. Default: no limit. */
   readonly idleMs?: number;
+  /** Of a stream: take only what one of these has signed. A handle was verified when it was read. */
+  readonly verify?: KvVerifier;
+  /** Read the first tokens again and compare. Default: do not. */
+  readonly spot?: KvSpot;
   readonly signal?: AbortSignal;
 }
 
@@ -298,21 +304,24 @@ export class Sequence {
    * the sequence before was not read by the sender: the joint content then is an approximation of having read both.
    * @throws {@link LatentError} `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT`, `ERR_LATENT_KV_POSITION` (positions that overlap, are repeated, or
    * lie outside the context), `ERR_LATENT_POSITION_SCHEME` (keys of this model cannot move), `ERR_LATENT_CONTEXT_OVERFLOW` (no room),
-   * `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`; for a stream also what {@link KvReceiver.read} throws
+   * `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`; with `spot`, `ERR_LATENT_KV_FORGED` and `ERR_LATENT_SEQUENCE_LIMIT`; for a stream also what
+   * {@link KvReceiver.read} throws
    */
   async importKv(source: KvHandle | KvSource, options: ImportKvOptions = {}): Promise<KvImport> {
-    checkKeys("options", options, ["positions", "idleMs", "signal"]);
+    checkKeys("options", options, ["positions", "idleMs", "verify", "spot", "signal"]);
+    const spot = options.spot === undefined ? undefined : spotOf(options.spot);
     const where = fallback(options.positions, "append");
     if (where !== "keep" && where !== "append") {
       checkKeys("positions", where, ["at"]);
       checkInteger("positions.at", where.at, 0, 2 ** 31 - 1);
     }
     const started = performance.now();
-    const { positions: _, ...reading } = options;
+    const { positions: _where, spot: _spot, ...reading } = options;
     const received = source instanceof KvHandle ? undefined : await this.pool.readKv(source, reading);
     const kv = received ?? (source as KvHandle);
     try {
       requireSameIdentity(kv.identity, this.pool.kvIdentity);
+      if (spot) await checkSpot(this.pool, kv, spot, options.signal);
       const there = kv.positions();
       const base = where === "append" ? this.nextPosition : where === "keep" ? 0 : where.at;
       const positions = where === "keep" ? there : there.map((_position, entry) => base + entry);
@@ -328,9 +337,9 @@ export class Sequence {
    * The whole content as bytes, for {@link Pool.restore} here or in another process: {@link exportKv} and {@link KvHandle.toBytes}.
    * @throws {@link LatentError} what {@link exportKv} throws
    */
-  async save(options: SignalOption = {}): Promise<Uint8Array> {
-    checkKeys("options", options, ["signal"]);
-    using kv = await this.exportKv(options);
+  async save(options: { readonly sign?: KvSigner; readonly signal?: AbortSignal } = {}): Promise<Uint8Array> {
+    checkKeys("options", options, ["sign", "signal"]);
+    using kv = await this.exportKv(options.signal === undefined ? {} : { signal: options.signal });
     return await kv.toBytes(options);
   }
 

@@ -35,19 +35,20 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
                            InstanceMethod<&KvWriterObject::sizes>("sizes"),
                            InstanceMethod<&KvWriterObject::write>("write"),
                            InstanceMethod<&KvWriterObject::pass_over>("passOver"),
+                           InstanceMethod<&KvWriterObject::seal>("seal"),
                            InstanceMethod<&KvWriterObject::dispose>("dispose"),
                        });
   }
 
   explicit KvWriterObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
 
-  // kvWriter(kv, identity, notes)
+  // kvWriter(kv, identity, notes, sealed)
   static Napi::Value open(const Napi::CallbackInfo& call) {
     return translate(call.Env(), [&] {
       KvManifest manifest;
       manifest.identity = fields_of(call[1], "identity");
       manifest.notes = fields_of(call[2], "notes");
-      auto writer = std::make_shared<KvWriter>(kv_of(call[0]), std::move(manifest));
+      auto writer = std::make_shared<KvWriter>(kv_of(call[0]), std::move(manifest), require_bool(call, 3, "sealed"));
       return Napi::Value(call.Env(), wrap(std::make_shared<const SharedWriter>(std::move(writer)))(call.Env()));
     });
   }
@@ -93,6 +94,8 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
       return {};
     });
   }
+
+  Napi::Value seal(const Napi::CallbackInfo& call) { return array_with<uint8_t>(call.Env(), operand(call.Env()).writer->seal()); }
 
   static Napi::Value start(const Napi::CallbackInfo& call, const KvWriter& writer,
                            std::function<Job::ToValue(int64_t from, int64_t to, const Job& job)> work) {
@@ -157,22 +160,31 @@ class KvReaderObject : public TaggedWrap<KvReaderObject> {
     return Napi::Number::New(call.Env(), static_cast<double>(reader(call.Env()).payload_bytes()));
   }
 
-  // -> { kv, notes: [name, value][] }
+  // -> { kv, notes: [name, value][], seal, signature }
   Napi::Value finish(const Napi::CallbackInfo& call) {
     const Napi::Env env = call.Env();
     return translate(env, [&] {
       std::shared_ptr<const KvContent> content;
       KvManifest manifest;
-      check(reader(env).finish(&content, &manifest));
+      const KvReader& from = reader(env);
+      check(from.finish(&content, &manifest));
       Napi::Object out = Napi::Object::New(env);
       out.Set("kv", kv_value(std::move(content))(env));
       out.Set("notes", pairs_of(env, manifest.notes));
+      out.Set("seal", array_with<uint8_t>(env, from.seal()));
+      out.Set("signature", array_with<uint8_t>(env, from.signature()));
       return out;
     });
   }
 
   std::unique_ptr<KvReader> reader_;
 };
+
+// kvSignature(bytes) -> the record that carries them
+Napi::Value signature(const Napi::CallbackInfo& call) {
+  const std::span<const uint8_t> bytes = require_array<uint8_t>(call[0], "signature");
+  return translate(call.Env(), [&] { return array_with<uint8_t>(call.Env(), signature_record({bytes.begin(), bytes.end()})); });
+}
 
 }  // namespace
 
@@ -217,6 +229,7 @@ void init_kv(Napi::Env env, Napi::Object exports) {
   init_kv_object(env);
   KvWriterObject::constructor(env) = Napi::Persistent(KvWriterObject::define(env));
   env.GetInstanceData<AddonData>()->kv_reader_class = Napi::Persistent(KvReaderObject::define(env));
+  exports.Set("kvSignature", Napi::Function::New<&signature>(env, "kvSignature"));
   exports.Set("kvWriter", Napi::Function::New<&KvWriterObject::open>(env, "kvWriter"));
 }
 

@@ -64,7 +64,7 @@ class PoolObject : public TaggedWrap<PoolObject> {
     return translate(call.Env(), [&] { return wrap_sequence(call.Env(), pool_, pool_->create_sequence()); });
   }
 
-  // kvReader(identity)
+  // kvReader(identity, sealed)
   Napi::Value kv_reader(const Napi::CallbackInfo& call) {
     return translate(call.Env(), [&] {
       KvExpectation expected;
@@ -72,6 +72,7 @@ class PoolObject : public TaggedWrap<PoolObject> {
       expected.manifest.identity = fields_of(call[0], "identity");
       expected.vocabulary = pool_->model().info().vocabulary_size;
       expected.max_entries = pool_->context_length();
+      expected.sealed = require_bool(call, 1, "sealed");
       return wrap_kv_reader(call.Env(), std::move(expected));
     });
   }

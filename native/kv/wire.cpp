@@ -18,10 +18,10 @@ constexpr uint32_t magic = kind_of("LWKV");
 constexpr uint32_t head = kind_of("HEAD");
 constexpr uint32_t entries_kind = kind_of("ENTR");
 constexpr uint32_t tile = kind_of("TILE");
+constexpr uint32_t sign = kind_of("SIGN");
 constexpr uint32_t root = kind_of("ROOT");
 constexpr uint32_t must_understand = 1;
 constexpr size_t root_bytes = 16;
-constexpr size_t sealed_bytes = 40;  // of a header: all but its check
 
 uint64_t check_of(const uint8_t* bytes, size_t size) { return digest_of(bytes, size).low; }
 
@@ -33,6 +33,32 @@ template <typename T>
 void put(uint8_t** at, T value) {
   put(at, &value, sizeof value);
 }
+
+// The header of a record, at `out`, for a payload with this digest.
+void put_header(uint32_t kind, uint32_t flags, uint32_t first, uint32_t part, const uint8_t* payload, size_t bytes, uint8_t* out) {
+  const Digest128 digest = digest_of(payload, bytes);
+  uint8_t* at = out;
+  put(&at, kind);
+  put(&at, flags);
+  put(&at, first);
+  put(&at, part);
+  put(&at, static_cast<uint64_t>(bytes));
+  put(&at, digest.low);
+  put(&at, digest.high);
+  put(&at, check_of(out, sealed_bytes));
+}
+
+Blake3Digest blake3_of(const void* bytes, size_t size) { return blake3({static_cast<const std::byte*>(bytes), size}); }
+
+Blake3Digest sealed_leaf_of(const uint8_t* header, const uint8_t* payload, size_t bytes) {
+  const Blake3Digest digest = blake3_of(payload, bytes);
+  uint8_t both[sealed_bytes + sizeof digest];
+  std::memcpy(both, header, sealed_bytes);
+  std::memcpy(both + sealed_bytes, digest.data(), sizeof digest);
+  return blake3_of(both, sizeof both);
+}
+
+Blake3Digest seal_of(const std::vector<Blake3Digest>& leaves) { return blake3_of(leaves.data(), leaves.size() * sizeof(Blake3Digest)); }
 
 Status no_manifest() { return Status::fail(Code::kv_format, "the stream does not begin with its manifest"); }
 
@@ -56,12 +82,13 @@ Digest128 root_of(std::vector<Digest128> leaves) {
 
 // ------------------------------------------------------------------------------------------------------------------------------ writing
 
-KvWriter::KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest) : content_(std::move(content)) {
+KvWriter::KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest, bool sealed) : content_(std::move(content)) {
   manifest.layout = content_->layout;
   manifest.entries = static_cast<uint64_t>(content_->size());
   manifest_ = write_manifest(manifest);
   chunks_ = (content_->size() + chunk_entries - 1) / chunk_entries;
   leaves_.resize(static_cast<size_t>(records() - 1));
+  if (sealed) sealed_leaves_.resize(leaves_.size());
   latents_.push_back(0);
   for (int64_t chunk = 0; chunk < chunks_; chunk++) {
     const int64_t first = chunk * chunk_entries;
@@ -110,21 +137,28 @@ void KvWriter::write_payload(int64_t record, uint8_t* out) const {
                        [&](const uint8_t* rows, int64_t count) { put(&at, rows, static_cast<size_t>(count * row_bytes)); });
 }
 
-void KvWriter::write_header(int64_t record, const Digest128& digest, uint8_t* out) {
+void KvWriter::write_header(int64_t record, const uint8_t* payload, uint8_t* out) {
   const bool is_root = record == records() - 1;
   const int64_t within = record == 0 || is_root ? -1 : (record - 1) % records_a_chunk();
   const int64_t first = within < 0 ? 0 : (record - 1) / records_a_chunk() * chunk_entries;
   const int64_t part = within < 0 ? 0 : within == 0 ? std::min(chunk_entries, content_->size() - first) : within - 1;
-  uint8_t* at = out;
-  put(&at, record == 0 ? head : is_root ? root : within == 0 ? entries_kind : tile);
-  put(&at, must_understand);
-  put(&at, static_cast<uint32_t>(first));
-  put(&at, static_cast<uint32_t>(part));
-  put(&at, static_cast<uint64_t>(payload_bytes(record)));
-  put(&at, digest.low);
-  put(&at, digest.high);
-  put(&at, check_of(out, sealed_bytes));
-  if (!is_root) leaves_[static_cast<size_t>(record)] = digest_of(out, sealed_bytes);
+  const uint32_t kind = record == 0 ? head : is_root ? root : within == 0 ? entries_kind : tile;
+  const auto bytes = static_cast<size_t>(payload_bytes(record));
+  put_header(kind, must_understand, static_cast<uint32_t>(first), static_cast<uint32_t>(part), payload, bytes, out);
+  if (is_root) return;
+  const auto leaf = static_cast<size_t>(record);
+  leaves_[leaf] = digest_of(out, sealed_bytes);
+  if (!sealed_leaves_.empty()) sealed_leaves_[leaf] = sealed_leaf_of(out, payload, bytes);
+}
+
+Blake3Digest KvWriter::seal() const { return seal_of(sealed_leaves_); }
+
+std::vector<uint8_t> signature_record(const std::vector<uint8_t>& signature) {
+  std::vector<uint8_t> record(record_header_bytes + signature.size());
+  put_header(sign, 0, 0, 0, signature.data(), signature.size(), record.data());
+  uint8_t* at = record.data() + record_header_bytes;
+  put(&at, signature.data(), signature.size());
+  return record;
 }
 
 void KvWriter::write(int64_t record, uint8_t* out) {
@@ -138,7 +172,7 @@ void KvWriter::write(int64_t record, uint8_t* out) {
   }
   uint8_t* payload = out + record_header_bytes;
   write_payload(record, payload);
-  write_header(record, digest_of(payload, static_cast<size_t>(payload_bytes(record))), out);
+  write_header(record, payload, out);
 }
 
 void KvWriter::pass_over(int64_t record) {
@@ -160,7 +194,7 @@ void KvWriter::pass_over(int64_t record) {
     rows = copy.data();
   }
   uint8_t header[record_header_bytes];
-  write_header(record, digest_of(rows, bytes), header);
+  write_header(record, rows, header);
 }
 
 // ------------------------------------------------------------------------------------------------------------------------------ reading
@@ -172,7 +206,19 @@ void KvReader::expect(State state, uint64_t bytes) {
 }
 
 void KvReader::restart() {
-  if (!done_) expect(State::preamble, preamble_bytes);
+  if (done_) return;
+  signature_.clear();
+  expect(State::preamble, preamble_bytes);
+}
+
+Blake3Digest KvReader::sealed_leaf(const uint8_t* payload, size_t bytes) const {
+  return expected_.sealed ? sealed_leaf_of(sealed_header_, payload, bytes) : Blake3Digest{};
+}
+
+Blake3Digest KvReader::seal() const {
+  std::vector<Blake3Digest> leaves{sealed_manifest_leaf_};
+  for (const Chunk& chunk : chunks_) leaves.insert(leaves.end(), chunk.sealed_leaves.begin(), chunk.sealed_leaves.end());
+  return seal_of(leaves);
 }
 
 Status KvReader::feed(const uint8_t* bytes, size_t size) {
@@ -206,7 +252,7 @@ Status KvReader::feed(const uint8_t* bytes, size_t size) {
           if (digest_of(gathered_.data(), gathered_.size()) != header_.digest)
             status = Status::fail(Code::kv_checksum, "a record does not match its digest");
           else
-            status = header_.kind == head ? take_manifest() : header_.kind == entries_kind ? take_entries() : take_root();
+            status = take_payload();
           break;
         case State::rows:
           status = end_tile();
@@ -224,6 +270,21 @@ Status KvReader::feed(const uint8_t* bytes, size_t size) {
     }
   }
   return {};
+}
+
+Status KvReader::take_payload() {
+  switch (header_.kind) {
+    case head:
+      return take_manifest();
+    case entries_kind:
+      return take_entries();
+    case sign:
+      signature_ = gathered_;
+      expect(State::header, record_header_bytes);
+      return {};
+    default:
+      return take_root();
+  }
 }
 
 Status KvReader::take_preamble() {
@@ -258,9 +319,17 @@ Status KvReader::take_header() {
   reader.read(&check);
   if (check != check_of(gathered_.data(), sealed_bytes)) return Status::fail(Code::kv_checksum, "the header of a record is damaged");
   leaf_ = digest_of(gathered_.data(), sealed_bytes);
+  std::memcpy(sealed_header_, gathered_.data(), sealed_bytes);
   const bool known = header_.kind == head || header_.kind == entries_kind || header_.kind == tile || header_.kind == root;
   if (known ? header_.flags != must_understand : (header_.flags & must_understand) != 0)
     return Status::fail(Code::kv_version, "a record that a newer version must have written");
+  if (header_.kind == sign) {
+    if (header_.bytes == 0 || header_.bytes > max_signature_bytes)
+      return Status::fail(Code::kv_limit, "a signature of " + std::to_string(header_.bytes) + " bytes");
+    if (!signature_.empty()) return Status::fail(Code::kv_format, "a second signature");
+    expect(State::payload, header_.bytes);
+    return {};
+  }
   if (!known) {
     expect(State::skip, header_.bytes);
     return {};
@@ -305,6 +374,7 @@ Status KvReader::take_manifest() {
     manifest_ = std::move(manifest);
     chunks_.resize((manifest_.entries + chunk_entries - 1) / chunk_entries);
     manifest_leaf_ = leaf_;
+    sealed_manifest_leaf_ = sealed_leaf(gathered_.data(), gathered_.size());
     manifest_known_ = true;
   }
   expect(State::header, record_header_bytes);
@@ -356,6 +426,8 @@ Status KvReader::take_entries() {
   chunk.parts.resize(manifest_.layout.parts.size());
   chunk.leaves.resize(1 + chunk.parts.size());
   chunk.leaves[0] = leaf_;
+  chunk.sealed_leaves.resize(expected_.sealed ? chunk.leaves.size() : 0);
+  if (expected_.sealed) chunk.sealed_leaves[0] = sealed_leaf(gathered_.data(), gathered_.size());
   chunk.known = true;
   chunks_[header_.first / chunk_entries] = std::move(chunk);
   payload_bytes_ += static_cast<int64_t>(gathered_.size());
@@ -390,6 +462,7 @@ Status KvReader::end_tile() {
     return Status::fail(Code::kv_checksum, "a tile does not match its digest");
   chunk.parts[part] = true;
   chunk.leaves[1 + part] = leaf_;
+  if (expected_.sealed) chunk.sealed_leaves[1 + part] = sealed_leaf(chunk.writable[part], static_cast<size_t>(header_.bytes));
   payload_bytes_ += static_cast<int64_t>(header_.bytes);
   expect(State::header, record_header_bytes);
   return {};

@@ -6,12 +6,16 @@
 //     'HEAD'  the manifest; first and part are 0
 //     'ENTR'  of the entries from `first` on: tokens i32[n], positions i32[n], latents f32[.., dimension]; part is n
 //     'TILE'  of the same entries: rows [n, row bytes] of `part`, 2 * layer for keys and 2 * layer + 1 for values
+//     'SIGN'  the bytes of a signature, before the root, if there is one; flags, first and part are 0
 //     'ROOT'  root[16]; first and part are 0
 //
 // Entries come in chunks of 256, each followed by one tile a part. Digests are XXH3-128, low half first; checks are the low half. The root
 // is that of a binary tree; its leaves are the digests of the first 40 bytes of each record's header, which hold the payload's digest: of
 // the manifest, then chunk by chunk of the entries and their tiles. A parent is the digest of its two children, and one without a neighbour
 // moves up as it is. Known kinds have no flag but 1: what a later version adds must not be taken for what this one knows.
+//
+// XXH3 finds damage and not forgery, so what is signed is a seal: the BLAKE3 digest of the leaves in their order, where a leaf is the
+// digest of the first 40 bytes of a header and the digest of its payload. Who does not verify a signature passes over it.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +23,7 @@
 #include <vector>
 
 #include "core/status.h"
+#include "kernels/blake3.h"
 #include "kernels/stats.h"
 #include "kv/content.h"
 #include "kv/manifest.h"
@@ -30,6 +35,8 @@ constexpr uint16_t wire_major = 1;
 constexpr uint16_t wire_minor = 0;
 constexpr size_t preamble_bytes = 16;
 constexpr size_t record_header_bytes = 48;
+constexpr size_t sealed_bytes = 40;  // of a header: all but its check
+constexpr size_t max_signature_bytes = 4096;
 
 // Of records in the order of the stream.
 Digest128 root_of(std::vector<Digest128> leaves);
@@ -38,7 +45,8 @@ Digest128 root_of(std::vector<Digest128> leaves);
 // copied, a record is written when it is asked for.
 class KvWriter {
  public:
-  KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest);
+  // `sealed`: the seal will be asked for.
+  KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest, bool sealed = false);
 
   int64_t records() const noexcept { return 2 + chunks_ * records_a_chunk(); }
   // With its header.
@@ -47,25 +55,33 @@ class KvWriter {
   void write(int64_t record, uint8_t* out);
   // Takes the record into the root without writing it.
   void pass_over(int64_t record);
+  // What a signature signs; when the root can be written.
+  Blake3Digest seal() const;
 
  private:
   int64_t records_a_chunk() const noexcept { return 1 + static_cast<int64_t>(content_->layout.parts.size()); }
   int64_t payload_bytes(int64_t record) const noexcept;
   void write_payload(int64_t record, uint8_t* out) const;
-  void write_header(int64_t record, const Digest128& digest, uint8_t* out);
+  // `payload` are the bytes that the header is for.
+  void write_header(int64_t record, const uint8_t* payload, uint8_t* out);
 
   std::shared_ptr<const KvContent> content_;
   std::vector<uint8_t> manifest_;
-  std::vector<Digest128> leaves_;  // [records - 1]
-  std::vector<int64_t> latents_;   // [chunks + 1]: latents before each chunk
+  std::vector<Digest128> leaves_;            // [records - 1]
+  std::vector<Blake3Digest> sealed_leaves_;  // [records - 1] if it is sealed
+  std::vector<int64_t> latents_;             // [chunks + 1]: latents before each chunk
   int64_t chunks_ = 0;
 };
+
+// The record with a signature, of at most max_signature_bytes.
+std::vector<uint8_t> signature_record(const std::vector<uint8_t>& signature);
 
 // What a reader holds foreign bytes against: all sizes come from the local model, none from the sender.
 struct KvExpectation {
   KvManifest manifest;
   int32_t vocabulary = 0;
   int64_t max_entries = 0;
+  bool sealed = false;  // the seal will be asked for
 };
 
 class KvReader {
@@ -82,6 +98,10 @@ class KvReader {
   // Error kv_truncated before the root has come.
   Status finish(std::shared_ptr<const KvContent>* content, KvManifest* manifest) const;
   bool done() const noexcept { return done_; }
+  // Of all that has come, once it is done, if it was expected.
+  Blake3Digest seal() const;
+  // Empty if none has come.
+  const std::vector<uint8_t>& signature() const noexcept { return signature_; }
   // Numbers of the records that are there, of all but the root, as bits from the lowest of the first byte on.
   std::vector<uint8_t> held() const;
   int64_t payload_bytes() const noexcept { return payload_bytes_; }  // of whole records that were taken in
@@ -95,7 +115,8 @@ class KvReader {
     KvSegment segment;
     std::vector<uint8_t*> writable;
     std::vector<bool> parts;
-    std::vector<Digest128> leaves;  // of the entries, then of the parts
+    std::vector<Digest128> leaves;            // of the entries, then of the parts
+    std::vector<Blake3Digest> sealed_leaves;  // of the same, if they are sealed
   };
   struct Header {
     uint32_t kind = 0;
@@ -110,6 +131,7 @@ class KvReader {
 
   Status take_preamble();
   Status take_header();
+  Status take_payload();
   Status take_manifest();
   Status begin_entries();
   Status take_entries();
@@ -117,6 +139,8 @@ class KvReader {
   Status end_tile();
   Status take_root();
   void expect(State state, uint64_t bytes);
+  // The sealed leaf of the record that is being read, nothing if it is not sealed.
+  Blake3Digest sealed_leaf(const uint8_t* payload, size_t bytes) const;
   Status another_content();
   void forget();
 
@@ -129,8 +153,11 @@ class KvReader {
 
   bool manifest_known_ = false;
   KvManifest manifest_;
-  Digest128 leaf_;  // of the record that is being read
+  uint8_t sealed_header_[sealed_bytes] = {};  // the first bytes of the header of the record that is being read
+  Digest128 leaf_;                            // of that record
   Digest128 manifest_leaf_;
+  Blake3Digest sealed_manifest_leaf_{};
+  std::vector<uint8_t> signature_;
   std::vector<Chunk> chunks_;
   int64_t payload_bytes_ = 0;
   bool done_ = false;

@@ -50,13 +50,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   seal(&sealed);
   CacheLayout layout = test::layout_of(2, RowFormat::f16, 32);
   layout.parts[3].channels = 64;
-  KvReader reader(test::expectation_of(layout, 512));
+  KvReader reader(test::expectation_of(layout, 512, size % 2 == 1));
   const size_t piece = bytes[0] == 'L' ? size : bytes[0] + size_t{1};
   for (size_t at = 0; at < size; at += piece) {
     if (!reader.feed(sealed.data() + at, std::min(piece, size - at)).ok()) reader.restart();
   }
   std::shared_ptr<const KvContent> content;
   if (!reader.finish(&content, &manifest).ok()) return 0;
+  reader.seal();
   if (content->size() > 512 || content->positions.size() != content->tokens.size()) std::abort();
   for (int64_t part = 0; part < 4; part++) {
     if (static_cast<int64_t>(test::rows_of(*content, part).size()) !=

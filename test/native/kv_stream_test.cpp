@@ -269,6 +269,57 @@ TEST_CASE("records out of place: tiles before their entries, a stream without it
   CHECK(code_of(joined({0, 1, 2, 3, 4, 5, 6, 7}), whole.layout) == Code::kv_checksum);
 }
 
+TEST_CASE("a seal covers every record, and a signature over it goes along without changing the content") {
+  const KvContent whole = content_of(layout_of(2, RowFormat::q8_0), 300);
+  const auto content = std::make_shared<const KvContent>(whole);
+  KvWriter writer(content, manifest_of(whole.layout), true);
+  std::vector<std::vector<uint8_t>> records;
+  for (int64_t i = 0; i < writer.records(); i++) records.push_back(record(writer, i));
+  const std::vector<uint8_t> signature(64, 9);
+  const std::vector<uint8_t> signed_by = signature_record(signature);
+  const auto stream_with = [&](const std::vector<std::vector<uint8_t>>& extras) {
+    std::vector<uint8_t> bytes;
+    for (size_t i = 0; i < records.size(); i++) {
+      if (i + 1 == records.size()) {
+        for (const auto& extra : extras) bytes.insert(bytes.end(), extra.begin(), extra.end());
+      }
+      bytes.insert(bytes.end(), records[i].begin(), records[i].end());
+    }
+    return bytes;
+  };
+  const std::vector<uint8_t> bytes = stream_with({signed_by});
+  for (const size_t piece : {size_t{7}, bytes.size()}) {
+    KvReader reader(expectation_of(whole.layout, 2048, true));
+    REQUIRE(feed_all(&reader, bytes, piece).ok());
+    REQUIRE(reader.done());
+    CHECK(reader.seal() == writer.seal());
+    CHECK(reader.signature() == signature);
+  }
+  // who does not look at signatures reads the same
+  CHECK(code_of(bytes, whole.layout) == Code::ok);
+  CHECK(stream_with({}) == stream_of(whole));
+  // what was passed over, and what had come before a break, is a part of it
+  KvWriter passing(content, manifest_of(whole.layout), true);
+  for (int64_t i = 0; i + 1 < passing.records(); i++) passing.pass_over(i);
+  CHECK(passing.seal() == writer.seal());
+  KvReader broken(expectation_of(whole.layout, 2048, true));
+  REQUIRE(broken.feed(bytes.data(), bytes.size() / 2).ok());
+  broken.restart();
+  REQUIRE(broken.feed(bytes.data(), bytes.size()).ok());
+  CHECK(broken.seal() == writer.seal());
+  CHECK(broken.signature() == signature);
+  // any change of the content is another seal
+  KvContent other = whole;
+  other.positions[299]++;
+  KvWriter foreign(std::make_shared<const KvContent>(other), manifest_of(whole.layout), true);
+  for (int64_t i = 0; i + 1 < foreign.records(); i++) foreign.pass_over(i);
+  CHECK(foreign.seal() != writer.seal());
+  CHECK(code_of(stream_with({signed_by, signed_by}), whole.layout) == Code::kv_format);
+  CHECK(code_of(stream_with({signature_record(std::vector<uint8_t>(max_signature_bytes))}), whole.layout) == Code::ok);
+  CHECK(code_of(stream_with({signature_record(std::vector<uint8_t>(max_signature_bytes + 1))}), whole.layout) == Code::kv_limit);
+  CHECK(code_of(stream_with({signature_record({})}), whole.layout) == Code::kv_limit);
+}
+
 TEST_CASE("the format does not change: a stream of version 1, byte by byte") {
   CacheLayout layout = layout_of(2, RowFormat::f16, 32);
   layout.parts[1] = {RowFormat::q8_0, 32, 32};

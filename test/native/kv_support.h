@@ -62,8 +62,8 @@ inline KvManifest manifest_of(const CacheLayout& layout, int64_t entries = 0) {
   return manifest;
 }
 
-inline KvExpectation expectation_of(const CacheLayout& layout, int64_t max_entries = 2048) {
-  return {manifest_of(layout), 97, max_entries};
+inline KvExpectation expectation_of(const CacheLayout& layout, int64_t max_entries = 2048, bool sealed = false) {
+  return {manifest_of(layout), 97, max_entries, sealed};
 }
 
 inline std::vector<uint8_t> record(KvWriter& writer, int64_t number) {
