@@ -41,6 +41,8 @@ const ownHints = {
   ERR_LATENT_TEMPLATE: "The model's chat template cannot render these messages; pass a template or a ready-made prompt.",
   ERR_LATENT_KV_PEER_LOST: "The sender went away; ask for a new stream, which may leave out what the receiver holds, or pass text.",
   ERR_LATENT_KV_STALLED: "The sender stayed silent too long; try again, give it more time, or pass text.",
+  ERR_LATENT_KV_DISK_FULL: "Make room or allow more `diskBytes`; until then the store serves what it holds, and puts nothing on disk.",
+  ERR_LATENT_PACKAGE_MISSING: "Install the package that the message names, or leave out the option that needs it.",
   ERR_LATENT_MODEL_DIGEST: "The model file is not the one that the manifest names; download it again.",
 } as const;
 

@@ -1,0 +1,286 @@
+// The disk tier of a store: chunks in an lmdb environment that several processes may use at once. A chunk becomes visible, with all of its pieces,
+// by one transaction or not at all; whoever reads has a snapshot that nobody can take away.
+import { randomBytes } from "node:crypto";
+import { ftruncateSync, openSync, closeSync, fstatSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
+import path from "node:path";
+import { getSystemErrorName } from "node:util";
+import type { Database, RootDatabase, RootDatabaseOptionsWithPath } from "lmdb";
+import { LatentError } from "../errors.js";
+import { Ledger, type Admission, type ChunkEntry, type ChunkOffer, type LedgerLimits } from "./ledger.js";
+import { LmdbTable, type PieceList } from "./lmdb-table.js";
+
+/** A chunk as a writer brings it: without the place of its pieces. */
+export type DiskOffer = Omit<ChunkOffer<PieceList>, "payload">;
+
+/** What happened in a disk tier since it was opened, by this process. */
+export interface DiskCounts {
+  evicted: number;
+  expired: number;
+  quarantined: number;
+}
+
+type Lmdb = (options: RootDatabaseOptionsWithPath) => RootDatabase<unknown, string>;
+
+const lmdbVersion = "3.5.6";
+const pieceIndexBytes = 4;
+
+export class DiskTier {
+  readonly #root: RootDatabase<unknown, string>;
+  readonly #pieces: Database<Buffer, Buffer>;
+  readonly #table: LmdbTable;
+  readonly #ledger: Ledger<PieceList>;
+  readonly #tenant: string;
+  readonly readOnly: boolean;
+  readonly counts: DiskCounts = { evicted: 0, expired: 0, quarantined: 0 };
+
+  /** @throws {@link LatentError} `ERR_LATENT_PACKAGE_MISSING`, `ERR_LATENT_KV_DISK_FULL` (nothing can be written there, and there is nothing to read) */
+  static async open(folder: string, limits: LedgerLimits, tenant: string): Promise<DiskTier> {
+    const open = await loadLmdb();
+    try {
+      await mkdir(folder, { recursive: true, mode: 0o700 });
+      return new DiskTier(open, folder, limits, tenant, false);
+    } catch (cause) {
+      // what another process wrote can still be read
+      try {
+        return new DiskTier(open, folder, limits, tenant, true);
+      } catch {
+        throw diskError(cause, `the store in ${folder} cannot be opened`);
+      }
+    }
+  }
+
+  private constructor(open: Lmdb, folder: string, limits: LedgerLimits, tenant: string, readOnly: boolean) {
+    const root = open({ path: folder, noSubdir: false, maxDbs: 8, readOnly });
+    try {
+      this.#pieces = root.openDB<Buffer, Buffer>({ name: "pieces", encoding: "binary", keyEncoding: "binary" });
+      this.#table = new LmdbTable(root);
+      if (!readOnly)
+        root.transactionSync(() => {
+          restoreLength(root, path.join(folder, "data.mdb"));
+        });
+    } catch (error) {
+      void root.close();
+      throw error;
+    }
+    this.#root = root;
+    this.#tenant = tenant;
+    this.readOnly = readOnly;
+    this.#ledger = new Ledger(this.#table, limits, (list) => {
+      this.#forget(list);
+    });
+  }
+
+  /** The latest time that any process has seen here. */
+  get time(): number {
+    return this.#table.time;
+  }
+
+  /** Bytes and chunks of this tenant. */
+  get held(): { readonly chunks: number; readonly bytes: number } {
+    return { chunks: this.#table.chunks(this.#tenant), bytes: this.#table.bytes(this.#tenant) };
+  }
+
+  live(key: string, now: number): ChunkEntry<PieceList> | undefined {
+    return this.#ledger.live(key, now);
+  }
+
+  /**
+   * Writes a chunk, in one transaction with what must go for it.
+   * @throws {@link LatentError} `ERR_LATENT_KV_DISK_FULL`; nothing has changed then
+   */
+  async write(
+    key: string,
+    offer: DiskOffer,
+    pieces: readonly Uint8Array[],
+    kept: ReadonlySet<string>,
+    now: number,
+  ): Promise<Exclude<Admission, "full">> {
+    const list = { id: randomBytes(8).toString("hex"), count: pieces.length };
+    const counts = { evicted: 0, expired: 0 };
+    // all in one turn of the event loop, which lmdb puts into one transaction; the pieces are copied and written by its own thread
+    const writes = pieces.map((piece, index) => this.#pieces.put(pieceKey(list.id, index), piece as Buffer));
+    const admission = await this.#transaction((): Admission => {
+      this.#table.time = Math.max(this.#table.time, now);
+      counts.expired = this.#ledger.expire(now);
+      if (this.#ledger.fits(offer.bytes, offer.tenant, kept)) this.#reclaim(offer.bytes);
+      const result = this.#ledger.admit(key, { ...offer, payload: list }, kept, (chunks) => {
+        counts.evicted = chunks;
+      });
+      if (result !== "added") this.#forget(list);
+      return result;
+    }, writes);
+    this.counts.evicted += counts.evicted;
+    this.counts.expired += counts.expired;
+    if (admission === "full") {
+      const { bytes, tenantBytes } = this.#ledger.limits;
+      throw new LatentError(
+        "ERR_LATENT_KV_DISK_FULL",
+        `a chunk of ${offer.bytes} bytes and those that it builds on exceed the store's ${Math.min(bytes, tenantBytes)} bytes`,
+        {
+          details: { reason: "quota" },
+        },
+      );
+    }
+    return admission;
+  }
+
+  /**
+   * Calls `use` with the pieces of a chunk, in order and out of one snapshot, and resolves with what it does; undefined if there is no such chunk.
+   * Another thread brings the pages in before they are read here.
+   */
+  async read<T>(key: string, use: (pieces: AsyncIterable<Uint8Array>) => Promise<T>): Promise<T | undefined> {
+    const transaction = this.#root.useReadTransaction();
+    const pieces = this.#pieces;
+    let open = true;
+    const inOrder = async function* (list: PieceList): AsyncGenerator<Uint8Array, void, undefined> {
+      for (let index = 0; index < list.count; index++) {
+        const name = pieceKey(list.id, index);
+        await pieces.prefetch([name]);
+        // a reader that left while pages came in must not see the snapshot after its end
+        const piece = open ? pieces.get(name, { transaction }) : undefined;
+        if (piece === undefined) return;
+        yield piece;
+      }
+    };
+    try {
+      const list = this.#table.get(key, transaction)?.payload ?? null;
+      return list === null ? undefined : await use(inOrder(list));
+    } finally {
+      open = false;
+      transaction.done();
+    }
+  }
+
+  /** Counts a use of chunks and puts their end off. */
+  async touch(keys: readonly string[], expires: number | null, now: number): Promise<void> {
+    await this.#transaction(() => {
+      this.#table.time = Math.max(this.#table.time, now);
+      for (const key of keys) this.#ledger.touch(key);
+      if (expires !== null) for (const key of keys) this.#ledger.extend(key, expires);
+    });
+  }
+
+  /** Puts a chunk aside that could not be verified: it is not found any more, and stays until its room is needed. */
+  async quarantine(key: string, code: string): Promise<void> {
+    this.counts.quarantined++;
+    await this.#transaction(() => {
+      const entry = this.#table.get(key);
+      const list = this.#ledger.take(key);
+      if (entry !== undefined && list !== null) this.#table.quarantine({ ...list, tenant: entry.tenant, bytes: entry.bytes, code });
+    });
+  }
+
+  /** Removes chunks; returns how many there were. */
+  async delete(keys: readonly string[]): Promise<number> {
+    return await this.#transaction(() => {
+      const there = keys.filter((key) => (this.#table.get(key)?.payload ?? null) !== null);
+      for (const key of there) this.#ledger.remove(key);
+      return there.length;
+    });
+  }
+
+  /** Removes everything of this tenant. */
+  async clear(): Promise<void> {
+    await this.#transaction(() => {
+      for (const key of this.#table.keysOf(this.#tenant)) this.#ledger.remove(key);
+      this.#table.reclaim(Number.POSITIVE_INFINITY, this.#tenant, (list) => {
+        this.#forget(list);
+      });
+    });
+  }
+
+  /** Removes what has ended. */
+  async expire(now: number): Promise<void> {
+    this.counts.expired += await this.#transaction(() => this.#ledger.expire(Math.max(this.#table.time, now)));
+  }
+
+  async close(): Promise<void> {
+    await this.#root.close();
+  }
+
+  /** What was put aside goes before anything of use does. */
+  #reclaim(bytes: number): void {
+    this.#table.reclaim(this.#table.bytes() + bytes - this.#ledger.limits.bytes, undefined, (list) => {
+      this.#forget(list);
+    });
+  }
+
+  #forget(list: PieceList): void {
+    for (let index = 0; index < list.count; index++) this.#pieces.removeSync(pieceKey(list.id, index));
+  }
+
+  /** Runs `work` in a write transaction, with `writes` that were begun in the same turn of the event loop. */
+  async #transaction<T>(work: () => T, writes: readonly Promise<boolean>[] = []): Promise<T> {
+    if (this.readOnly)
+      throw new LatentError("ERR_LATENT_KV_DISK_FULL", "the store was opened for reading: nothing can be written there", {
+        details: { reason: "read-only" },
+      });
+    const result = this.#root.transaction(work);
+    const settled = await Promise.allSettled([result, ...writes]);
+    const failed = settled.find((one) => one.status === "rejected");
+    if (failed === undefined) return await result;
+    // every promise of a failed commit carries the promise of its cause, which nobody else awaits
+    const causes = await Promise.all(settled.map(async (one) => (one.status === "rejected" ? await causeOf(one.reason) : undefined)));
+    throw diskError(
+      causes.find((cause) => cause !== undefined),
+      "nothing could be written to the store",
+    );
+  }
+}
+
+function pieceKey(id: string, index: number): Buffer {
+  const number = Buffer.alloc(pieceIndexBytes);
+  number.writeUInt32BE(index);
+  return Buffer.concat([Buffer.from(id, "hex"), number]);
+}
+
+async function causeOf(error: unknown): Promise<unknown> {
+  try {
+    await (error instanceof Error ? (Reflect.get(error, "commitError") as Promise<void> | undefined) : undefined);
+    return error;
+  } catch (cause) {
+    return cause;
+  }
+}
+
+const reasons: Readonly<Record<string, string>> = {
+  ENOSPC: "full",
+  EDQUOT: "quota",
+  EROFS: "read-only",
+  EACCES: "read-only",
+  EPERM: "read-only",
+};
+
+function diskError(cause: unknown, what: string): LatentError {
+  const message = cause instanceof Error ? cause.message : String(cause);
+  const code: unknown = cause instanceof Error ? Reflect.get(cause, "code") : undefined;
+  // lmdb has numbers: those of the operating system, and its own, which are negative
+  const name = typeof code === "number" && code > 0 ? getSystemErrorName(-code) : code;
+  const reason = (typeof name === "string" ? reasons[name] : undefined) ?? "failed";
+  return new LatentError("ERR_LATENT_KV_DISK_FULL", `${what}: ${message}`, { cause, details: { reason } });
+}
+
+async function loadLmdb(): Promise<Lmdb> {
+  try {
+    return (await import("lmdb")).open;
+  } catch (cause) {
+    const hint = `Run \`npm install lmdb@${lmdbVersion}\`, or open the store without a path.`;
+    throw new LatentError("ERR_LATENT_PACKAGE_MISSING", "a store on disk needs the package lmdb, which cannot be loaded", { cause, hint });
+  }
+}
+
+/**
+ * A file that was cut off gets its length back, with zeros: reading behind the end of a mapped file would end the process, and zeros are found by
+ * their digests. Runs in a write transaction, so no other process is about to write there.
+ */
+function restoreLength(root: RootDatabase<unknown, string>, file: string): void {
+  const { lastPageNumber, pageSize } = root.getStats() as { readonly lastPageNumber: number; readonly pageSize: number };
+  const length = (lastPageNumber + 1) * pageSize;
+  const descriptor = openSync(file, "r+");
+  try {
+    if (fstatSync(descriptor).size < length) ftruncateSync(descriptor, length);
+  } finally {
+    closeSync(descriptor);
+  }
+}
