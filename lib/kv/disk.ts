@@ -51,7 +51,10 @@ export class DiskTier {
   }
 
   private constructor(open: Lmdb, folder: string, limits: LedgerLimits, tenant: string, readOnly: boolean) {
-    const root = open({ path: folder, noSubdir: false, maxDbs: 8, readOnly });
+    // Both are off because of what lmdb does when a commit fails: of the batch of an event turn it rejects a promise that nobody can handle, and
+    // for a flush that is to follow the commit it waits for ever when it is closed.
+    const whenCommitsFail = { eventTurnBatching: false, overlappingSync: false };
+    const root = open({ path: folder, noSubdir: false, maxDbs: 8, readOnly, ...whenCommitsFail });
     try {
       this.#pieces = root.openDB<Buffer, Buffer>({ name: "pieces", encoding: "binary", keyEncoding: "binary" });
       this.#table = new LmdbTable(root);
@@ -89,17 +92,11 @@ export class DiskTier {
    * Writes a chunk, in one transaction with what must go for it.
    * @throws {@link LatentError} `ERR_LATENT_KV_DISK_FULL`; nothing has changed then
    */
-  async write(
-    key: string,
-    offer: DiskOffer,
-    pieces: readonly Uint8Array[],
-    kept: ReadonlySet<string>,
-    now: number,
-  ): Promise<Exclude<Admission, "full">> {
+  async write(key: string, offer: DiskOffer, pieces: readonly Uint8Array[], kept: ReadonlySet<string>, now: number): Promise<void> {
+    this.#requireWritable();
     const list = { id: randomBytes(8).toString("hex"), count: pieces.length };
     const counts = { evicted: 0, expired: 0 };
-    // all in one turn of the event loop, which lmdb puts into one transaction; the pieces are copied and written by its own thread
-    const writes = pieces.map((piece, index) => this.#pieces.put(pieceKey(list.id, index), piece as Buffer));
+    const content = pieces.map((piece, index) => [pieceKey(list.id, index), piece as Buffer] as const);
     const admission = await this.#transaction((): Admission => {
       this.#table.time = Math.max(this.#table.time, now);
       counts.expired = this.#ledger.expire(now);
@@ -109,7 +106,7 @@ export class DiskTier {
       });
       if (result !== "added") this.#forget(list);
       return result;
-    }, writes);
+    }, content);
     this.counts.evicted += counts.evicted;
     this.counts.expired += counts.expired;
     if (admission === "full") {
@@ -122,7 +119,6 @@ export class DiskTier {
         },
       );
     }
-    return admission;
   }
 
   /**
@@ -199,6 +195,13 @@ export class DiskTier {
     await this.#root.close();
   }
 
+  #requireWritable(): void {
+    if (!this.readOnly) return;
+    throw new LatentError("ERR_LATENT_KV_DISK_FULL", "the store was opened for reading: nothing can be written there", {
+      details: { reason: "read-only" },
+    });
+  }
+
   /** What was put aside goes before anything of use does. */
   #reclaim(bytes: number): void {
     this.#table.reclaim(this.#table.bytes() + bytes - this.#ledger.limits.bytes, undefined, (list) => {
@@ -210,22 +213,27 @@ export class DiskTier {
     for (let index = 0; index < list.count; index++) this.#pieces.removeSync(pieceKey(list.id, index));
   }
 
-  /** Runs `work` in a write transaction, with `writes` that were begun in the same turn of the event loop. */
-  async #transaction<T>(work: () => T, writes: readonly Promise<boolean>[] = []): Promise<T> {
-    if (this.readOnly)
-      throw new LatentError("ERR_LATENT_KV_DISK_FULL", "the store was opened for reading: nothing can be written there", {
-        details: { reason: "read-only" },
+  /** Runs `work` in a write transaction, after `content` was written in it by lmdb's own thread. */
+  async #transaction<T>(work: () => T, content: readonly (readonly [Buffer, Buffer])[] = []): Promise<T> {
+    this.#requireWritable();
+    const outcome: { value?: T; error?: unknown } = {};
+    try {
+      // what is in a batch is in one transaction; promises of its parts mean nothing
+      await this.#root.batch(() => {
+        for (const [key, piece] of content) void this.#pieces.put(key, piece);
+        void this.#root.transaction(() => {
+          try {
+            outcome.value = work();
+          } catch (error) {
+            outcome.error = error;
+          }
+        });
       });
-    const result = this.#root.transaction(work);
-    const settled = await Promise.allSettled([result, ...writes]);
-    const failed = settled.find((one) => one.status === "rejected");
-    if (failed === undefined) return await result;
-    // every promise of a failed commit carries the promise of its cause, which nobody else awaits
-    const causes = await Promise.all(settled.map(async (one) => (one.status === "rejected" ? await causeOf(one.reason) : undefined)));
-    throw diskError(
-      causes.find((cause) => cause !== undefined),
-      "nothing could be written to the store",
-    );
+    } catch (error) {
+      throw diskError(await causeOf(error), "nothing could be written to the store");
+    }
+    if ("error" in outcome) throw diskError(outcome.error, "the store's records could not be changed");
+    return outcome.value as T;
   }
 }
 
@@ -235,6 +243,7 @@ function pieceKey(id: string, index: number): Buffer {
   return Buffer.concat([Buffer.from(id, "hex"), number]);
 }
 
+/** An error of a commit carries the promise of its cause. */
 async function causeOf(error: unknown): Promise<unknown> {
   try {
     await (error instanceof Error ? (Reflect.get(error, "commitError") as Promise<void> | undefined) : undefined);

@@ -328,18 +328,13 @@ export class KvStore {
       using slice = kv.slice({ from, to: from + chunkPositions });
       // without the label: it is nobody's business but the sender's
       const chunk: NewChunk = { ...worth, key, parent: keys[index - 1] ?? null, kv: new KvHandle(slice.toNative(), kv.identity, "") };
-      const inRam = await this.#putInRam(chunk, signal);
-      const onDisk =
-        failures.length === 0 &&
-        (await this.#putOnDisk(chunk, signal).catch((error: unknown) => {
-          // memory goes on without the disk
-          if (!LatentError.isInstance(error) || error.code !== "ERR_LATENT_KV_DISK_FULL") throw error;
-          failures.push(error);
-          return false;
-        }));
+      const had = this.#has(key);
+      await this.#putInRam(chunk, signal);
+      // memory goes on without the disk
+      if (failures.length === 0) await this.#putOnDisk(chunk, signal).catch(collectInto(failures));
       if (!this.#has(key)) break;
       put.chunks++;
-      if (!inRam && !onDisk) continue;
+      if (had) continue;
       put.added++;
       put.bytes += slice.info.bytes;
     }
@@ -354,30 +349,29 @@ export class KvStore {
   }
 
   /** A copy of the chunk that shares no memory with the whole it was cut from, if there is room for it. */
-  async #putInRam({ kv, key, ...offer }: NewChunk, signal: AbortSignal | undefined): Promise<boolean> {
+  async #putInRam({ kv, key, ...offer }: NewChunk, signal: AbortSignal | undefined): Promise<void> {
     const { bytes } = kv.info;
-    if (this.#ram.live(key, this.#now()) !== undefined || !this.#ram.fits(bytes, this.#tenant, this.#pinned())) return false;
-    return this.#admit(key, { ...offer, bytes }, await kv.convert(kv.toJSON().format, withSignal(signal)));
+    if (this.#ram.live(key, this.#now()) !== undefined || !this.#ram.fits(bytes, this.#tenant, this.#pinned())) return;
+    this.#admit(key, { ...offer, bytes }, await kv.convert(kv.toJSON().format, withSignal(signal)));
   }
 
   /** Takes the copy into memory, or disposes it. */
-  #admit(key: string, { parent, bytes, ms, expires }: Omit<ChunkOffer<unknown>, "tenant" | "payload">, copy: KvHandle): boolean {
+  #admit(key: string, { parent, bytes, ms, expires }: Omit<ChunkOffer<unknown>, "tenant" | "payload">, copy: KvHandle): void {
     const offer = { parent, bytes, ms, expires, tenant: this.#tenant, payload: copy };
     const outcome = this.#ram.admit(key, offer, this.#pinned(), (evicted) => {
       this.#counts.ramEvicted += evicted;
     });
     if (outcome !== "added") copy.dispose();
-    return outcome === "added";
   }
 
-  async #putOnDisk({ kv, key, ...offer }: NewChunk, signal: AbortSignal | undefined): Promise<boolean> {
+  async #putOnDisk({ kv, key, ...offer }: NewChunk, signal: AbortSignal | undefined): Promise<void> {
     const disk = this.#disk;
     const now = this.#now();
-    if (disk === undefined || disk.live(key, now) !== undefined) return false;
+    if (disk === undefined || disk.live(key, now) !== undefined) return;
     const pieces: Uint8Array[] = [];
     for await (const piece of kv.records({ bufferBytes: pieceBytes, ...withSignal(signal) })) pieces.push(piece);
     const { bytes } = kv.info;
-    return (await disk.write(key, { ...offer, bytes, tenant: this.#tenant }, pieces, this.#pinned(), now)) === "added";
+    await disk.write(key, { ...offer, bytes, tenant: this.#tenant }, pieces, this.#pinned(), now);
   }
 
   async #find(pool: Pool, { tokens, keys }: Subject, signal: AbortSignal | undefined): Promise<KvLease | undefined> {
@@ -539,6 +533,13 @@ async function taken(source: Sequence | KvHandle, from: number, to: number, sign
 /** Whether these are entries of `tokens`, at the positions from `from` on that they have in a sequence that starts at its first token. */
 function holds(kv: KvHandle, tokens: Int32Array, from: number): boolean {
   return kv.positions().every((position, i) => position === from + i) && kv.tokens().every((token, i) => token === tokens[i]);
+}
+
+function collectInto(failures: LatentError[]): (error: unknown) => void {
+  return (error) => {
+    if (!LatentError.isInstance(error) || error.code !== "ERR_LATENT_KV_DISK_FULL") throw error;
+    failures.push(error);
+  };
 }
 
 function withSignal(signal: AbortSignal | undefined): { readonly signal?: AbortSignal } {

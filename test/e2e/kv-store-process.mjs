@@ -20,7 +20,8 @@ async function put(number) {
 }
 
 async function positions(number) {
-  using lease = await store.find(pool, prefix(number));
+  const lease = await store.find(pool, prefix(number));
+  lease?.dispose();
   return lease?.positions ?? 0;
 }
 

@@ -131,7 +131,10 @@ const command: fc.Arbitrary<Command> = fc.oneof(
       ttl: fc.option(fc.integer({ min: 1, max: 50 })),
     }),
   },
-  { weight: 3, arbitrary: fc.record({ do: fc.constantFrom("touch" as const, "remove" as const, "lease" as const, "release" as const), chunk }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({ do: fc.constantFrom("touch" as const, "remove" as const, "lease" as const, "release" as const), chunk }),
+  },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("wait" as const), ms: fc.integer({ min: 1, max: 30 }) }) },
 );
 
