@@ -99,7 +99,8 @@ export {
 } from "./kv/handle.js";
 export type { KvIdentity } from "./kv/identity.js";
 export { KvReceiver, type KvReadOptions, type KvSource } from "./kv/receiver.js";
-export { KvLease, KvStore, type KvPut, type KvPutOptions, type KvStoreOptions, type KvStoreStats, type KvTierStats } from "./kv/store.js";
+export { KvLease } from "./kv/lease.js";
+export { KvStore, type KvPut, type KvPutOptions, type KvStoreOptions, type KvStoreStats, type KvTierStats } from "./kv/store.js";
 export type { GenerateOptions, GeneratedToken, Generation, GenerationResult } from "./models/generation.js";
 export type { ChatMessage } from "./models/chat.js";
 export type { HiddenThought, ThoughtPolicy, TokenThought } from "./policies/thought.js";

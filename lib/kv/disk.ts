@@ -7,7 +7,7 @@ import path from "node:path";
 import { getSystemErrorName } from "node:util";
 import type { Database, RootDatabase, RootDatabaseOptionsWithPath } from "lmdb";
 import { LatentError } from "../errors.js";
-import { Ledger, type Admission, type ChunkEntry, type ChunkOffer, type LedgerLimits } from "./ledger.js";
+import { Ledger, type Admission, type ChunkOffer, type LedgerLimits, type LiveChunk } from "./ledger.js";
 import { LmdbTable, type PieceList } from "./lmdb-table.js";
 
 /** A chunk as a writer brings it: without the place of its pieces. */
@@ -84,7 +84,7 @@ export class DiskTier {
     return { chunks: this.#table.chunks(this.#tenant), bytes: this.#table.bytes(this.#tenant) };
   }
 
-  live(key: string, now: number): ChunkEntry<PieceList> | undefined {
+  live(key: string, now: number): LiveChunk<PieceList> | undefined {
     return this.#ledger.live(key, now);
   }
 
@@ -125,7 +125,7 @@ export class DiskTier {
    * Calls `use` with the pieces of a chunk, in order and out of one snapshot, and resolves with what it does; undefined if there is no such chunk.
    * Another thread brings the pages in before they are read here.
    */
-  async read<T>(key: string, use: (pieces: AsyncIterable<Uint8Array>) => Promise<T>): Promise<T | undefined> {
+  async read<T>(key: string, use: (pieces: AsyncIterable<Uint8Array>, list: PieceList) => Promise<T>): Promise<T | undefined> {
     const transaction = this.#root.useReadTransaction();
     const pieces = this.#pieces;
     let open = true;
@@ -141,29 +141,39 @@ export class DiskTier {
     };
     try {
       const list = this.#table.get(key, transaction)?.payload ?? null;
-      return list === null ? undefined : await use(inOrder(list));
+      return list === null ? undefined : await use(inOrder(list), list);
     } finally {
       open = false;
       transaction.done();
     }
   }
 
-  /** Counts a use of chunks and puts their end off. */
-  async touch(keys: readonly string[], expires: number | null, now: number): Promise<void> {
+  /** Counts a use of chunks. */
+  async touch(keys: readonly string[], now: number): Promise<void> {
     await this.#transaction(() => {
       this.#table.time = Math.max(this.#table.time, now);
       for (const key of keys) this.#ledger.touch(key);
-      if (expires !== null) for (const key of keys) this.#ledger.extend(key, expires);
     });
   }
 
-  /** Puts a chunk aside that could not be verified: it is not found any more, and stays until its room is needed. */
-  async quarantine(key: string, code: string): Promise<void> {
+  /** Puts the end of chunks off to `expires`, where it is nearer. */
+  async extend(keys: readonly string[], expires: number | null, now: number): Promise<void> {
+    if (!keys.some((key) => this.#ledger.endsBefore(key, expires))) return;
+    await this.#transaction(() => {
+      this.#table.time = Math.max(this.#table.time, now);
+      for (const key of keys) this.#ledger.extend(key, expires);
+    });
+  }
+
+  /** Puts a chunk aside whose pieces could not be verified: it is not found any more, and stays until its room is needed. */
+  async quarantine(key: string, { id }: PieceList, code: string): Promise<void> {
     this.counts.quarantined++;
     await this.#transaction(() => {
       const entry = this.#table.get(key);
-      const list = this.#ledger.take(key);
-      if (entry !== undefined && list !== null) this.#table.quarantine({ ...list, tenant: entry.tenant, bytes: entry.bytes, code });
+      // it may have been put anew meanwhile
+      if (entry?.payload?.id !== id) return;
+      this.#ledger.take(key);
+      this.#table.quarantine({ ...entry.payload, tenant: entry.tenant, bytes: entry.bytes, code });
     });
   }
 

@@ -6,7 +6,7 @@ import { checkInteger, checkKeys, checkOneOf, checkString, fallback, invalid } f
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import { native } from "../native.js";
-import type { NativeKv, NativeKvInfo } from "../native-kv.js";
+import type { NativeFields, NativeKv, NativeKvInfo } from "../native-kv.js";
 import { Latent } from "../spaces/latent.js";
 import type { Space } from "../spaces/space.js";
 import { Tensor } from "../tensor.js";
@@ -199,6 +199,11 @@ export class KvHandle {
     this.dispose();
   }
 
+  #notes(): NativeFields {
+    const label = ["label", this.label] as const;
+    return this.mixedFrom < this.length ? [label, [mixedNote, `${this.mixedFrom}`]] : [label];
+  }
+
   #with(handle: NativeKv, mixedFrom: number): KvHandle {
     return new KvHandle(handle, this.identity, this.label, mixedFrom);
   }
@@ -220,7 +225,7 @@ export class KvHandle {
     const most = checkInteger("bufferBytes", fallback(options.bufferBytes, 1 << 20), 1, 1 << 30);
     const held = fallback(options.held, new Uint8Array(0));
     if (!(held instanceof Uint8Array)) throw invalid("held", "a Uint8Array", held);
-    const writer = LatentError.translate(() => native().kvWriter(this.#handle, Object.entries(this.identity), [["label", this.label]]));
+    const writer = LatentError.translate(() => native().kvWriter(this.#handle, Object.entries(this.identity), this.#notes()));
     try {
       const sizes = writer.sizes();
       const last = sizes.length - 1;
@@ -275,6 +280,12 @@ export interface KvRecordsOptions {
  * In characters.
  */
 export const labelLimit = 1024;
+
+/**
+ * @internal
+ * The note of a stream that tells {@link KvHandle.mixedFrom}; a stream without it has nothing mixed.
+ */
+export const mixedNote = "mixed from";
 
 /** @internal */
 export function checkLabel(label: unknown): string {

@@ -11,7 +11,7 @@ export interface ChunkEntry<Payload> {
   readonly bytes: number;
   /** What prefilling it again takes, in milliseconds. */
   readonly ms: number;
-  /** How often it was put or found. */
+  /** 1, and one more for each time that it was found. */
   readonly uses: number;
   /** What decides about eviction; see {@link Ledger}. */
   readonly value: number;
@@ -45,6 +45,11 @@ export interface LedgerLimits {
   readonly tenantBytes: number;
 }
 
+/** A chunk with content. */
+export interface LiveChunk<Payload> extends ChunkEntry<Payload> {
+  readonly payload: Payload;
+}
+
 /** A chunk on its way in. */
 export type ChunkOffer<Payload> = Pick<ChunkEntry<Payload>, "parent" | "tenant" | "bytes" | "ms" | "expires"> & {
   readonly payload: Payload;
@@ -70,7 +75,7 @@ export class Ledger<Payload> {
   ) {}
 
   /** The entry, if there is content for it and it has not ended. */
-  live(key: string, now: number): (ChunkEntry<Payload> & { readonly payload: Payload }) | undefined {
+  live(key: string, now: number): LiveChunk<Payload> | undefined {
     const entry = this.table.get(key);
     if (entry === undefined || entry.payload === null || (entry.expires !== null && entry.expires <= now)) return undefined;
     return { ...entry, payload: entry.payload };
@@ -124,8 +129,12 @@ export class Ledger<Payload> {
   /** Puts the end of a chunk off; it never comes nearer. So a chunk ends no earlier than those that build on it. */
   extend(key: string, expires: number | null): void {
     const entry = this.table.get(key);
-    if (entry === undefined || entry.expires === null || (expires !== null && expires <= entry.expires)) return;
-    this.table.set(key, { ...entry, expires });
+    if (entry !== undefined && this.endsBefore(key, expires)) this.table.set(key, { ...entry, expires });
+  }
+
+  endsBefore(key: string, expires: number | null): boolean {
+    const end = this.table.get(key)?.expires ?? null;
+    return end !== null && (expires === null || end < expires);
   }
 
   /** Removes a chunk; where others build on it, a placeholder stays. */

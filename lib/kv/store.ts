@@ -7,7 +7,9 @@ import { Sequence } from "../models/sequence.js";
 import { chainKeys, chainRoot, chunkPositions, tenantOf } from "./chain.js";
 import { DiskTier } from "./disk.js";
 import { KvHandle } from "./handle.js";
+import { KvLease } from "./lease.js";
 import { Ledger, type ChunkOffer } from "./ledger.js";
+import type { PieceList } from "./lmdb-table.js";
 import { MemoryTable } from "./memory-table.js";
 
 /** Options of {@link KvStore.open}. */
@@ -73,48 +75,6 @@ export interface KvStoreStats {
   readonly misses: number;
   /** Chunks on disk that could not be verified and were put aside. */
   readonly quarantined: number;
-}
-
-/** A prefix that {@link KvStore.find} found. Until it is disposed, its chunks are not evicted, and its content stays whatever happens to the store. */
-export class KvLease {
-  readonly #release: () => void;
-  #disposed = false;
-
-  /** @internal */
-  constructor(
-    /** The content, for {@link Sequence.importKv} with `positions: "keep"`. The lease disposes it. */
-    readonly handle: KvHandle,
-    /** Positions that came from memory. */
-    readonly fromRam: number,
-    /** Positions that came from disk. */
-    readonly fromDisk: number,
-    release: () => void,
-  ) {
-    this.#release = release;
-  }
-
-  /** Positions held: the first ones of the tokens, a multiple of 256. */
-  get positions(): number {
-    return this.fromRam + this.fromDisk;
-  }
-
-  /** Of keys and values. */
-  get bytes(): number {
-    return this.handle.info.bytes;
-  }
-
-  /** Gives the content back. Idempotent. */
-  dispose(): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
-    this.handle.dispose();
-    this.#release();
-  }
-
-  /** Same as {@link dispose}, for `using`. */
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
 }
 
 /** A prefix and the names of its whole chunks. */
@@ -192,14 +152,14 @@ export class KvStore {
     if (options.path === undefined) return new KvStore(settings, ttlMs, undefined);
     const disk = await DiskTier.open(checkString("path", options.path), limits, tenantOf(settings.salt));
     const store = new KvStore(settings, ttlMs, disk);
-    if (!disk.readOnly) await disk.expire(store.#now());
+    // a disk that is full is still read
+    if (!disk.readOnly) await disk.expire(store.#now()).catch(() => undefined);
     return store;
   }
 
   /**
    * Keeps the whole chunks of what a sequence or a handle holds, from its first position on. The chain ends before the first latent, and before what
-   * was moved or joined: that is no content of its tokens alone. (A stream does not tell whether its content was: put what comes in one only if
-   * its sender read it in order.) A sequence is busy while it is copied, before anything is written.
+   * was moved or joined: that is no content of its tokens alone. A sequence is busy while it is copied, before anything is written.
    * @throws {@link LatentError} `ERR_LATENT_KV_DISK_FULL` (memory holds what it had room for all the same), `ERR_LATENT_KV_LAYOUT` (a cache that cannot be
    * read), `ERR_LATENT_SEQUENCE_BUSY`, `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_INVALID_ARGUMENT`; `signal.reason` when aborted:
    * the chunks that are complete stay
@@ -303,7 +263,7 @@ export class KvStore {
       using kv = first === keys.length ? undefined : await taken(source, held.positions, keys.length * chunkPositions, signal);
       const there = keys.slice(0, first);
       for (const key of there) this.#ram.extend(key, expires);
-      if (there.length > 0 && expires !== null && this.#disk?.readOnly === false) await this.#disk.touch(there, expires, now);
+      if (this.#disk?.readOnly === false) await this.#disk.extend(there, expires, now);
       if (kv === undefined || !holds(kv, tokens.subarray(held.positions), held.positions)) return held;
       return await this.#putChunks(kv, keys, first, { ms, expires }, signal);
     } finally {
@@ -432,9 +392,13 @@ export class KvStore {
     const entry = disk?.live(key, now);
     if (disk === undefined || entry === undefined) return undefined;
     using receiver = pool.kvReceiver();
+    let list: PieceList = entry.payload;
     let rot = "ERR_LATENT_KV_FORMAT";
     try {
-      const kv = await disk.read(key, (pieces) => receiver.read(pieces, withSignal(signal)));
+      const kv = await disk.read(key, (pieces, read) => {
+        list = read;
+        return receiver.read(pieces, withSignal(signal));
+      });
       if (kv === undefined) return undefined;
       if (kv.length === chunkPositions && holds(kv, tokens, index * chunkPositions) && kv.toJSON().format === pool.info.kvType) {
         if (this.#ram.fits(entry.bytes, this.#tenant, this.#pinned())) this.#admit(key, entry, kv.slice({ from: 0, to: kv.length }));
@@ -447,7 +411,7 @@ export class KvStore {
       rot = error.code;
     }
     // where the folder cannot be written it stays, and is a miss again next time
-    await disk.quarantine(key, rot).catch(() => undefined);
+    await disk.quarantine(key, list, rot).catch(() => undefined);
     return undefined;
   }
 
@@ -459,8 +423,7 @@ export class KvStore {
     counts.diskFound += fromDisk.length;
     for (const key of keys) this.#ram.touch(key);
     // nobody waits for it, and a disk that cannot be written only forgets how often a chunk was used
-    if (fromDisk.length > 0 && this.#disk?.readOnly === false)
-      void this.#track(this.#disk.touch(fromDisk, null, now).catch(() => undefined));
+    if (fromDisk.length > 0 && this.#disk?.readOnly === false) void this.#track(this.#disk.touch(fromDisk, now).catch(() => undefined));
   }
 
   /** The part of a source that is content of its tokens alone, named. */

@@ -197,6 +197,15 @@ describe("a prefix that was put", () => {
     expect(await chunks(twice)).toBe(2);
     using cut = kv.drop({ from: 300, to: 400 });
     expect(await chunks(cut)).toBe(1);
+    using smaller = await cut.convert("q8_0");
+    expect(await chunks(smaller)).toBe(1);
+    using sent = await pool.readKv(cut.records());
+    expect(await chunks(sent)).toBe(1);
+    const restored = await pool.restore(await cut.toBytes());
+    opened.push(restored);
+    expect(await chunks(restored)).toBe(1);
+    using straight = await pool.readKv(kv.records());
+    expect(await chunks(straight)).toBe(2);
     const appended = await read(prefix(2, 300));
     await appended.importKv(kv);
     expect(await chunks(appended)).toBe(1);
@@ -245,20 +254,20 @@ describe("a prefix that was put", () => {
 
 describe("what goes and what stays", () => {
   it("memory holds no more than it may, and what is cheap to read again goes first", async () => {
-    await using store = await KvStore.open({ ramBytes: 6 * chunkBytes });
+    await using store = await KvStore.open({ ramBytes: 4 * chunkBytes });
     await putPrefix(store, prefix(0), 10_000);
-    for (let number = 1; number < 8; number++) {
+    for (let number = 1; number < 6; number++) {
       await putPrefix(store, prefix(number), 10);
-      expect(store.stats().ram.bytes).toBeLessThanOrEqual(6 * chunkBytes);
+      expect(store.stats().ram.bytes).toBeLessThanOrEqual(4 * chunkBytes);
     }
     expect(await positions(store, prefix(0))).toBe(512);
-    expect(await positions(store, prefix(7))).toBe(512);
+    expect(await positions(store, prefix(5))).toBe(512);
     expect(await positions(store, prefix(1))).toBe(0);
-    expect(store.stats().ram).toMatchObject({ chunks: 6, evicted: 10 });
+    expect(store.stats().ram).toMatchObject({ chunks: 4, evicted: 8 });
     // longer than all of the memory: the part that fits is a prefix of it
     await store.clear();
-    expect(await putPrefix(store, prefix(9, 2048))).toMatchObject({ chunks: 6, positions: 1536 });
-    expect(await positions(store, prefix(9, 2048))).toBe(1536);
+    expect(await putPrefix(store, prefix(9, 1280))).toMatchObject({ chunks: 4, positions: 1024 });
+    expect(await positions(store, prefix(9, 1280))).toBe(1024);
   });
 
   it("a lease keeps its content from eviction, deletion and the end of the store", async () => {
@@ -338,7 +347,7 @@ describe("what goes and what stays", () => {
     const where = newFolder();
     await using store = await KvStore.open({ path: where, ramBytes: 0 });
     const reason = new Error("enough");
-    const sequence = await read(prefix(0, 2048));
+    const sequence = await read(prefix(0, 1024));
     for (let i = 0; i < 12; i++) {
       const controller = new AbortController();
       const work = store.put(sequence, { signal: controller.signal });
@@ -350,10 +359,10 @@ describe("what goes and what stays", () => {
       });
       const { pieces, named, chunks, parents } = await audit(where);
       expect([pieces, chunks]).toEqual([named, parents]);
-      expect(await positions(store, prefix(0, 2048))).toBe(256 * chunks);
+      expect(await positions(store, prefix(0, 1024))).toBe(256 * chunks);
     }
     await expect(store.find(pool, prefix(0), { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
-    expect(await store.put(sequence)).toMatchObject({ chunks: 8 });
+    expect(await store.put(sequence)).toMatchObject({ chunks: 4 });
     expect(store.stats().leases).toBe(0);
   });
 
@@ -371,19 +380,19 @@ describe("what goes and what stays", () => {
   });
 
   it("calls at once do not disturb each other", async () => {
-    await using store = await KvStore.open({ path: newFolder(), ramBytes: 5 * chunkBytes, diskBytes: 9 * chunkBytes });
-    const sequences = await Promise.all(Array.from({ length: 8 }, (_, number) => read(prefix(number % 6))));
+    await using store = await KvStore.open({ path: newFolder(), ramBytes: 3 * chunkBytes, diskBytes: 5 * chunkBytes });
+    const sequences = await Promise.all(Array.from({ length: 6 }, (_, number) => read(prefix(number % 4))));
     const want = await Promise.all(sequences.map(async (sequence) => await bytesOf(await sequence.exportKv())));
     const puts = sequences.map((sequence) => codeOf(() => store.put(sequence)));
     const finds = sequences.map(async (_, number) => {
-      using lease = await store.find(pool, prefix(number % 6));
+      using lease = await store.find(pool, prefix(number % 4));
       if (lease?.positions === 512) expect((await bytesOf(lease.handle)).equals(want[number] ?? Buffer.alloc(0))).toBe(true);
     });
     for (const outcome of await Promise.all(puts)) expect(outcome).toMatch(/^(no error|ERR_LATENT_KV_DISK_FULL)$/);
     await Promise.all(finds);
     const { ram, disk, leases } = store.stats();
-    expect(ram.bytes).toBeLessThanOrEqual(5 * chunkBytes);
-    expect(disk?.bytes).toBeLessThanOrEqual(9 * chunkBytes);
+    expect(ram.bytes).toBeLessThanOrEqual(3 * chunkBytes);
+    expect(disk?.bytes).toBeLessThanOrEqual(5 * chunkBytes);
     expect(leases).toBe(0);
   });
 });
@@ -391,7 +400,7 @@ describe("what goes and what stays", () => {
 describe("faults", () => {
   it("21. kill -9 of a writer between and in its puts: readers see whole prefixes or none, also while it writes", async () => {
     const where = newFolder();
-    for (const killAfter of [3, 40, 110]) {
+    for (const killAfter of [5, 60]) {
       const child = start("write", where);
       const killed = once(child, "exit");
       const reader = await said(child).then(() => KvStore.open({ path: where, ramBytes: 0 }));
@@ -506,7 +515,7 @@ describe("faults", () => {
   it("28. a file that was cut off ends no process: what is gone is a miss", async () => {
     const where = newFolder();
     const writer = await KvStore.open({ path: where });
-    for (let number = 0; number < 4; number++) await putPrefix(writer, prefix(number));
+    for (let number = 0; number < 3; number++) await putPrefix(writer, prefix(number));
     await writer.close();
     const file = path.join(where, "data.mdb");
     truncateSync(file, Math.floor(statSync(file).size / 3));
