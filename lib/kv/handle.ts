@@ -6,7 +6,7 @@ import { checkInteger, checkKeys, checkOneOf, checkString, fallback, invalid } f
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import { native } from "../native.js";
-import type { NativeFields, NativeKv, NativeKvInfo } from "../native-kv.js";
+import type { NativeKv, NativeKvInfo } from "../native-kv.js";
 import { Latent } from "../spaces/latent.js";
 import type { Space } from "../spaces/space.js";
 import { Tensor } from "../tensor.js";
@@ -70,7 +70,7 @@ export class KvHandle {
   readonly label: string;
   readonly info: KvInfo;
 
-  /** @internal The first entry of which it is known that it was not made by reading the entries before it, all of them and nothing else. */
+  /** @internal The first entry of which it is not known that it was made by reading the entries before it, all of them and nothing else. */
   readonly mixedFrom: number;
 
   /** @internal */
@@ -199,11 +199,6 @@ export class KvHandle {
     this.dispose();
   }
 
-  #notes(): NativeFields {
-    const label = ["label", this.label] as const;
-    return this.mixedFrom < this.length ? [label, [mixedNote, `${this.mixedFrom}`]] : [label];
-  }
-
   #with(handle: NativeKv, mixedFrom: number): KvHandle {
     return new KvHandle(handle, this.identity, this.label, mixedFrom);
   }
@@ -225,7 +220,7 @@ export class KvHandle {
     const most = checkInteger("bufferBytes", fallback(options.bufferBytes, 1 << 20), 1, 1 << 30);
     const held = fallback(options.held, new Uint8Array(0));
     if (!(held instanceof Uint8Array)) throw invalid("held", "a Uint8Array", held);
-    const writer = LatentError.translate(() => native().kvWriter(this.#handle, Object.entries(this.identity), this.#notes()));
+    const writer = LatentError.translate(() => native().kvWriter(this.#handle, Object.entries(this.identity), [["label", this.label]]));
     try {
       const sizes = writer.sizes();
       const last = sizes.length - 1;
@@ -280,12 +275,6 @@ export interface KvRecordsOptions {
  * In characters.
  */
 export const labelLimit = 1024;
-
-/**
- * @internal
- * The note of a stream that tells {@link KvHandle.mixedFrom}; a stream without it has nothing mixed.
- */
-export const mixedNote = "mixed from";
 
 /** @internal */
 export function checkLabel(label: unknown): string {

@@ -4,7 +4,7 @@ import { setImmediate } from "node:timers/promises";
 import { checkInteger, checkKeys, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import type { NativeKvReader } from "../native-kv.js";
-import { KvHandle, labelLimit, mixedNote } from "./handle.js";
+import { KvHandle, labelLimit } from "./handle.js";
 import type { KvIdentity } from "./identity.js";
 
 /** So much is verified at a time, a fraction of a millisecond; after `turn` bytes the event loop gets its turn. */
@@ -86,9 +86,9 @@ export class KvReceiver {
       }
       const { kv, notes } = LatentError.translate(() => this.#reader.finish());
       this.#taken = true;
-      const note = new Map(notes);
-      const mixedFrom = note.has(mixedNote) ? Number(note.get(mixedNote)) : Number.POSITIVE_INFINITY;
-      return new KvHandle(kv, this.#identity, (note.get("label") ?? "").slice(0, labelLimit), mixedFrom >= 0 ? mixedFrom : 0);
+      const label = notes.find(([name]) => name === "label")?.[1] ?? "";
+      // a stream does not tell what was moved or joined in it
+      return new KvHandle(kv, this.#identity, label.slice(0, labelLimit), 0);
     } finally {
       this.#reading = false;
       // a source that was left early may hold a socket or a file; a silent one would not answer, so nobody waits

@@ -124,8 +124,8 @@ export class Sequence {
   }
 
   /**
-   * @internal The first entry that was not made by reading the entries before it, all of them and nothing else: what was moved or joined is no
-   * content of its tokens alone, and must not be found by them.
+   * @internal The first entry of which it is not known that it was made by reading the entries before it, all of them and nothing else: what was
+   * moved or joined is no content of its tokens alone, and must not be found by them.
    */
   get mixedFrom(): number {
     return this.#mixedFrom;
