@@ -3,7 +3,7 @@
 // do, the folder.
 const [built, what, folder] = process.argv.slice(2);
 const { bundledModel, KvStore, loadModel } = await import(built);
-const model = await loadModel(bundledModel("finch"));
+const model = await loadModel(bundledModel("wren"));
 const pool = await model.createPool({ contextLength: 1024, maxSequences: 2 });
 const store = await KvStore.open({ path: folder, ...(what === "read" ? { ramBytes: 0 } : {}) });
 const prefix = (number) => Int32Array.from({ length: 512 }, (_, i) => 5 + ((number + i * 7) % 90));

@@ -30,7 +30,7 @@ let model: Model;
 let pool: Pool;
 
 beforeAll(async () => {
-  model = await loadModel(bundledModel("finch"));
+  model = await loadModel(bundledModel("wren"));
   pool = await model.createPool({ contextLength: 8192, maxSequences: 32 });
 });
 
@@ -164,7 +164,7 @@ describe("a prefix that was put", () => {
     expect(await positions(theirs, prefix(0))).toBe(0);
     expect(theirs.stats()).toMatchObject({ disk: { chunks: 0, bytes: 0 }, misses: 1 });
     const small = await model.createPool({ contextLength: 512, kvType: "q8_0" });
-    const plain = await loadModel(bundledModel("finch"), { template: "plain" });
+    const plain = await loadModel(bundledModel("wren"), { template: "plain" });
     const other = await plain.createPool({ contextLength: 512 });
     expect(await positions(store, prefix(0), small)).toBe(0);
     expect(await positions(store, prefix(0), other)).toBe(0);
