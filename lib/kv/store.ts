@@ -264,24 +264,32 @@ export class KvStore {
       using kv = first === keys.length ? undefined : await taken(source, held.positions, keys.length * chunkPositions, signal);
       const there = keys.slice(0, first);
       for (const key of there) this.#ram.extend(key, expires);
-      if (this.#disk?.readOnly === false) await this.#disk.extend(there, expires, now);
-      if (kv === undefined || !holds(kv, tokens.subarray(held.positions), held.positions)) return held;
-      return await this.#putChunks(kv, keys, first, { ms, expires }, signal);
+      // memory goes on without the disk, and the disk without what it refused: a chunk must not outlast those before it
+      const failures: LatentError[] = [];
+      if (this.#disk?.readOnly === false) await this.#disk.extend(there, expires, now).catch(collectInto(failures));
+      const fits = kv !== undefined && holds(kv, tokens.subarray(held.positions), held.positions);
+      const put = fits ? await this.#putChunks(kv, keys, first, { ms, expires }, failures, signal) : held;
+      const [failure] = failures;
+      if (failure !== undefined) throw failure;
+      return put;
     } finally {
       this.#unpin(keys);
     }
   }
 
-  /** Puts the chunks from `first` on, which `kv` holds, one after the other: whatever ends this, whole prefixes are held. */
+  /**
+   * Puts the chunks from `first` on, which `kv` holds, one after the other: whatever ends this, whole prefixes are held. After a failure of the disk
+   * it is left alone.
+   */
   async #putChunks(
     kv: KvHandle,
     keys: readonly string[],
     first: number,
     worth: { readonly ms: number; readonly expires: number | null },
+    failures: LatentError[],
     signal: AbortSignal | undefined,
   ): Promise<KvPut> {
     const put = { chunks: first, added: 0, bytes: 0 };
-    const failures: LatentError[] = [];
     for (const [index, key] of keys.entries()) {
       if (index < first) continue;
       signal?.throwIfAborted();
@@ -291,7 +299,6 @@ export class KvStore {
       const chunk: NewChunk = { ...worth, key, parent: keys[index - 1] ?? null, kv: new KvHandle(slice.toNative(), kv.identity, "") };
       const had = this.#has(key);
       await this.#putInRam(chunk, signal);
-      // memory goes on without the disk
       if (failures.length === 0) await this.#putOnDisk(chunk, signal).catch(collectInto(failures));
       if (!this.#has(key)) break;
       put.chunks++;
@@ -299,8 +306,6 @@ export class KvStore {
       put.added++;
       put.bytes += slice.info.bytes;
     }
-    const [failure] = failures;
-    if (failure !== undefined) throw failure;
     return { positions: put.chunks * chunkPositions, ...put };
   }
 
@@ -402,7 +407,8 @@ export class KvStore {
       });
       if (kv === undefined) return undefined;
       if (kv.length === chunkPositions && holds(kv, tokens, index * chunkPositions) && kv.toJSON().format === pool.info.kvType) {
-        if (this.#ram.fits(entry.bytes, this.#tenant, this.#pinned())) this.#admit(key, entry, kv.slice({ from: 0, to: kv.length }));
+        if (this.#ram.fits(entry.bytes, this.#tenant, this.#pinned()))
+          this.#admit(key, { ...entry, bytes: kv.info.bytes }, kv.slice({ from: 0, to: kv.length }));
         return kv;
       }
       kv.dispose();
