@@ -5,7 +5,7 @@ import { ftruncateSync, openSync, closeSync, fstatSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { getSystemErrorName } from "node:util";
-import type { Database, RootDatabase, RootDatabaseOptionsWithPath } from "lmdb";
+import type { Database, RootDatabase, RootDatabaseOptionsWithPath, Transaction } from "lmdb";
 import { LatentError } from "../errors.js";
 import { Ledger, type Admission, type ChunkOffer, type LedgerLimits, type LiveChunk } from "./ledger.js";
 import { LmdbTable, type PieceList } from "./lmdb-table.js";
@@ -18,6 +18,11 @@ export interface DiskCounts {
   evicted: number;
   expired: number;
   quarantined: number;
+}
+
+/** What its declarations leave out: in which snapshot. The buffer is lmdb's, longer than its `length` says, and filled anew by the next read of anything. */
+interface LendingReads {
+  getBinaryFast(key: Buffer, options: { readonly transaction: Transaction }): Buffer | undefined;
 }
 
 type Lmdb = (options: RootDatabaseOptionsWithPath) => RootDatabase<unknown, string>;
@@ -123,19 +128,24 @@ export class DiskTier {
 
   /**
    * Calls `use` with the pieces of a chunk, in order and out of one snapshot, and resolves with what it does; undefined if there is no such chunk.
-   * Another thread brings the pages in before they are read here.
+   * A piece is good until the next one is asked for. Another thread brings the pages in before they are read here.
    */
   async read<T>(key: string, use: (pieces: AsyncIterable<Uint8Array>, list: PieceList) => Promise<T>): Promise<T | undefined> {
     const transaction = this.#root.useReadTransaction();
     const pieces = this.#pieces;
     let open = true;
     const inOrder = async function* (list: PieceList): AsyncGenerator<Uint8Array, void, undefined> {
-      for (let index = 0; index < list.count; index++) {
-        const name = pieceKey(list.id, index);
-        await pieces.prefetch([name]);
+      const names = Array.from({ length: list.count }, (_, index) => pieceKey(list.id, index));
+      await pieces.prefetch(names);
+      // a buffer a piece would be a garbage collection every few of them
+      let room = Buffer.alloc(0);
+      for (const name of names) {
         // a reader that left while pages came in must not see the snapshot after its end
-        const piece = open ? pieces.get(name, { transaction }) : undefined;
-        if (piece === undefined) return;
+        const lent = open ? (pieces as LendingReads).getBinaryFast(name, { transaction }) : undefined;
+        if (lent === undefined) return;
+        if (room.length < lent.length) room = Buffer.allocUnsafeSlow(lent.length);
+        const piece = room.subarray(0, lent.length);
+        piece.set(lent.subarray(0, lent.length));
         yield piece;
       }
     };
