@@ -514,6 +514,26 @@ describe("faults", () => {
     await small.close();
   });
 
+  it("28. records that name other content, or cannot be read, are misses and never a wrong answer", async () => {
+    const where = newFolder();
+    const writer = await KvStore.open({ path: where });
+    for (let number = 0; number < 3; number++) await putPrefix(writer, prefix(number, 256));
+    await writer.close();
+    const files = open<unknown, string>({ path: where, noSubdir: false, maxDbs: 8 });
+    const entries = files.openDB<{ payload: unknown } | string, string>({ name: "chunks", encoding: "json" });
+    const [first, second, third] = [...entries.getRange()].map(({ key, value }) => ({ key, value: value as { payload: unknown } }));
+    if (!first || !second || !third) throw new Error("no records");
+    await entries.put(first.key, { ...first.value, payload: second.value.payload });
+    await entries.put(second.key, { ...second.value, payload: first.value.payload });
+    await entries.put(third.key, "nothing that makes sense");
+    await files.close();
+    await using store = await KvStore.open({ path: where });
+    for (let number = 0; number < 3; number++) expect(await positions(store, prefix(number, 256))).toBe(0);
+    expect(store.stats().quarantined).toBe(2);
+    for (let number = 0; number < 3; number++) await putPrefix(store, prefix(number, 256));
+    for (let number = 0; number < 3; number++) expect(await positions(store, prefix(number, 256))).toBe(256);
+  });
+
   it("28. a file that was cut off ends no process: what is gone is a miss", async () => {
     const where = newFolder();
     const writer = await KvStore.open({ path: where });
