@@ -2,11 +2,13 @@
 // takes it from here and prefills only the rest.
 import { checkInteger, checkKeys, checkNumber, checkString, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
+import type { NativeKv } from "../native-kv.js";
 import { Pool } from "../models/pool.js";
 import { Sequence } from "../models/sequence.js";
 import { chainKeys, chainRoot, chunkPositions, tenantOf } from "./chain.js";
 import { DiskTier } from "./disk.js";
 import { KvHandle } from "./handle.js";
+import type { KvIdentity } from "./identity.js";
 import { KvLease } from "./lease.js";
 import { Ledger, type ChunkOffer } from "./ledger.js";
 import type { PieceList } from "./lmdb-table.js";
@@ -344,7 +346,8 @@ export class KvStore {
     signal?.throwIfAborted();
     const now = this.#now();
     this.#expireRam(now);
-    const parts: KvHandle[] = [];
+    // native, because facts of each part are of no interest
+    const parts: NativeKv[] = [];
     const fromDisk: string[] = [];
     const held = (): readonly string[] => keys.slice(0, parts.length);
     let lease: KvLease | undefined;
@@ -359,7 +362,7 @@ export class KvStore {
         parts.push(part);
         this.#pin([key]);
       }
-      lease = this.#lease(parts, held(), fromDisk.length);
+      lease = this.#lease(parts, pool.kvIdentity, held(), fromDisk.length);
     } finally {
       if (lease === undefined) this.#unpin(held());
       for (const part of parts) part.dispose();
@@ -368,11 +371,14 @@ export class KvStore {
     return lease;
   }
 
-  #lease(parts: readonly KvHandle[], keys: readonly string[], chunksFromDisk: number): KvLease | undefined {
-    const [first] = parts;
-    if (first === undefined) return undefined;
+  #lease(parts: readonly NativeKv[], identity: KvIdentity, keys: readonly string[], chunksFromDisk: number): KvLease | undefined {
+    if (parts.length === 0) return undefined;
     // chunks of one chain were read in order: joining them makes the whole again, and no approximation of it
-    const whole = new KvHandle(joined(parts).toNative(), first.identity, "");
+    const whole = new KvHandle(
+      LatentError.translate(() => joined(parts)),
+      identity,
+      "",
+    );
     this.#counts.leases++;
     return new KvLease(whole, (parts.length - chunksFromDisk) * chunkPositions, chunksFromDisk * chunkPositions, () => {
       this.#counts.leases--;
@@ -381,9 +387,9 @@ export class KvStore {
   }
 
   /** A handle of its own to the memory of a chunk: the store may dispose its own at any time. */
-  #fromRam(key: string, now: number): KvHandle | undefined {
-    const kv = this.#ram.live(key, now)?.payload;
-    return kv?.slice({ from: 0, to: kv.length });
+  #fromRam(key: string, now: number): NativeKv | undefined {
+    const kv = this.#ram.live(key, now)?.payload.toNative();
+    return kv && LatentError.translate(() => kv.slice(0, chunkPositions));
   }
 
   async #fromDisk(
@@ -393,7 +399,7 @@ export class KvStore {
     index: number,
     now: number,
     signal: AbortSignal | undefined,
-  ): Promise<KvHandle | undefined> {
+  ): Promise<NativeKv | undefined> {
     const disk = this.#disk;
     const entry = disk?.live(key, now);
     if (disk === undefined || entry === undefined) return undefined;
@@ -409,7 +415,7 @@ export class KvStore {
       if (kv.length === chunkPositions && holds(kv, tokens, index * chunkPositions) && kv.toJSON().format === pool.info.kvType) {
         if (this.#ram.fits(entry.bytes, this.#tenant, this.#pinned()))
           this.#admit(key, { ...entry, bytes: kv.info.bytes }, kv.slice({ from: 0, to: kv.length }));
-        return kv;
+        return kv.toNative();
       }
       kv.dispose();
     } catch (error) {
@@ -516,11 +522,12 @@ function withSignal(signal: AbortSignal | undefined): { readonly signal?: AbortS
   return signal === undefined ? {} : { signal };
 }
 
-function joined(parts: readonly KvHandle[]): KvHandle {
+function joined(parts: readonly NativeKv[]): NativeKv {
   const [only] = parts;
-  if (only !== undefined && parts.length === 1) return only.slice({ from: 0, to: only.length });
+  if (only !== undefined && parts.length === 1) return only.slice(0, chunkPositions);
   const middle = Math.ceil(parts.length / 2);
-  using first = joined(parts.slice(0, middle));
-  using rest = joined(parts.slice(middle));
-  return first.concat(rest);
+  const halves = [joined(parts.slice(0, middle)), joined(parts.slice(middle))] as const;
+  const whole = halves[0].concat(halves[1]);
+  for (const half of halves) half.dispose();
+  return whole;
 }
