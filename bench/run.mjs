@@ -12,7 +12,7 @@ import { commandLine, fail, root, say } from "../scripts/common.mjs";
 import { repetitions, watchHardware } from "./harness.mjs";
 import { disposeModels } from "./models.mjs";
 
-const suites = { "main-job": ["napi", "event-loop", "handoff", "steps"], kv: ["kv"], kernels: ["kernels", "native-benches"] };
+const suites = { "main-job": ["napi", "event-loop", "handoff", "steps"], kv: ["kv", "kv-store"], kernels: ["kernels", "native-benches"] };
 
 function parse() {
   const { values, positionals } = commandLine("[--json] [--save] [--suite=main-job|kv|kernels] [--threads=N] [--compare=file] [filter]", {

@@ -43,6 +43,8 @@ const ownHints = {
   ERR_LATENT_KV_AUTH: "The stream is not from whom it should be, or not for you, or too old; do not use it, and find out who sent it.",
   ERR_LATENT_KV_FORGED: "Do not use what this sender sends; read the text instead.",
   ERR_LATENT_KV_STALLED: "The sender stayed silent too long; try again, give it more time, or pass text.",
+  ERR_LATENT_KV_DISK_FULL: "Make room or allow more `diskBytes`; until then the store serves what it holds, and puts nothing on disk.",
+  ERR_LATENT_PACKAGE_MISSING: "Install the package that the message names, or leave out the option that needs it.",
   ERR_LATENT_MODEL_DIGEST: "The model file is not the one that the manifest names; download it again.",
 } as const;
 

@@ -101,14 +101,16 @@ export {
 } from "./kv/handle.js";
 export type { KvIdentity } from "./kv/identity.js";
 export { decryptKv, encryptKv } from "./kv/encryption.js";
+export { KvLease } from "./kv/lease.js";
 export { KvReceiver, type KvReadOptions, type KvReceiverOptions } from "./kv/receiver.js";
 export type { KvSigner, KvVerifier } from "./kv/signature.js";
 export type { KvSource } from "./kv/source.js";
 export type { KvSpot } from "./kv/spot.js";
+export { KvStore, type KvPut, type KvPutOptions, type KvStoreOptions, type KvStoreStats, type KvTierStats } from "./kv/store.js";
 export type { GenerateOptions, GeneratedToken, Generation, GenerationResult } from "./models/generation.js";
 export type { ChatMessage } from "./models/chat.js";
 export type { HiddenThought, ThoughtPolicy, TokenThought } from "./policies/thought.js";
 export { Agent, type AgentOptions, type Note } from "./agents/agent.js";
 export { pipe, type Pipe, type PipeOptions } from "./agents/pipe.js";
 export { team, type JoinMode, type Team, type TeamOptions } from "./agents/team.js";
-export type { Hop, Medium, RunEvent, RunResult, RunStream, RunTotals } from "./agents/events.js";
+export type { Hop, Medium, RunEvent, RunResult, RunStream, RunTotals, StoredPositions, StoreUse } from "./agents/events.js";

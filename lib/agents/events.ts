@@ -1,10 +1,27 @@
 // What a run reports while it goes on and when it ends. Prefilled tokens, latent steps, decoded tokens and bytes are separate counts everywhere.
+import type { LatentErrorCode } from "../errors.js";
+
+/** Positions that a sequence got from a {@link KvStore} instead of prefilling them. 0 without a store. */
+export interface StoredPositions {
+  readonly fromRam: number;
+  readonly fromDisk: number;
+}
+
+/** What a run did with the store that it was given. */
+export interface StoreUse extends StoredPositions {
+  /** Chunks of 256 positions that were put into the store, because they had to be prefilled. */
+  readonly added: number;
+  /** Keys and values of these. */
+  readonly addedBytes: number;
+  /** Why something was not put: the code of the last error. The run goes on without it. */
+  readonly failed?: LatentErrorCode;
+}
 
 /** How a thought travels: the cells themselves, vectors, or words. */
 export type Medium = "kv" | "latent" | "text";
 
 /** One hand-over: what the sender spent on the thought that crossed, and what crossed. */
-export interface Hop {
+export interface Hop extends StoredPositions {
   readonly from: string;
   readonly to: string;
   readonly medium: Medium;
@@ -23,7 +40,7 @@ export interface Hop {
 }
 
 /** Counts over all agents of a run. `ms` includes making the pool if the run made it. */
-export interface RunTotals {
+export interface RunTotals extends StoredPositions {
   readonly prefillTokens: number;
   readonly latentSteps: number;
   readonly decodedTokens: number;
@@ -39,10 +56,12 @@ export interface RunResult {
   /** Over all agents, the last one included. They add up to the pool's own counters. */
   readonly totals: RunTotals;
   /**
-   * The same content handed over as text, by arithmetic and not measured: every position that crossed is prefilled again, every latent step is a
-   * decoded token. Run the pipe with `medium: 'text'` to measure.
+   * The same content handed over as text and without a store, by arithmetic and not measured: every position that crossed or came from a store is
+   * prefilled, every latent step is a decoded token. Run the pipe with `medium: 'text'` to measure.
    */
   readonly asText: { readonly prefillTokens: number; readonly decodedTokens: number };
+  /** Present if the run was given a store. */
+  readonly store?: StoreUse;
 }
 
 /** What a run reports while it goes on. */
@@ -54,7 +73,8 @@ export type RunEvent =
       readonly compat: "none" | "latentmas";
     }
   | { readonly type: "agent-start"; readonly agent: string; readonly inherited: number }
-  | { readonly type: "prefill"; readonly agent: string; readonly tokens: number; readonly ms: number }
+  /** `tokens` were prefilled; the positions before them came from the store. `ms` is without what it took to put them there. */
+  | ({ readonly type: "prefill"; readonly agent: string; readonly tokens: number; readonly ms: number } & StoredPositions)
   | { readonly type: "thought-step"; readonly agent: string; readonly step: number; readonly norm: number; readonly cosine: number }
   /** `final` is true for the answer, false for a thought in words. */
   | { readonly type: "text-delta"; readonly agent: string; readonly delta: string; readonly final: boolean }

@@ -1,13 +1,27 @@
 // Agents in a row: each continues from what the one before it holds, and the last one answers.
 import { checkKeys, checkOneOf, checkString, invalid, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
+import type { KvStore } from "../kv/store.js";
 import type { Model } from "../models/model.js";
 import type { Pool } from "../models/pool.js";
 import type { Sequence } from "../models/sequence.js";
 import { thoughtLimit } from "../policies/thought.js";
 import { Agent, type Note } from "./agent.js";
 import type { Hop, Medium, RunResult, RunStream } from "./events.js";
-import { noCounts, readPrompt, receiveLatents, requirePool, speak, sum, think, type Counts, type Turn } from "./stage.js";
+import {
+  noCounts,
+  readPrompt,
+  receiveLatents,
+  requirePool,
+  requireStore,
+  resultOf,
+  speak,
+  sum,
+  think,
+  type Counts,
+  type Turn,
+} from "./stage.js";
+import { StoreOfRun } from "./store-of-run.js";
 import { startRun, type Emit } from "./stream.js";
 
 /** Options of a run of a {@link Pipe}. */
@@ -25,6 +39,11 @@ export interface PipeOptions {
   readonly compat?: "none" | "latentmas";
   /** A pool to run in; all agents must then be of its model. Default: one is made for the run, as large as the run can need. */
   readonly pool?: Pool;
+  /**
+   * Prompts are kept here: an agent that starts with an empty cache takes from it what is held of its prompt, prefills the rest, and puts that back.
+   * A store that fails costs the run nothing; {@link RunResult.store} tells.
+   */
+  readonly store?: KvStore;
   readonly signal?: AbortSignal;
 }
 
@@ -70,13 +89,14 @@ interface Plan {
   readonly notes: "inline" | "message";
   readonly compat: "none" | "latentmas";
   readonly pool: Pool | undefined;
+  readonly store: KvStore | undefined;
   /** Positions needed at most by one sequence of a model. */
   readonly need: ReadonlyMap<Model, number>;
 }
 
 // Everything that can be refused is refused here, before a pool exists.
 function makePlan(agents: readonly Agent[], question: string, options: PipeOptions): Plan {
-  checkKeys("options", options, ["medium", "keep", "notes", "compat", "pool", "signal"]);
+  checkKeys("options", options, ["medium", "keep", "notes", "compat", "pool", "store", "signal"]);
   checkString("question", question);
   const given: unknown = fallback(options.medium, "kv");
   const hops = agents.length - 1;
@@ -84,6 +104,7 @@ function makePlan(agents: readonly Agent[], question: string, options: PipeOptio
     typeof given === "string" ? Array.from({ length: hops }, () => given) : Array.isArray(given) ? given : [];
   if (list.length !== hops) throw invalid("medium", `one medium, or one for each of the ${hops} hops`, given);
   requirePool(options.pool);
+  requireStore(options.store);
   const chosen = list.map((one) => checkOneOf("medium", one, media));
   const plan = {
     agents,
@@ -93,6 +114,7 @@ function makePlan(agents: readonly Agent[], question: string, options: PipeOptio
     notes: checkOneOf("notes", fallback(options.notes, "inline"), ["inline", "message"]),
     compat: checkOneOf("compat", fallback(options.compat, "none"), ["none", "latentmas"]),
     pool: options.pool,
+    store: options.store,
   };
   chosen.forEach((medium, i) => {
     checkHop(agents[i], agents[i + 1], medium);
@@ -155,6 +177,7 @@ async function execute(plan: Plan, emit: Emit, signal: AbortSignal): Promise<Run
   await using pools = new PoolsOfRun(plan);
   const start = performance.now();
   const { agents, question } = plan;
+  const store = plan.store === undefined ? undefined : new StoreOfRun(plan.store);
   emit({ type: "run-start", agents: agents.map((agent) => agent.name), media: plan.media, compat: plan.compat });
   const hops: Hop[] = [];
   const all: Counts[] = [];
@@ -175,7 +198,7 @@ async function execute(plan: Plan, emit: Emit, signal: AbortSignal): Promise<Run
       inherited = sequence;
       const counts = noCounts();
       all.push(counts);
-      const turn: Turn = { agent, sequence, question, notes, noteStyle: plan.notes, counts, emit, signal };
+      const turn: Turn = { agent, sequence, question, notes, noteStyle: plan.notes, store, counts, emit, signal };
       if (received !== undefined && !fresh) await receiveLatents(turn, received);
       received?.dispose();
       received = undefined;
@@ -206,8 +229,7 @@ async function execute(plan: Plan, emit: Emit, signal: AbortSignal): Promise<Run
   const totals = sum(all, bytes, performance.now() - start);
   // rows that were fed are already among the prefilled positions
   const reread = hops.reduce((total, hop) => total + (hop.medium === "kv" ? hop.positions : 0), 0);
-  const asText = { prefillTokens: totals.prefillTokens + reread, decodedTokens: totals.decodedTokens + totals.latentSteps };
-  const result: RunResult = { text, hops, totals, asText };
+  const result = resultOf(text, hops, totals, reread, store);
   emit({ type: "run-end", result });
   return result;
 }

@@ -2,12 +2,14 @@
 import type { Latent } from "../spaces/latent.js";
 import { Latent as LatentHandle } from "../spaces/latent.js";
 import { invalid } from "../check.js";
+import { KvStore } from "../kv/store.js";
 import { Pool } from "../models/pool.js";
 import type { Sequence } from "../models/sequence.js";
 import { samplingOf } from "../policies/thought.js";
 import type { GenerateOptions } from "../models/generation.js";
 import type { Agent, Note } from "./agent.js";
-import type { Medium, RunTotals } from "./events.js";
+import type { Hop, Medium, RunResult, RunTotals } from "./events.js";
+import type { StoreOfRun } from "./store-of-run.js";
 import type { Emit } from "./stream.js";
 
 /** Mutable counts of one stage. */
@@ -15,9 +17,11 @@ export interface Counts {
   prefillTokens: number;
   latentSteps: number;
   decodedTokens: number;
+  fromRam: number;
+  fromDisk: number;
 }
 
-export const noCounts = (): Counts => ({ prefillTokens: 0, latentSteps: 0, decodedTokens: 0 });
+export const noCounts = (): Counts => ({ prefillTokens: 0, latentSteps: 0, decodedTokens: 0, fromRam: 0, fromDisk: 0 });
 
 export function sum(counts: readonly Counts[], bytes: number, ms: number): RunTotals {
   const total = noCounts();
@@ -25,8 +29,19 @@ export function sum(counts: readonly Counts[], bytes: number, ms: number): RunTo
     total.prefillTokens += one.prefillTokens;
     total.latentSteps += one.latentSteps;
     total.decodedTokens += one.decodedTokens;
+    total.fromRam += one.fromRam;
+    total.fromDisk += one.fromDisk;
   }
   return { ...total, bytes, ms };
+}
+
+/** `reread`: positions that crossed as cells and would have to be prefilled as text. */
+export function resultOf(text: string, hops: readonly Hop[], totals: RunTotals, reread: number, store: StoreOfRun | undefined): RunResult {
+  const asText = {
+    prefillTokens: totals.prefillTokens + totals.fromRam + totals.fromDisk + reread,
+    decodedTokens: totals.decodedTokens + totals.latentSteps,
+  };
+  return { text, hops, totals, asText, ...(store === undefined ? {} : { store: store.use }) };
 }
 
 export interface Turn {
@@ -35,6 +50,7 @@ export interface Turn {
   readonly question: string;
   readonly notes: readonly Note[];
   readonly noteStyle: "inline" | "message";
+  readonly store: StoreOfRun | undefined;
   readonly counts: Counts;
   readonly emit: Emit;
   readonly signal: AbortSignal;
@@ -44,19 +60,33 @@ export function requirePool(pool: unknown): void {
   if (pool !== undefined && !(pool instanceof Pool)) throw invalid("pool", "a Pool", pool);
 }
 
+export function requireStore(store: unknown): void {
+  if (store !== undefined && !(store instanceof KvStore)) throw invalid("store", "a KvStore", store);
+}
+
 /** Feeds the latents of a sender as the first positions of the receiver. */
 export async function receiveLatents(turn: Turn, latents: Latent): Promise<void> {
   await turn.sequence.prefill(latents, { signal: turn.signal });
   turn.counts.prefillTokens += latents.shape[0];
 }
 
-/** Feeds the agent's prompt, tokens as rendered and nothing in between. */
+/** Feeds the agent's prompt, tokens as rendered and nothing in between; what the store holds of it is taken from there. */
 export async function readPrompt(turn: Turn, hidden: "none" | "last"): Promise<void> {
+  const { sequence, counts, signal } = turn;
   const start = performance.now();
-  const tokens = turn.sequence.tokensOf(turn.agent.messages(turn.question, turn.notes, turn.noteStyle));
-  await turn.sequence.prefill(tokens, { hidden, signal: turn.signal });
-  turn.counts.prefillTokens += tokens.length;
-  turn.emit({ type: "prefill", agent: turn.agent.name, tokens: tokens.length, ms: performance.now() - start });
+  const tokens = sequence.tokensOf(turn.agent.messages(turn.question, turn.notes, turn.noteStyle));
+  // content is found by the tokens from the first position on, so there is something to find for an empty sequence alone
+  const store = sequence.length === 0 ? turn.store : undefined;
+  const stored = (await store?.take(sequence, tokens, signal)) ?? { fromRam: 0, fromDisk: 0 };
+  const fresh = tokens.subarray(stored.fromRam + stored.fromDisk);
+  const prefillStart = performance.now();
+  await sequence.prefill(fresh, { hidden, signal });
+  const end = performance.now();
+  counts.prefillTokens += fresh.length;
+  counts.fromRam += stored.fromRam;
+  counts.fromDisk += stored.fromDisk;
+  turn.emit({ type: "prefill", agent: turn.agent.name, tokens: fresh.length, ...stored, ms: end - start });
+  await store?.give(sequence, fresh.length, end - prefillStart, signal);
 }
 
 /** Generates and reports the text; `final` marks the answer. */

@@ -1,12 +1,14 @@
 // Experts that do not see each other, and one agent that joins what they hold and answers.
 import { checkKeys, checkOneOf, checkString, invalid, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
+import type { KvStore } from "../kv/store.js";
 import type { Pool } from "../models/pool.js";
 import type { Sequence } from "../models/sequence.js";
 import { thoughtLimit } from "../policies/thought.js";
 import { Agent, type Note } from "./agent.js";
 import type { Hop, RunResult, RunStream } from "./events.js";
-import { noCounts, readPrompt, requirePool, speak, sum, think, type Counts } from "./stage.js";
+import { noCounts, readPrompt, requirePool, requireStore, resultOf, speak, sum, think, type Counts, type Turn } from "./stage.js";
+import { StoreOfRun } from "./store-of-run.js";
 import { startRun, type Emit } from "./stream.js";
 
 /**
@@ -22,6 +24,8 @@ export interface TeamOptions {
   readonly notes?: "inline" | "message";
   /** Default: a pool made for the run. */
   readonly pool?: Pool;
+  /** Prompts of the experts are kept here; see {@link PipeOptions.store}. */
+  readonly store?: KvStore;
   readonly signal?: AbortSignal;
 }
 
@@ -73,15 +77,17 @@ interface Plan {
   readonly mode: JoinMode | undefined;
   readonly notes: "inline" | "message";
   readonly pool: Pool | undefined;
+  readonly store: KvStore | undefined;
   readonly need: number;
 }
 
 // All sequences live in one pool, so their sum is what must fit.
 function checked({ experts, join }: Members, question: string, options: TeamOptions): Plan {
-  checkKeys("options", options, ["mode", "notes", "pool", "signal"]);
+  checkKeys("options", options, ["mode", "notes", "pool", "store", "signal"]);
   checkString("question", question);
   const { model } = join;
   requirePool(options.pool);
+  requireStore(options.store);
   if (options.pool !== undefined && options.pool.model !== model)
     throw new LatentError("ERR_LATENT_SPACE_MISMATCH", "the pool is of another model");
   const notes = checkOneOf("notes", fallback(options.notes, "inline"), ["inline", "message"]);
@@ -98,7 +104,7 @@ function checked({ experts, join }: Members, question: string, options: TeamOpti
       details: { need, have },
     });
   }
-  return { question, mode, notes, pool: options.pool, need };
+  return { question, mode, notes, pool: options.pool, store: options.store, need };
 }
 
 async function execute({ experts, join }: Members, plan: Plan, emit: Emit, signal: AbortSignal): Promise<RunResult> {
@@ -114,6 +120,7 @@ async function execute({ experts, join }: Members, plan: Plan, emit: Emit, signa
     }));
   const mode = plan.mode ?? (pool.info.canShift ? "concat" : "recompute");
   const medium = mode === "text" ? "text" : "kv";
+  const store = plan.store === undefined ? undefined : new StoreOfRun(plan.store);
   const start = performance.now();
   emit({ type: "run-start", agents: [...experts, join].map((agent) => agent.name), media: experts.map(() => medium), compat: "none" });
   const open: Sequence[] = [];
@@ -125,7 +132,17 @@ async function execute({ experts, join }: Members, plan: Plan, emit: Emit, signa
         const sequence = pool.sequence();
         open.push(sequence);
         const counts = noCounts();
-        const turn = { agent, sequence, question: plan.question, notes: [], noteStyle: plan.notes, counts, emit, signal: both };
+        const turn: Turn = {
+          agent,
+          sequence,
+          question: plan.question,
+          notes: [],
+          noteStyle: plan.notes,
+          store,
+          counts,
+          emit,
+          signal: both,
+        };
         const began = performance.now();
         emit({ type: "agent-start", agent: agent.name, inherited: 0 });
         await readPrompt(turn, agent.think.policy === "hidden" ? "last" : "none");
@@ -164,7 +181,7 @@ async function execute({ experts, join }: Members, plan: Plan, emit: Emit, signa
       hops.push(hop);
       emit({ type: "hop-end", hop });
     }
-    const turn = { agent: join, sequence, question: plan.question, notes, noteStyle: plan.notes, counts, emit, signal: both };
+    const turn: Turn = { agent: join, sequence, question: plan.question, notes, noteStyle: plan.notes, store, counts, emit, signal: both };
     emit({ type: "agent-start", agent: join.name, inherited: sequence.length });
     await readPrompt(turn, "none");
     const { text } = await speak(turn, join.generate, true);
@@ -176,8 +193,7 @@ async function execute({ experts, join }: Members, plan: Plan, emit: Emit, signa
       performance.now() - start,
     );
     const reread = mode === "concat" ? hops.reduce((total, hop) => total + hop.positions, 0) : 0;
-    const asText = { prefillTokens: totals.prefillTokens + reread, decodedTokens: totals.decodedTokens + totals.latentSteps };
-    const result: RunResult = { text, hops, totals, asText };
+    const result = resultOf(text, hops, totals, reread, store);
     emit({ type: "run-end", result });
     return result;
   } finally {

@@ -71,11 +71,15 @@ export class KvHandle {
   readonly label: string;
   readonly info: KvInfo;
 
+  /** @internal The first entry of which it is not known that it was made by reading the entries before it, all of them and nothing else. */
+  readonly mixedFrom: number;
+
   /** @internal */
-  constructor(handle: NativeKv, identity: KvIdentity, label: string) {
+  constructor(handle: NativeKv, identity: KvIdentity, label: string, mixedFrom = Number.POSITIVE_INFINITY) {
     this.#handle = handle;
     this.identity = identity;
     this.label = label;
+    this.mixedFrom = mixedFrom;
     const info: NativeKvInfo = handle.info();
     this.info = Object.freeze(info);
   }
@@ -122,7 +126,10 @@ export class KvHandle {
   /** The same entries [from, to) as a handle of their own: no key or value is copied, and the memory of all of them is kept. */
   slice(range: KvRange): KvHandle {
     const { from, to } = this.#range(range);
-    return this.#with(LatentError.translate(() => this.#handle.slice(from, to)));
+    return this.#with(
+      LatentError.translate(() => this.#handle.slice(from, to)),
+      Math.max(0, this.mixedFrom - from),
+    );
   }
 
   /** All but the entries [from, to); no key or value is copied. Their neighbours keep their positions, with a gap between; import them `at` or `append` to close it. */
@@ -140,7 +147,11 @@ export class KvHandle {
   concat(next: KvHandle): KvHandle {
     if (!(next instanceof KvHandle)) throw invalid("next", "a KvHandle", next);
     requireSameIdentity(next.identity, this.identity);
-    return this.#with(LatentError.translate(() => this.#handle.concat(next.#handle)));
+    const mixedFrom = this.length === 0 ? next.mixedFrom : next.length === 0 ? this.mixedFrom : Math.min(this.mixedFrom, this.length);
+    return this.#with(
+      LatentError.translate(() => this.#handle.concat(next.#handle)),
+      mixedFrom,
+    );
   }
 
   /**
@@ -156,6 +167,7 @@ export class KvHandle {
         LatentError.translate(() => this.#handle.convert(format)),
         options.signal,
       ),
+      this.mixedFrom,
     );
   }
 
@@ -188,8 +200,8 @@ export class KvHandle {
     this.dispose();
   }
 
-  #with(handle: NativeKv): KvHandle {
-    return new KvHandle(handle, this.identity, this.label);
+  #with(handle: NativeKv, mixedFrom: number): KvHandle {
+    return new KvHandle(handle, this.identity, this.label, mixedFrom);
   }
 
   #range(range: KvRange): KvRange {

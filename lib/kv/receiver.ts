@@ -103,7 +103,8 @@ export class KvReceiver {
       }
       this.#taken = true;
       const label = notes.find(([name]) => name === "label")?.[1] ?? "";
-      return new KvHandle(kv, this.#identity, label.slice(0, labelLimit));
+      // a stream does not tell what was moved or joined in it
+      return new KvHandle(kv, this.#identity, label.slice(0, labelLimit), 0);
     } finally {
       this.#reading = false;
       // a source that was left early may hold a socket or a file; a silent one would not answer, so nobody waits

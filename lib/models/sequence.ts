@@ -100,6 +100,7 @@ export interface KvImport {
  */
 export class Sequence {
   readonly #handle: NativeSequence;
+  #mixedFrom = Number.POSITIVE_INFINITY;
 
   /** @internal */
   constructor(
@@ -126,6 +127,14 @@ export class Sequence {
 
   get disposed(): boolean {
     return this.#handle.disposed;
+  }
+
+  /**
+   * @internal The first entry of which it is not known that it was made by reading the entries before it, all of them and nothing else: what was
+   * moved or joined is no content of its tokens alone, and must not be found by them.
+   */
+  get mixedFrom(): number {
+    return this.#mixedFrom;
   }
 
   /** Token ids by position; -1 where a latent stands. */
@@ -226,7 +235,9 @@ export class Sequence {
   /** A second sequence with the same content; the cells are shared and no bytes move. @throws {@link LatentError} `ERR_LATENT_SEQUENCE_LIMIT` */
   async fork(options: SignalOption = {}): Promise<Sequence> {
     checkKeys("options", options, ["signal"]);
-    return new Sequence(this.pool, await run(LatentError.translate(() => this.#handle.fork()), options.signal));
+    const fork = new Sequence(this.pool, await run(LatentError.translate(() => this.#handle.fork()), options.signal));
+    fork.#mixedFrom = this.#mixedFrom;
+    return fork;
   }
 
   /** Replaces the content by that of another sequence of the pool, sharing its cells. */
@@ -234,6 +245,7 @@ export class Sequence {
     checkKeys("options", options, ["signal"]);
     const source = this.#native(other);
     await run(LatentError.translate(() => this.#handle.adopt(source)), options.signal);
+    this.#mixedFrom = other.#mixedFrom;
   }
 
   /**
@@ -247,7 +259,10 @@ export class Sequence {
     checkKeys("options", options, ["mode", "signal"]);
     const mode = checkOneOf("mode", options.mode, ["recompute", "shift"]);
     const source = this.#native(other);
-    return run(LatentError.translate(() => this.#handle.append(source, mode)), options.signal);
+    const before = this.length;
+    const added = await run(LatentError.translate(() => this.#handle.append(source, mode)), options.signal);
+    if (mode === "shift" && added > 0) this.#mix(before === 0 ? other.#mixedFrom : before);
+    return added;
   }
 
   /** Keeps the first `length` positions. */
@@ -255,6 +270,7 @@ export class Sequence {
     checkKeys("options", options, ["signal"]);
     checkInteger("length", length, 0, this.length);
     await run(LatentError.translate(() => this.#handle.truncate(length)), options.signal);
+    this.#cut(length);
   }
 
   /**
@@ -268,6 +284,9 @@ export class Sequence {
     const from = checkInteger("from", range.from, 0, to);
     const positions = checkOneOf("positions", fallback(options.positions, "reanchor"), ["reanchor", "keep"]);
     await run(LatentError.translate(() => this.#handle.drop(from, to, positions === "reanchor")), options.signal);
+    if (from === to) return;
+    this.#cut(from);
+    if (this.length > from) this.#mix(from);
   }
 
   /**
@@ -291,7 +310,8 @@ export class Sequence {
     checkKeys("range", range, ["from", "to"]);
     const to = checkInteger("to", range.to, 0, this.length);
     const from = checkInteger("from", range.from, 0, to);
-    const kv = new KvHandle(await run(LatentError.translate(() => this.#handle.exportKv(from, to)), options.signal), this.pool.kvIdentity, label);
+    const mixedFrom = Math.max(0, this.#mixedFrom - from);
+    const kv = new KvHandle(await run(LatentError.translate(() => this.#handle.exportKv(from, to)), options.signal), this.pool.kvIdentity, label, mixedFrom);
     if (options.format === undefined) return kv;
     using plain = kv;
     return await plain.convert(options.format, options.signal === undefined ? {} : { signal: options.signal });
@@ -326,7 +346,9 @@ export class Sequence {
       const base = where === "append" ? this.nextPosition : where === "keep" ? 0 : where.at;
       const positions = where === "keep" ? there : there.map((_position, entry) => base + entry);
       const moved = there.reduce((count, position, entry) => count + (position === positions[entry] ? 0 : 1), 0);
+      const before = this.length;
       await run(LatentError.translate(() => this.#handle.importKv(kv.toNative(), positions)), options.signal);
+      if (kv.length > 0) this.#mix(before > 0 ? before : moved > 0 ? 0 : kv.mixedFrom);
       return { positions: kv.length, latents: kv.info.latents, bytes: kv.info.bytes, moved, from: received === undefined ? "handle" : "stream", ms: performance.now() - started };
     } finally {
       received?.dispose();
@@ -351,6 +373,14 @@ export class Sequence {
   /** Same as {@link dispose}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
+  }
+
+  #mix(from: number): void {
+    this.#mixedFrom = Math.min(this.#mixedFrom, from);
+  }
+
+  #cut(length: number): void {
+    if (this.#mixedFrom >= length) this.#mixedFrom = Number.POSITIVE_INFINITY;
   }
 
   #rowsOf(latent: Latent): Tensor {

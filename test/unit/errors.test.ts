@@ -11,6 +11,8 @@ const ownCodes = [
   "ERR_LATENT_MODEL_DIGEST",
   "ERR_LATENT_KV_PEER_LOST",
   "ERR_LATENT_KV_STALLED",
+  "ERR_LATENT_KV_DISK_FULL",
+  "ERR_LATENT_PACKAGE_MISSING",
 ];
 
 function nativeError(code: string): Error {

@@ -2,7 +2,7 @@
 // error that has a code, and leaves the sequence as it was.
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { Agent, bundledModel, LatentError, loadModel, pipe, team, type Model, type Pool, type Sequence } from "../../lib/index.js";
+import { Agent, bundledModel, KvStore, LatentError, loadModel, pipe, team, type Model, type Pool, type Sequence } from "../../lib/index.js";
 
 let model: Model;
 let pool: Pool;
@@ -110,6 +110,23 @@ const solo = (): ReturnType<typeof pipe> => pipe(new Agent(model, { name: "a" })
 add("pipe question", (value) => loose(solo(), "run")(value), [1, null, {}]);
 add("pipe medium", (value) => loose(solo(), "run")("x", { medium: value }), ["smoke", ["kv", "kv"], []]);
 add("pipe pool", (value) => loose(solo(), "run")("x", { pool: value }), [1, null, {}]);
+add("pipe store", (value) => loose(solo(), "run")("x", { store: value }), [1, null, {}]);
+for (const key of ["ramBytes", "diskBytes", "saltBytes"])
+  add(`store ${key}`, (value) => loose(KvStore, "open")({ [key]: value }), badNumbers);
+add("store ttlMs", (value) => loose(KvStore, "open")({ ttlMs: value }), [Number.NaN, -1, "1", null, {}]);
+for (const key of ["path", "salt"]) add(`store ${key}`, (value) => loose(KvStore, "open")({ [key]: value }), [1, null, {}]);
+add("store clock", (value) => loose(KvStore, "open")({ clock: value }), [1, null, "now"]);
+const stored = (method: string, ...args: readonly unknown[]): Promise<unknown> =>
+  KvStore.open().then((store) => loose(store, method)(...args));
+add("store put", (value) => stored("put", value), [1, null, {}, undefined]);
+add("store prefillMs", (value) => stored("put", sequence, { prefillMs: value }), [Number.NaN, -1, "1", null]);
+add("store find pool", (value) => stored("find", value, [5]), [1, null, {}, undefined]);
+add("store find tokens", (value) => stored("find", pool, value), [1, null, "x", [1e9], [-1], [0.5]]);
+add("store clock that tells no time", (value) => KvStore.open({ clock: () => value as number }).then((store) => store.find(pool, [5])), [
+  Number.NaN,
+  -1,
+  "1",
+]);
 for (const key of ["keep", "notes", "compat"])
   add(`pipe ${key}`, (value) => loose(solo(), "run")("x", { [key]: value }), ["other", 1, null]);
 add("team experts", (value) => (team as unknown as Loose)({ experts: value, join: new Agent(model, { name: "a" }) }), [[], 1, null, [1]]);
@@ -135,6 +152,9 @@ const withOptions: Record<string, (options: unknown) => unknown> = {
   truncate: (options) => loose(sequence, "truncate")(1, options),
   keepLast: (options) => loose(sequence, "keepLast")(1, options),
   save: (options) => loose(sequence, "save")(options),
+  "store open": (options) => (KvStore.open as Loose)(options),
+  "store put": (options) => stored("put", sequence, options),
+  "store find": (options) => stored("find", pool, [5], options),
   "pipe run": (options) => loose(solo(), "run")("x", options),
 };
 for (const [name, call] of Object.entries(withOptions)) {
