@@ -32,3 +32,27 @@ export function sameBits(a: ArrayBufferView, b: ArrayBufferView): boolean {
 export const runs = (count: number): { numRuns: number } => ({
   numRuns: process.env["LATENTWIRE_TEST_ROUNDS"] === undefined ? count : Math.ceil(count / 5),
 });
+
+/**
+ * Whether a call that is aborted while it runs, `afterMs` after its begin or at once, ends with the reason. On a busy machine it may be done before
+ * that, so it is tried again.
+ */
+export async function isAborted(
+  call: (options: { readonly signal: AbortSignal }) => Promise<unknown>,
+  reason: Error,
+  afterMs?: number,
+): Promise<boolean> {
+  for (let i = 0; i < 50; i++) {
+    const controller = new AbortController();
+    const outcome = call({ signal: controller.signal }).then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+    if (afterMs !== undefined) await new Promise((resolve) => setTimeout(resolve, afterMs));
+    controller.abort(reason);
+    const error = await outcome;
+    if (error === reason) return true;
+    if (error !== undefined) throw error as Error;
+  }
+  return false;
+}
