@@ -41,8 +41,7 @@ class Pool {
 
   // Content on its way into the cache: what llama.cpp reads, and what the log gets.
   struct Incoming {
-    std::shared_ptr<uint8_t> state;
-    size_t size = 0;
+    LlamaState state;
     std::vector<int32_t> positions;
     Entries log;
   };

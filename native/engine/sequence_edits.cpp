@@ -145,6 +145,7 @@ KvContent Pool::read_cells(const SequenceState& s, int32_t from, int32_t to) {
   for (const size_t offset : summary.parts) cells.parts.push_back(state.get() + offset);
   if (summary.positions == content.positions) {
     content.segments.push_back(std::move(cells));
+    content.state = {std::move(state), size};
   } else {
     std::vector<int32_t> sorted = summary.positions;
     std::sort(sorted.begin(), sorted.end());
@@ -163,24 +164,31 @@ Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> po
     fail(Code::context_overflow, std::to_string(positions.size()) + " positions, the context has " + std::to_string(context_length_));
   if (std::any_of(content.tokens.begin(), content.tokens.end(), [&](int32_t t) { return t != row_entry && !model_->is_token(t); }))
     fail(Code::kv_model_mismatch, "it holds tokens that this model does not have");
-  KeyMove move;
   const bool moves = positions != content.positions;
+  const size_t size = state_bytes(*geometry_, positions.size());
+  Incoming incoming;
+  incoming.log = {content.tokens, content.rows};
+  if (!moves && content.layout == local && content.state.bytes != nullptr && content.state.size == size) {
+    // another pool's cache of the same layout: as it gave it, this one takes it
+    if (Status status = require_finite(content, cancel); !status.ok()) throw Failure(std::move(status));
+    incoming.state = content.state;
+    incoming.positions = std::move(positions);
+    return incoming;
+  }
+  KeyMove move;
   if (moves) {
     require_movable_keys();
     move.ropes = ropes_;
     for (size_t i = 0; i < positions.size(); i++) move.shifts.push_back(positions[i] - content.positions[i]);
   }
-  Incoming incoming;
-  incoming.size = state_bytes(*geometry_, positions.size());
-  incoming.state = large_memory(incoming.size);
-  if (incoming.state == nullptr) fail(Code::out_of_memory, "no memory for " + std::to_string(incoming.size) + " bytes of keys and values");
+  incoming.state = {large_memory(size), size};
+  if (incoming.state.bytes == nullptr) fail(Code::out_of_memory, "no memory for " + std::to_string(size) + " bytes of keys and values");
   std::vector<uint8_t*> parts;
-  begin_state(*geometry_, positions, incoming.state.get(), &parts);
+  begin_state(*geometry_, positions, incoming.state.bytes.get(), &parts);
   if (content.size() > 0) {
     if (Status status = write_rows(content, local, moves ? &move : nullptr, parts, cancel); !status.ok()) throw Failure(std::move(status));
   }
   incoming.positions = std::move(positions);
-  incoming.log = {content.tokens, content.rows};
   return incoming;
 }
 
@@ -211,7 +219,7 @@ void Pool::import_kv(SequenceState& s, Incoming incoming) {
   s.positions.reserve(s.positions.size() + more);
   s.log.tokens.reserve(s.log.tokens.size() + more);
   s.log.rows.reserve(s.log.rows.size() + incoming.log.rows.size());
-  load_scratch(incoming.state.get(), incoming.size);
+  load_scratch(incoming.state.bytes.get(), incoming.state.size);
   guarded("llama_memory_seq_cp", [&] {
     api_.llama_memory_seq_cp(memory_, scratch_, s.id, -1, -1);
     return true;

@@ -72,6 +72,31 @@ bool write_moved(const KvContent& content, const CacheLayout& layout, const KeyM
   return sound;
 }
 
+// Calls body(part) -> whether its numbers are sound, on all threads. Errors: cancelled, out_of_memory, non_finite.
+template <typename Body>
+Status for_parts(const CacheLayout& layout, const std::atomic<bool>* cancel, const Body& body) {
+  const auto parts = static_cast<int64_t>(layout.parts.size());
+  std::atomic<int64_t> bad_part = parts;
+  std::atomic<bool> no_memory = false;
+  ThreadPool::get().parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; part++) {
+      if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return;
+      try {
+        if (!body(part)) keep_least(bad_part, part);
+      } catch (const std::bad_alloc&) {
+        no_memory = true;
+      }
+    }
+  });
+  if (cancel != nullptr && cancel->load()) return Status::fail(Code::cancelled, "the operation was aborted");
+  if (no_memory) return Status::fail(Code::out_of_memory, "no memory to convert keys and values");
+  if (const int64_t part = bad_part; part < parts) {
+    return Status::fail(Code::non_finite, std::string("the ") + (part % 2 == 0 ? "keys" : "values") + " of layer " +
+                                              std::to_string(part / 2) + " hold NaN or an infinity, or a number too large for this cache");
+  }
+  return {};
+}
+
 }  // namespace
 
 int64_t CacheLayout::position_bytes() const noexcept {
@@ -89,6 +114,7 @@ KvContent KvContent::slice(int64_t from, int64_t to) const {
   const auto latents_within = std::count(out.tokens.begin(), out.tokens.end(), row_entry);
   const auto first_row = rows.begin() + latents_before * layout.dimension;
   out.rows.assign(first_row, first_row + latents_within * layout.dimension);
+  if (from == 0 && to == size()) out.state = state;
   for_segments(from, to, [&](const KvSegment& segment, int64_t first, int64_t count) {
     KvSegment& piece = out.segments.emplace_back(segment);
     piece.count = count;
@@ -100,6 +126,7 @@ KvContent KvContent::slice(int64_t from, int64_t to) const {
 Status KvContent::concat(const KvContent& next, KvContent* out) const {
   if (layout != next.layout) return Status::fail(Code::kv_layout, "the two store keys and values differently; convert one of them first");
   KvContent joined = *this;
+  joined.state = {};
   joined.tokens.insert(joined.tokens.end(), next.tokens.begin(), next.tokens.end());
   joined.positions.insert(joined.positions.end(), next.positions.begin(), next.positions.end());
   joined.rows.insert(joined.rows.end(), next.rows.begin(), next.rows.end());
@@ -151,33 +178,25 @@ std::vector<int32_t> positions_from(int32_t first, int64_t count) {
   return positions;
 }
 
+Status require_finite(const KvContent& content, const std::atomic<bool>* cancel) {
+  return for_parts(content.layout, cancel, [&](int64_t part) {
+    const CacheRows& stored = content.layout.parts[static_cast<size_t>(part)];
+    bool sound = true;
+    content.for_pieces(part, 0, content.size(),
+                       [&](const uint8_t* rows, int64_t count) { sound = sound && first_non_finite_row(stored, rows, count) == count; });
+    return sound;
+  });
+}
+
 Status write_rows(const KvContent& content, const CacheLayout& layout, const KeyMove* move, const std::vector<uint8_t*>& targets,
                   const std::atomic<bool>* cancel) {
   if (!same_shape(content.layout, layout))
     return Status::fail(Code::kv_layout, "these keys and values have another number of layers or channels");
-  const auto parts = static_cast<int64_t>(layout.parts.size());
-  std::atomic<int64_t> bad_part = parts;
-  std::atomic<bool> no_memory = false;
-  ThreadPool::get().parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; part++) {
-      if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return;
-      const bool moves = part % 2 == 0 && move != nullptr && move->ropes[static_cast<size_t>(part / 2)] != nullptr;
-      uint8_t* target = targets[static_cast<size_t>(part)];
-      try {
-        const bool written = moves ? write_moved(content, layout, *move, part, target) : write_part(content, layout, part, target);
-        if (!written) keep_least(bad_part, part);
-      } catch (const std::bad_alloc&) {
-        no_memory = true;
-      }
-    }
+  return for_parts(layout, cancel, [&](int64_t part) {
+    const bool moves = part % 2 == 0 && move != nullptr && move->ropes[static_cast<size_t>(part / 2)] != nullptr;
+    uint8_t* target = targets[static_cast<size_t>(part)];
+    return moves ? write_moved(content, layout, *move, part, target) : write_part(content, layout, part, target);
   });
-  if (cancel != nullptr && cancel->load()) return Status::fail(Code::cancelled, "the operation was aborted");
-  if (no_memory) return Status::fail(Code::out_of_memory, "no memory to convert keys and values");
-  if (const int64_t part = bad_part; part < parts) {
-    return Status::fail(Code::non_finite, std::string("the ") + (part % 2 == 0 ? "keys" : "values") + " of layer " +
-                                              std::to_string(part / 2) + " hold NaN or an infinity, or a number too large for this cache");
-  }
-  return {};
 }
 
 CacheLayout with_format(const CacheLayout& layout, RowFormat format) {

@@ -38,12 +38,19 @@ struct KvSegment {
   std::vector<const uint8_t*> parts;  // [2 * layers], each [count, row bytes]
 };
 
+// The bytes that llama.cpp gave a content as, and takes it as again.
+struct LlamaState {
+  std::shared_ptr<uint8_t> bytes;
+  size_t size = 0;
+};
+
 struct KvContent {
   CacheLayout layout;
   std::vector<int32_t> tokens;     // [n], `row_entry` where the next of `rows` stands
   std::vector<int32_t> positions;  // [n], those that the keys are rotated for
   std::vector<float> rows;         // [latents, dimension]
   std::vector<KvSegment> segments;
+  LlamaState state;  // of the whole content, entry by entry, if it is as it came out of a cache; null if not
 
   int64_t size() const noexcept { return static_cast<int64_t>(tokens.size()); }
   int64_t latents() const noexcept { return layout.dimension == 0 ? 0 : static_cast<int64_t>(rows.size()) / layout.dimension; }
@@ -91,6 +98,9 @@ struct KeyMove {
   std::vector<std::shared_ptr<const Rope>> ropes;  // [layers], nullptr where keys are not rotated
   std::vector<int32_t> shifts;                     // [n]: what is added to the position of each entry
 };
+
+// Errors: non_finite (a number is NaN or an infinity), cancelled.
+Status require_finite(const KvContent& content, const std::atomic<bool>* cancel);
 
 // Writes all rows as `layout` stores them, which may differ from the content's in formats and rotations only: part p goes to targets[p],
 // [n, row bytes]. Rows that need no change are copied bit by bit. Every number is looked at on the way. Errors: kv_layout (another shape),
