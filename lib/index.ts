@@ -102,6 +102,7 @@ export {
 export type { KvIdentity } from "./kv/identity.js";
 export { decryptKv, encryptKv } from "./kv/encryption.js";
 export { KvLease } from "./kv/lease.js";
+export { kvQuality, type KvQuality, type KvQualityOptions } from "./kv/quality.js";
 export { KvReceiver, type KvReadOptions, type KvReceiverOptions } from "./kv/receiver.js";
 export type { KvSigner, KvVerifier } from "./kv/signature.js";
 export type { KvSource } from "./kv/source.js";

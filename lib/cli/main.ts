@@ -5,10 +5,12 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { LatentError } from "../errors.js";
+import { kvFormats, type KvFormat } from "../kv/handle.js";
 import { packageRoot } from "../native.js";
 import { demo } from "./demo.js";
 import { doctor } from "./doctor.js";
 import { inspect } from "./inspect.js";
+import { quality } from "./kv-quality.js";
 import { run } from "./run.js";
 import { Output, type GlobalOptions } from "./output.js";
 
@@ -41,6 +43,14 @@ function medium(value: string): "kv" | "latent" | "text" {
   return value;
 }
 
+function formats(value: string): readonly KvFormat[] {
+  return value.split(",").map((name) => {
+    const format = kvFormats.find((known) => known === name);
+    if (format === undefined) throw new InvalidArgumentError(`It is a list of ${kvFormats.join(", ")}.`);
+    return format;
+  });
+}
+
 function packageVersion(): string {
   const { version } = JSON.parse(readFileSync(path.join(packageRoot, "package.json"), "utf8")) as { readonly version: string };
   return version;
@@ -67,6 +77,11 @@ function build(): Command {
     .requiredOption("--team <file>", 'JSON: { "agents": [{ "name", "system"?, "user"?, "think"?, "generate"? }] }')
     .option("--medium <medium>", "kv, latent or text", medium, "kv");
   command(program, "doctor", "check that this machine can run latentwire", doctor);
+  const kv = program.command("kv").description("keys and values");
+  command(kv, "quality", "what number formats of keys and values do to a model's predictions", quality)
+    .requiredOption("--model <file>", "a GGUF file")
+    .requiredOption("--text <file>", "text that the model knows to read")
+    .option("--formats <list>", "comma-separated (default: q8_0,q4_0)", formats);
   command(program, "inspect", "facts of a model file", inspect).argument("<model>", "a GGUF file");
   return program;
 }

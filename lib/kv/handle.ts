@@ -14,7 +14,10 @@ import { requireSameIdentity, type KvIdentity } from "./identity.js";
 import { signerOf, type KvSigner } from "./signature.js";
 
 /** How numbers of keys and values are stored: `f32`, `f16`, `bf16`, or ggml's blocks of 32 with 8.5 (`q8_0`) or 4.5 bits a number (`q4_0`). */
-export type KvFormat = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
+export type KvFormat = (typeof kvFormats)[number];
+
+/** @internal */
+export const kvFormats = ["f32", "f16", "bf16", "q8_0", "q4_0"] as const;
 
 /** Rows of keys or values of a layer. `rotation`: block of the Walsh-Hadamard rotation that they are stored under, 0 for none. */
 export interface KvRows {
@@ -160,7 +163,7 @@ export class KvHandle {
    * @throws {@link LatentError} `ERR_LATENT_NON_FINITE` (a number that the format cannot hold), `ERR_LATENT_INVALID_ARGUMENT` (rows that are no whole blocks)
    */
   async convert(format: KvFormat, options: { readonly signal?: AbortSignal } = {}): Promise<KvHandle> {
-    checkOneOf("format", format, ["f32", "f16", "bf16", "q8_0", "q4_0"]);
+    checkOneOf("format", format, kvFormats);
     checkKeys("options", options, ["signal"]);
     return this.#with(
       await run(

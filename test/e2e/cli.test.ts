@@ -135,6 +135,34 @@ it("inspect tells the facts of a model", async () => {
   expect(JSON.parse(stdout)).toMatchObject({ architecture: "llama", embeddingLength: 128, tiedOutput: false, canShift: true });
 });
 
+it("kv quality tells what formats cost on a text, and refuses formats that there are not", async () => {
+  const text = path.join(folder, "read.txt");
+  writeFileSync(text, "tom is in the red house. the key is in the box. ana has the blue ball. where is the key? ".repeat(3));
+  const { code, stdout } = await latentwire([
+    "kv",
+    "quality",
+    "--model",
+    bundledModel(),
+    "--text",
+    text,
+    "--formats",
+    "f32,q8_0,q4_0",
+    "--json",
+  ]);
+  expect(code).toBe(0);
+  const rows = JSON.parse(stdout) as { format: string; ratio: number; kl: { mean: number; max: number }; top1Agreement: number }[];
+  expect(rows.map(({ format }) => format)).toEqual(["f32", "q8_0", "q4_0"]);
+  const [same, q8, q4] = rows as [(typeof rows)[0], (typeof rows)[0], (typeof rows)[0]];
+  expect([same.ratio, q8.ratio, q4.ratio]).toEqual([1 / 2, 64 / 34, 64 / 18]);
+  expect(same.kl.max).toBeLessThan(1e-4);
+  expect(same.top1Agreement).toBe(1);
+  expect(q8.kl.mean).toBeLessThan(q4.kl.mean);
+  expect(q4.kl.mean).toBeLessThan(0.3);
+  const wrong = await latentwire(["kv", "quality", "--model", bundledModel(), "--text", text, "--formats", "q9"]);
+  expect(wrong.code).toBe(2);
+  expect(wrong.stderr).toContain("q8_0");
+});
+
 it("doctor passes here, and fails with the way out when the engine is missing", async () => {
   expect((await latentwire(["doctor", "--json"])).code).toBe(0);
   const broken = await latentwire(["doctor", "--json"], { env: { LATENTWIRE_LLAMA_DIR: path.join(folder, "nothing") } });
