@@ -14,10 +14,10 @@ import { requireSameIdentity, type KvIdentity } from "./identity.js";
 import { signerOf, type KvSigner } from "./signature.js";
 
 /** How numbers of keys and values are stored: `f32`, `f16`, `bf16`, or ggml's blocks of 32 with 8.5 (`q8_0`) or 4.5 bits a number (`q4_0`). */
-export type KvFormat = (typeof kvFormats)[number];
+export type KvFormat = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
 
 /** @internal */
-export const kvFormats = ["f32", "f16", "bf16", "q8_0", "q4_0"] as const;
+export const kvFormats: readonly KvFormat[] = ["f32", "f16", "bf16", "q8_0", "q4_0"];
 
 /** Rows of keys or values of a layer. `rotation`: block of the Walsh-Hadamard rotation that they are stored under, 0 for none. */
 export interface KvRows {

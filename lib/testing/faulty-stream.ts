@@ -47,7 +47,7 @@ const ends = ["endAfter", "failAfter", "hangAfter"] as const;
 
 /**
  * The bytes of `source`, with faults. Iterate over it once; pass it to `importKv`, `readKv`, or `Readable.from`.
- * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`
+ * @throws LatentError `ERR_LATENT_INVALID_ARGUMENT`
  */
 export function faultyStream(source: KvSource, options: FaultyStreamOptions = {}): FaultyStream {
   checkKeys("options", options, ["seed", "pieceBytes", "delayMs", ...chances, ...ends]);
