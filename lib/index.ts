@@ -97,6 +97,7 @@ export {
   type KvRecordsOptions,
   type KvReference,
   type KvRows,
+  type KvTicket,
   type KvTile,
 } from "./kv/handle.js";
 export type { KvIdentity } from "./kv/identity.js";

@@ -25,6 +25,8 @@ export interface NativeKv {
   slice(from: number, to: number): NativeKv;
   concat(next: NativeKv): NativeKv;
   convert(format: string): NativeJob<NativeKv>;
+  /** A name for {@link NativeKvModule.kvOfTicket} on any thread of this process, as long as this object is not disposed. */
+  ticket(): string;
   readonly disposed: boolean;
   dispose(): void;
 }
@@ -57,6 +59,7 @@ export interface NativeKvReader {
 
 export interface NativeKvModule {
   kvWriter(kv: NativeKv, identity: NativeFields, notes: NativeFields, sealed: boolean): NativeKvWriter;
+  kvOfTicket(ticket: string): NativeKv;
   /** The record that carries a signature. */
   kvSignature(signature: Uint8Array): Uint8Array;
 }

@@ -47,6 +47,7 @@
       "native/kv/manifest.cpp",
       "native/kv/rope.cpp",
       "native/kv/rows.cpp",
+      "native/kv/shared_contents.cpp",
       "native/kv/wire.cpp"
     ],
     "fit_sources": [

@@ -63,6 +63,15 @@ export interface KvReference extends Omit<KvInfo, "layers"> {
   readonly identity: KvIdentity;
 }
 
+/** Content on its way to another thread of this process: a plain object for `postMessage`. Made by {@link KvHandle.ticket}. */
+export interface KvTicket {
+  readonly kind: "kv-ticket";
+  readonly ticket: string;
+  readonly label: string;
+  readonly identity: KvIdentity;
+  readonly mixedFrom: number;
+}
+
 const tileEntries = 256;
 
 /** Made by `sequence.exportKv` and `pool.readKv`. */
@@ -85,6 +94,29 @@ export class KvHandle {
     this.mixedFrom = mixedFrom;
     const info: NativeKvInfo = handle.info();
     this.info = Object.freeze(info);
+  }
+
+  /**
+   * The content of a ticket, in whatever thread of the process it was made in: the same memory, and nothing is copied.
+   * @throws {@link LatentError} `ERR_LATENT_DISPOSED` (the handle that made it is disposed, or lives in another process)
+   */
+  static fromTicket(ticket: KvTicket): KvHandle {
+    checkKeys("ticket", ticket, ["kind", "ticket", "label", "identity", "mixedFrom"]);
+    checkOneOf("ticket.kind", ticket.kind, ["kv-ticket"]);
+    const name = checkString("ticket.ticket", ticket.ticket);
+    if (typeof ticket.mixedFrom !== "number") throw invalid("ticket.mixedFrom", "a number", ticket.mixedFrom);
+    const kv = LatentError.translate(() => native().kvOfTicket(name));
+    return new KvHandle(kv, Object.freeze({ ...ticket.identity }), checkLabel(ticket.label), ticket.mixedFrom);
+  }
+
+  /**
+   * For another thread: pass it to a worker and call {@link KvHandle.fromTicket} there. It keeps nothing alive, so hold on to this handle until the
+   * other thread has its own.
+   * @throws {@link LatentError} `ERR_LATENT_DISPOSED`
+   */
+  ticket(): KvTicket {
+    const ticket = LatentError.translate(() => this.#handle.ticket());
+    return { kind: "kv-ticket", ticket, label: this.label, identity: this.identity, mixedFrom: this.mixedFrom };
   }
 
   /** Positions held. */

@@ -9,6 +9,7 @@
 #include "addon/kernel_input.h"
 #include "addon/kv_objects.h"
 #include "addon/operand_object.h"
+#include "kv/shared_contents.h"
 
 namespace latentwire::addon {
 namespace {
@@ -31,12 +32,24 @@ class KvObject : public OperandObject<KvObject, KvContent> {
                            InstanceMethod<&KvObject::slice>("slice"),
                            InstanceMethod<&KvObject::concat>("concat"),
                            InstanceMethod<&KvObject::convert_rows>("convert"),
+                           InstanceMethod<&KvObject::ticket>("ticket"),
                            InstanceAccessor<&KvObject::disposed>("disposed"),
                            InstanceMethod<&KvObject::dispose>("dispose"),
                        });
   }
 
   explicit KvObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
+
+  // kvOfTicket(ticket) -> Kv
+  static Napi::Value of_ticket(const Napi::CallbackInfo& call) {
+    const std::string ticket = require_string(call, 0, "ticket");
+    return translate(call.Env(), [&] {
+      Shared content = content_of_ticket(ticket);
+      if (content == nullptr)
+        fail(Code::disposed, "the content is gone: whoever shared it has disposed it, or it was shared in another process");
+      return Napi::Value(call.Env(), wrap(std::move(content))(call.Env()));
+    });
+  }
 
   static Job::ToValue made(Shared content) { return wrap(std::move(content)); }
   const Shared& content(Napi::Env env) const { return shared(env); }
@@ -120,6 +133,11 @@ class KvObject : public OperandObject<KvObject, KvContent> {
     });
   }
 
+  Napi::Value ticket(const Napi::CallbackInfo& call) {
+    const Shared content = shared(call.Env());
+    return translate(call.Env(), [&] { return Napi::Value(call.Env(), Napi::String::New(call.Env(), ticket_of(content))); });
+  }
+
   // convert(format) -> job of Kv
   Napi::Value convert_rows(const Napi::CallbackInfo& call) {
     const Napi::Env env = call.Env();
@@ -151,6 +169,9 @@ std::shared_ptr<const KvContent> kv_of(const Napi::Value& value) {
   return object->content(value.Env());
 }
 
-void init_kv_object(Napi::Env env) { KvObject::constructor(env) = Napi::Persistent(KvObject::define(env)); }
+void init_kv_object(Napi::Env env, Napi::Object exports) {
+  KvObject::constructor(env) = Napi::Persistent(KvObject::define(env));
+  exports.Set("kvOfTicket", Napi::Function::New<&KvObject::of_ticket>(env, "kvOfTicket"));
+}
 
 }  // namespace latentwire::addon

@@ -12,7 +12,7 @@ namespace latentwire::addon {
 
 // Exports kvWriter, and defines the classes behind the objects that it, pools and sequences make.
 void init_kv(Napi::Env env, Napi::Object exports);
-void init_kv_object(Napi::Env env);
+void init_kv_object(Napi::Env env, Napi::Object exports);
 
 // Resolves to a new Kv object.
 Job::ToValue kv_value(std::shared_ptr<const KvContent> content);

@@ -1,0 +1,48 @@
+#include "kv/shared_contents.h"
+
+#include <cstdint>
+#include <iterator>
+#include <mutex>
+#include <random>
+#include <unordered_map>
+
+namespace latentwire {
+namespace {
+
+struct Shares {
+  std::mutex mutex;
+  uint64_t made = 0;
+  // so that a ticket of another process is not taken for one of ours
+  std::string process;
+  std::unordered_map<std::string, std::weak_ptr<const KvContent>> contents;
+
+  Shares() {
+    std::random_device random;
+    for (int i = 0; i < 4; i++) process += std::to_string(random()) + "-";
+  }
+};
+
+Shares& shares() {
+  static auto* all = new Shares;  // never destroyed: threads may ask until the process ends
+  return *all;
+}
+
+}  // namespace
+
+std::string ticket_of(const std::shared_ptr<const KvContent>& content) {
+  Shares& all = shares();
+  const std::lock_guard lock(all.mutex);
+  for (auto it = all.contents.begin(); it != all.contents.end();) it = it->second.expired() ? all.contents.erase(it) : std::next(it);
+  std::string ticket = all.process + std::to_string(all.made++);
+  all.contents.emplace(ticket, content);
+  return ticket;
+}
+
+std::shared_ptr<const KvContent> content_of_ticket(const std::string& ticket) {
+  Shares& all = shares();
+  const std::lock_guard lock(all.mutex);
+  const auto found = all.contents.find(ticket);
+  return found == all.contents.end() ? nullptr : found->second.lock();
+}
+
+}  // namespace latentwire
