@@ -103,6 +103,15 @@ export {
 export type { KvIdentity } from "./kv/identity.js";
 export { decryptKv, encryptKv } from "./kv/encryption.js";
 export { KvLease } from "./kv/lease.js";
+export {
+  KvMeter,
+  planHandOver,
+  type HandOverCost,
+  type HandOverOptions,
+  type HandOverPlan,
+  type HandOverWay,
+  type KvRates,
+} from "./kv/planner.js";
 export { kvQuality, type KvQuality, type KvQualityOptions } from "./kv/quality.js";
 export { KvReceiver, type KvReadOptions, type KvReceiverOptions } from "./kv/receiver.js";
 export type { KvSigner, KvVerifier } from "./kv/signature.js";
