@@ -3,14 +3,15 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import net from "node:net";
 import path from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { bundledModel, loadModel, type Model, type Pool } from "../../lib/index.js";
-import { codeOf, folder } from "./helpers.js";
+import { bundledModel, loadModel, type KvFormat, type Model, type Pool } from "../../lib/index.js";
+import { codeOf, floats, folder, klDivergence, tinyModel } from "./helpers.js";
 
 const built = pathToFileURL(path.resolve("dist/index.js")).href;
 const senderScript = fileURLToPath(new URL("kv-sender.mjs", import.meta.url));
@@ -195,4 +196,48 @@ it("31. transfers that fail leave no file descriptor open", async () => {
   for (let i = 0; i < 5; i++) await once1();
   // Node may close a pipe of a child a moment after the child's end
   await expect.poll(open, { timeout: 10_000 }).toBeLessThanOrEqual(before);
+});
+
+it("7. quantised rows come from a process that stores them unrotated, and go there, and mean the same", async () => {
+  await using tiny = await tinyModel({ headDim: 64, width: 128, heads: 2, kvHeads: 2, layers: 3 });
+  const count = 60;
+  const read = Int32Array.from({ length: count }, (_, i) => 5 + ((i * 7) % 40));
+  const script = fileURLToPath(new URL("kv-rotation-sender.mjs", import.meta.url));
+  const send = async (kvType: KvFormat, rotates: boolean): Promise<{ file: string; rotation: string }> => {
+    const file = path.join(folder, `${kvType}-${rotates ? "" : "un"}rotated.kv`);
+    const env = { ...process.env, LLAMA_ATTN_ROT_DISABLE: rotates ? undefined : "1" };
+    const child = spawn(process.execPath, [script, built, tiny.path, file, kvType, `${count}`], {
+      env,
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    let rotation = "";
+    child.stdout.on("data", (data: Buffer) => (rotation += data.toString()));
+    await once(child, "close");
+    return { file, rotation };
+  };
+  await using plain = await tiny.createPool({ contextLength: 256, maxSequences: 2 });
+  const reference = plain.sequence();
+  await reference.prefill(read);
+  const want = await floats(reference.logits());
+  for (const [kvType, bound] of [
+    ["q8_0", 5e-3],
+    ["q4_0", 0.3],
+  ] as const) {
+    await using own = await tiny.createPool({ contextLength: 256, maxSequences: 4, kvType });
+    const [rotated, unrotated] = [await send(kvType, true), await send(kvType, false)];
+    expect([rotated.rotation, unrotated.rotation]).toEqual(["64", "0"]);
+    for (const { file } of [rotated, unrotated]) {
+      const bytes = await readFile(file);
+      const here = await own.restore(bytes);
+      expect(klDivergence(want, await floats(here.logits())), path.basename(file)).toBeLessThan(bound);
+      const there = await plain.restore(bytes);
+      expect(klDivergence(want, await floats(there.logits())), path.basename(file)).toBeLessThan(bound);
+      await here.dispose();
+      await there.dispose();
+    }
+  }
+  // the bounds mean something: another text is further away than they allow
+  const other = plain.sequence();
+  await other.prefill(read.map((token) => token + 3));
+  expect(klDivergence(want, await floats(other.logits()))).toBeGreaterThan(0.3);
 });
