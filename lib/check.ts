@@ -41,6 +41,12 @@ export function checkOneOf<const T extends string>(name: string, value: unknown,
 }
 
 /** A callback that may be left out. */
+export function checkArray<T>(name: string, value: readonly T[]): readonly T[] {
+  const given: unknown = value;
+  if (!Array.isArray(given)) throw invalid(name, "an array", given);
+  return value;
+}
+
 export function checkCallback(name: string, value: unknown): void {
   if (value !== undefined && typeof value !== "function") throw invalid(name, "a function", value);
 }

@@ -24,9 +24,11 @@ async function execute(executable, args, environment = {}) {
 
 /**
  * Instruction sets below the best one, whose kernels have to be asked for. Under qemu, plain C++ is left out, which is the same everywhere, and so are sets
- * that replace a single product: tests "in every table" go through all of them by themselves. LATENTWIRE_TEST_SETS=best leaves all of them out.
+ * that replace a single product: tests "in every table" go through all of them by themselves. LATENTWIRE_TEST_SETS=best leaves all of them out, and
+ * LATENTWIRE_TEST_SETS=one runs whatever the executable has at once.
  */
-const plainer = process.env.LATENTWIRE_TEST_SETS === "best" ? {} : { arm64: ["neon"], x64: ["scalar", "avx2", "avx512", "avx512_vnni"] };
+const sets = process.env.LATENTWIRE_TEST_SETS ?? "all";
+const plainer = sets !== "all" ? {} : { arm64: ["neon"], x64: ["scalar", "avx2", "avx512", "avx512_vnni"] };
 
 /**
  * Runs a doctest executable, its kernels also with every instruction set, and returns `{passed, failed}`; a crash or an empty run is a failure.
@@ -34,9 +36,9 @@ const plainer = process.env.LATENTWIRE_TEST_SETS === "best" ? {} : { arm64: ["ne
  */
 export async function runDoctest(executable, { emulator = [], arch = process.arch } = {}) {
   const [command, ...args] = [...emulator, executable];
+  const halves = sets === "one" ? [[]] : [["--test-suite-exclude=kernels"], ["--test-suite=kernels"]];
   const runs = [
-    { args: ["--test-suite-exclude=kernels"], environment: {} },
-    { args: ["--test-suite=kernels"], environment: {} },
+    ...halves.map((filter) => ({ args: filter, environment: {} })),
     ...(plainer[arch] ?? []).map((isa) => ({
       args: ["--test-suite=kernels", "--test-case-exclude=*in every table*"],
       environment: { LATENTWIRE_ISA: isa },

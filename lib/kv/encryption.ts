@@ -1,6 +1,7 @@
 // A stream of bytes that only the holder of a key can read: AES-256-GCM in segments, each authenticated before any of it is passed on, in an
 // order and with an end that cannot be changed. Keys and values tell the text that they were made from, so they deserve what the text does.
 import { createCipheriv, createDecipheriv, hkdfSync, randomBytes } from "node:crypto";
+import { setImmediate } from "node:timers/promises";
 import { LatentError } from "../errors.js";
 import { piecesOf, type KvSource } from "./source.js";
 
@@ -34,7 +35,10 @@ export async function* encryptKv(source: KvSource, key: Uint8Array): AsyncGenera
     return Buffer.concat([size, cipher.update(plain), cipher.final(), cipher.getAuthTag()]);
   };
   for await (const piece of piecesOf(source)) {
-    for (let at = 0; at < piece.length; at += segmentBytes) yield seal(piece.subarray(at, at + segmentBytes), false);
+    for (let at = 0; at < piece.length; at += segmentBytes) {
+      yield seal(piece.subarray(at, at + segmentBytes), false);
+      await setImmediate();
+    }
   }
   yield seal(new Uint8Array(0), true);
 }
@@ -70,6 +74,7 @@ export async function* decryptKv(source: KvSource, key: Uint8Array): AsyncGenera
         throw new LatentError("ERR_LATENT_KV_AUTH", "an encrypted segment is not authentic, or the key is another", { cause });
       }
       if (plain.length > 0) yield plain;
+      await setImmediate();
     }
     if (!(await reader.ended())) throw new LatentError("ERR_LATENT_KV_FORMAT", "bytes after the end of the encrypted stream");
   } finally {

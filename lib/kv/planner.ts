@@ -1,6 +1,6 @@
 // Which way a hand-over should take: send keys and values, read the same tokens again, or write a text about them and read that. The answer is
 // arithmetic on rates that were measured, and it says what it was made of.
-import { checkInteger, checkKeys, checkNumber, checkOneOf, fallback, invalid } from "../check.js";
+import { checkArray, checkInteger, checkKeys, checkNumber, checkOneOf, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { kvFormats, type KvFormat } from "./handle.js";
 
@@ -32,14 +32,15 @@ export class KvMeter {
     checkOneOf("what", what, measures);
     checkNumber("amount", amount, 0, Number.MAX_VALUE);
     checkNumber("ms", ms, 0, Number.MAX_VALUE);
+    // nothing took place, or it took no time that a clock can tell
+    if (amount === 0 || ms === 0) return;
     const before = this.#sums.get(what) ?? { amount: 0, ms: 0 };
     this.#sums.set(what, { amount: memory * before.amount + amount, ms: memory * before.ms + ms });
   }
 
   /** What has been observed, in amounts a second; without what has not. */
   rates(): KvRates {
-    const known = [...this.#sums].filter(([, { amount, ms }]) => amount > 0 && ms > 0);
-    return Object.fromEntries(known.map(([what, { amount, ms }]) => [what, (1000 * amount) / ms]));
+    return Object.fromEntries([...this.#sums].map(([what, { amount, ms }]) => [what, (1000 * amount) / ms]));
   }
 }
 
@@ -90,6 +91,7 @@ export function planHandOver(
   content: { readonly positions: number; readonly bytes: number; readonly format: KvFormat },
   options: HandOverOptions,
 ): HandOverPlan {
+  checkKeys("content", content, ["positions", "bytes", "format"]);
   const positions = checkInteger("content.positions", content.positions, 0, Number.MAX_SAFE_INTEGER);
   const bytes = checkInteger("content.bytes", content.bytes, 0, Number.MAX_SAFE_INTEGER);
   checkOneOf("content.format", content.format, kvFormats);
@@ -103,6 +105,7 @@ export function planHandOver(
   if (options.way !== undefined) checkOneOf("way", options.way, ["transfer", "recompute", "text"]);
   if (options.way === "text" && textTokens === undefined) throw invalid("textTokens", "given for the way 'text'", textTokens);
 
+  const formats = checkArray("formats", fallback(options.formats, []));
   const { prefill, decode, transfer, convert } = options.rates;
   /** Of amounts at rates; null if one of the rates is not known. */
   const time = (...parts: readonly (readonly [number, number | undefined])[]): number | null =>
@@ -114,7 +117,7 @@ export function planHandOver(
     { way: "transfer", bytes, ms: time([bytes, transfer]) },
     { way: "recompute", bytes: 0, ms: time([positions, prefill]) },
   ];
-  for (const format of fallback(options.formats, [])) {
+  for (const format of formats) {
     checkOneOf("formats", format, kvFormats);
     const sent = Math.round((bytes * bits[format]) / bits[content.format]);
     if (sent < bytes) costs.push({ way: "transfer", format, bytes: sent, ms: time([bytes, convert], [sent, transfer]) });

@@ -1,5 +1,5 @@
 // What a number format of the cache costs: how far the model's next words move when it goes on from converted keys and values.
-import { checkInteger, checkKeys, checkOneOf, fallback, invalid } from "../check.js";
+import { checkArray, checkInteger, checkKeys, checkOneOf, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import type { Pool } from "../models/pool.js";
 import type { Sequence } from "../models/sequence.js";
@@ -37,7 +37,7 @@ export interface KvQuality {
  */
 export async function kvQuality(pool: Pool, tokens: Int32Array, options: KvQualityOptions = {}): Promise<readonly KvQuality[]> {
   checkKeys("options", options, ["formats", "predicted", "signal"]);
-  const formats = fallback(options.formats, ["q8_0", "q4_0"] as const);
+  const formats = checkArray("formats", fallback(options.formats, ["q8_0", "q4_0"] as const));
   for (const format of formats) checkOneOf("formats", format, kvFormats);
   if (!(tokens instanceof Int32Array) || tokens.length < 2) throw invalid("tokens", "an Int32Array of at least 2 tokens", tokens);
   const half = Math.floor(tokens.length / 2);

@@ -1,5 +1,6 @@
 // The receiving end of a stream of records: it verifies each one as it comes, keeps what is whole when a sender is lost, and has nothing to
 // use before the root has come.
+import { Readable } from "node:stream";
 import { setImmediate } from "node:timers/promises";
 import { checkInteger, checkKeys, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
@@ -107,8 +108,7 @@ export class KvReceiver {
       return new KvHandle(kv, this.#identity, label.slice(0, labelLimit), 0);
     } finally {
       this.#reading = false;
-      // a source that was left early may hold a socket or a file; a silent one would not answer, so nobody waits
-      if (!ended) void Promise.resolve(pieces?.return?.()).catch(() => undefined);
+      if (!ended) leave(source, pieces);
     }
   }
 
@@ -127,6 +127,12 @@ export class KvReceiver {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** A source that was left early may hold a socket or a file. While its next piece is awaited, its iterator would not listen, so nobody waits. */
+function leave(source: unknown, pieces: AsyncIterator<unknown> | Iterator<unknown> | undefined): void {
+  void Promise.resolve(pieces?.return?.()).catch(() => undefined);
+  if (source instanceof Readable) source.destroy();
 }
 
 /** The next piece, unless the sender stays silent, fails, or the signal aborts. */

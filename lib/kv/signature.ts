@@ -34,7 +34,7 @@ const fixedBytes = 11; // u8 algorithm, u64 expiry in milliseconds, u16 length o
 const contextLimit = 1024;
 const purpose = Buffer.from("latentwire kv signature 1\n");
 
-/** @internal Checks the options before anything is exported. */
+/** @internal Checks the options at once, and signs later. */
 export function signerOf(options: KvSigner): (seal: Uint8Array) => Uint8Array {
   checkKeys("sign", options, ["key", "context", "validForMs"]);
   const { object, algorithm } = keyOf("sign.key", options.key, "private");
@@ -42,7 +42,7 @@ export function signerOf(options: KvSigner): (seal: Uint8Array) => Uint8Array {
   const validForMs = checkInteger("sign.validForMs", fallback(options.validForMs, 3_600_000), 1, 2 ** 48);
   return (seal) => {
     const expires = Date.now() + validForMs;
-    const message = messageOf(seal, algorithm, expires, context);
+    const message = messageOf(seal, algorithm, BigInt(expires), context);
     const signature =
       algorithm === algorithms.hmac ? createHmac("sha256", object).update(message).digest() : signWithKey(null, message, object);
     const fixed = Buffer.alloc(fixedBytes);
@@ -67,7 +67,7 @@ export function verifierOf(options: KvVerifier): (seal: Uint8Array, signature: U
     const signature = Buffer.from(bytes);
     if (signature.length < fixedBytes) throw refused("the signature is cut off");
     const algorithm = signature.readUInt8(0);
-    const expires = Number(signature.readBigUInt64LE(1));
+    const expires = signature.readBigUInt64LE(1);
     const contextBytes = signature.readUInt16LE(9);
     const context = signature.subarray(fixedBytes, fixedBytes + contextBytes);
     const mark = signature.subarray(fixedBytes + contextBytes);
@@ -75,7 +75,7 @@ export function verifierOf(options: KvVerifier): (seal: Uint8Array, signature: U
     if (!keys.some((key) => key.algorithm === algorithm && holds(key, message, mark)))
       throw refused("none of the keys has signed this content");
     if (!context.equals(wanted)) throw refused("it was signed for something else");
-    if (Date.now() >= expires) throw refused("its signature has expired");
+    if (BigInt(Date.now()) >= expires) throw refused("its signature has expired");
   };
 }
 
@@ -85,15 +85,17 @@ function holds({ object, algorithm }: Key, message: Buffer, mark: Buffer): boole
   return own.length === mark.length && timingSafeEqual(own, mark);
 }
 
-function messageOf(seal: Uint8Array, algorithm: number, expires: number, context: Buffer): Buffer {
+function messageOf(seal: Uint8Array, algorithm: number, expires: bigint, context: Buffer): Buffer {
   const fixed = Buffer.alloc(9);
   fixed.writeUInt8(algorithm, 0);
-  fixed.writeBigUInt64LE(BigInt(expires), 1);
+  fixed.writeBigUInt64LE(expires, 1);
   return Buffer.concat([purpose, seal, fixed, context]);
 }
 
 function keyOf(name: string, key: unknown, type: "private" | "public"): Key {
-  const object = key instanceof Uint8Array ? createSecretKey(key) : key;
+  // the text of a key in PEM, often of a public one, is no secret
+  const isText = key instanceof Uint8Array && Buffer.from(key.subarray(0, 10)).toString("latin1") === "-----BEGIN";
+  const object = key instanceof Uint8Array && !isText ? createSecretKey(key) : key;
   if (object instanceof KeyObject) {
     if (object.type === "secret" && (object.symmetricKeySize ?? 0) >= 16) return { object, algorithm: algorithms.hmac };
     if (object.type === type && object.asymmetricKeyType === "ed25519") return { object, algorithm: algorithms.ed25519 };

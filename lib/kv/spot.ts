@@ -10,24 +10,24 @@ export interface KvSpot {
   /** How many tokens from the beginning on are read again. Default 16. */
   readonly positions?: number;
   /**
-   * The least cosine between sent and recomputed keys, or values, of any layer. Default 0.98: quantised caches reach it (q4_0 measures 0.99), another
-   * text does not.
+   * How far the keys, or values, of any position and layer may lie from the recomputed ones, as a part of their length. Default 0.25: quantised caches
+   * stay below it, another text does not.
    */
-  readonly minCosine?: number;
+  readonly maxError?: number;
 }
 
 /** @internal */
 export interface SpotCheck {
   readonly positions: number;
-  readonly minCosine: number;
+  readonly maxError: number;
 }
 
 /** @internal */
 export function spotOf(options: KvSpot): SpotCheck {
-  checkKeys("spot", options, ["positions", "minCosine"]);
+  checkKeys("spot", options, ["positions", "maxError"]);
   return {
     positions: checkInteger("spot.positions", fallback(options.positions, 16), 1, 2 ** 31 - 1),
-    minCosine: checkNumber("spot.minCosine", fallback(options.minCosine, 0.98), -1, 1),
+    maxError: checkNumber("spot.maxError", fallback(options.maxError, 0.25), 0, Number.MAX_VALUE),
   };
 }
 
@@ -39,7 +39,7 @@ export function spotOf(options: KvSpot): SpotCheck {
 export async function checkSpot(
   pool: Pool,
   kv: KvHandle,
-  { positions, minCosine }: SpotCheck,
+  { positions, maxError }: SpotCheck,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const options = signal === undefined ? {} : { signal };
@@ -59,24 +59,29 @@ export async function checkSpot(
     const mine = own[index];
     if (mine === undefined) throw new LatentError("ERR_LATENT_KV_LAYOUT", "another number of layers");
     const [theirs, ours] = await Promise.all([tile.tensor(), mine.tensor()]);
-    const cosine = cosineOf(theirs.toFloat32(), ours.toFloat32());
+    const error = largestError(theirs.toFloat32(), ours.toFloat32(), count);
     theirs.dispose();
     ours.dispose();
-    if (cosine >= minCosine) continue;
+    if (error <= maxError) continue;
     throw new LatentError("ERR_LATENT_KV_FORGED", `the ${tile.part} of layer ${tile.layer} are not those of the tokens`, {
-      details: { layer: tile.layer, part: tile.part, cosine, minCosine, positions: count },
+      details: { layer: tile.layer, part: tile.part, error, maxError, positions: count },
     });
   }
 }
 
-function cosineOf(a: Float32Array, b: Float32Array): number {
-  let [ab, aa, bb] = [0, 0, 0];
-  for (const [i, x] of a.entries()) {
-    const y = b[i] ?? 0;
-    ab += x * y;
-    aa += x * x;
-    bb += y * y;
+/** The largest distance between two rows of the same number, over the length of the second. */
+function largestError(theirs: Float32Array, ours: Float32Array, rows: number): number {
+  const channels = ours.length / rows;
+  let largest = 0;
+  for (let row = 0; row < rows; row++) {
+    let [distance, length] = [0, 0];
+    for (let i = row * channels; i < (row + 1) * channels; i++) {
+      const own = ours[i] ?? 0;
+      distance += ((theirs[i] ?? 0) - own) ** 2;
+      length += own * own;
+    }
+    // a row may be all zeros
+    if (distance > 0) largest = Math.max(largest, Math.sqrt(distance / length));
   }
-  // values of a layer may all be zero
-  return aa === 0 && bb === 0 ? 1 : ab / Math.sqrt(aa * bb);
+  return largest;
 }

@@ -95,6 +95,10 @@ interface NewChunk {
 }
 
 const gib = 2 ** 30;
+/** What says something about the bytes on disk, and nothing about the pool that reads them. */
+const rotten: ReadonlySet<string> = new Set(
+  ["FORMAT", "TRUNCATED", "CHECKSUM", "VERSION", "POSITION"].map((what) => `ERR_LATENT_KV_${what}`).concat("ERR_LATENT_NON_FINITE"),
+);
 /** Of the stored pieces of a chunk. */
 const pieceBytes = 1 << 20;
 
@@ -420,7 +424,7 @@ export class KvStore {
       kv.dispose();
     } catch (error) {
       signal?.throwIfAborted();
-      if (!LatentError.isInstance(error) || !/^ERR_LATENT_(KV_|NON_FINITE)/.test(error.code)) throw error;
+      if (!LatentError.isInstance(error) || !rotten.has(error.code)) throw error;
       rot = error.code;
     }
     // where the folder cannot be written it stays, and is a miss again next time

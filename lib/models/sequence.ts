@@ -6,7 +6,7 @@ import { run } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
 import { checkLabel, KvHandle, type KvFormat, type KvRange } from "../kv/handle.js";
 import { requireSameIdentity } from "../kv/identity.js";
-import type { KvSigner, KvVerifier } from "../kv/signature.js";
+import { signerOf, type KvSigner, type KvVerifier } from "../kv/signature.js";
 import type { KvSource } from "../kv/source.js";
 import { checkSpot, spotOf, type KvSpot } from "../kv/spot.js";
 import { Latent } from "../spaces/latent.js";
@@ -74,7 +74,7 @@ export interface ImportKvOptions {
   readonly positions?: "append" | "keep" | { readonly at: number };
   /** Of a stream: the longest silence of the sender, in milliseconds. Default: no limit. */
   readonly idleMs?: number;
-  /** Of a stream: take only what one of these has signed. A handle was verified when it was read. */
+  /** Take only what one of these has signed. For a stream; a handle is verified when it is read ({@link Pool.readKv}). */
   readonly verify?: KvVerifier;
   /** Read the first tokens again and compare. Default: do not. */
   readonly spot?: KvSpot;
@@ -330,6 +330,8 @@ export class Sequence {
   async importKv(source: KvHandle | KvSource, options: ImportKvOptions = {}): Promise<KvImport> {
     checkKeys("options", options, ["positions", "idleMs", "verify", "spot", "signal"]);
     const spot = options.spot === undefined ? undefined : spotOf(options.spot);
+    if (options.verify !== undefined && source instanceof KvHandle)
+      throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "a handle carries no signature any more: verify the stream that it is read from");
     const where = fallback(options.positions, "append");
     if (where !== "keep" && where !== "append") {
       checkKeys("positions", where, ["at"]);
@@ -361,6 +363,7 @@ export class Sequence {
    */
   async save(options: { readonly sign?: KvSigner; readonly signal?: AbortSignal } = {}): Promise<Uint8Array> {
     checkKeys("options", options, ["sign", "signal"]);
+    if (options.sign !== undefined) signerOf(options.sign);
     using kv = await this.exportKv(options.signal === undefined ? {} : { signal: options.signal });
     return await kv.toBytes(options);
   }

@@ -15,7 +15,7 @@ export interface FaultyStreamOptions {
   readonly drop?: number;
   /** The piece comes twice. */
   readonly repeat?: number;
-  /** The piece comes after the one that follows it. */
+  /** The piece comes after the one that follows it, if one follows. */
   readonly swap?: number;
   /** The piece comes `delayMs` later. */
   readonly delay?: number;
@@ -55,41 +55,64 @@ export function faultyStream(source: KvSource, options: FaultyStreamOptions = {}
   for (const name of ends) checkInteger(name, fallback(options[name], 0), 0, Number.MAX_SAFE_INTEGER);
   checkInteger("pieceBytes", fallback(options.pieceBytes, 1), 1, 2 ** 31 - 1);
   const delayMs = checkInteger("delayMs", fallback(options.delayMs, 20), 0, 2 ** 31 - 1);
-  const random = randomOf(checkInteger("seed", fallback(options.seed, 1), 0, 2 ** 32 - 1));
+  const seed = checkInteger("seed", fallback(options.seed, 1), 0, 2 ** 32 - 1);
   const faults: Fault[] = [];
   return {
     faults,
-    [Symbol.asyncIterator]: () => spoil(cutAnew(piecesOf(source), options.pieceBytes, random), { ...options, delayMs }, random, faults),
+    [Symbol.asyncIterator]: () => {
+      let close = (): void => undefined;
+      const closed = new Promise<void>((resolve) => (close = resolve));
+      const pieces = spoil(
+        cutAnew(piecesOf(source), options.pieceBytes, randomOf(seed, "piece")),
+        { ...options, delayMs, seed },
+        faults,
+        closed,
+      );
+      return {
+        next: () => pieces.next(),
+        // a stream that has fallen silent would not hear it
+        return: async () => {
+          close();
+          return await pieces.return();
+        },
+      };
+    },
   };
 }
 
 async function* spoil(
   pieces: AsyncIterable<Uint8Array>,
-  options: FaultyStreamOptions & { readonly delayMs: number },
-  random: () => number,
+  options: FaultyStreamOptions & { readonly delayMs: number; readonly seed: number },
   faults: Fault[],
+  closed: Promise<void>,
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  let at = 0;
-  const happens = (kind: (typeof chances)[number]): boolean => {
-    // drawn whether it is wanted or not, so that one option does not move the faults of another
-    const drawn = random() < (options[kind] ?? 0);
-    if (drawn) faults.push({ kind, at });
-    return drawn;
-  };
+  // each kind draws from numbers of its own, and always, so that one option does not move the faults of another
+  const draws = new Map([...chances, "bit"].map((name) => [name, randomOf(options.seed, name)]));
+  const draw = (name: string): number => draws.get(name)?.() ?? 0;
   const end = firstEnd(options);
+  let at = 0;
   let held: Uint8Array | undefined;
   for await (const whole of pieces) {
     const piece = end === undefined ? whole : whole.subarray(0, Math.max(0, end.after - at));
-    const spoilt = happens("flip") ? withOneBitTurned(piece, random) : piece;
-    const [drops, repeats, swaps] = [happens("drop"), happens("repeat"), happens("swap")];
+    const drawn = new Set(chances.filter((kind) => draw(kind) < (options[kind] ?? 0)));
+    const bit = Math.floor(draw("bit") * piece.length * 8);
+    const happens = (kind: (typeof chances)[number]): boolean => {
+      if (drawn.has(kind)) faults.push({ kind, at });
+      return drawn.has(kind);
+    };
     if (happens("delay")) await new Promise((resolve) => setTimeout(resolve, options.delayMs));
-    const out = drops ? [] : repeats ? [spoilt, spoilt] : [spoilt];
-    if (swaps && held === undefined) {
-      held = Buffer.concat(out);
-    } else {
-      yield* out;
-      if (held !== undefined) yield held;
-      held = undefined;
+    // nothing is left to be done to a piece that is left out
+    if (piece.length > 0 && !happens("drop")) {
+      const spoilt = happens("flip") ? withBitTurned(piece, bit) : piece;
+      const out = happens("repeat") ? [spoilt, spoilt] : [spoilt];
+      if (held === undefined && drawn.has("swap")) {
+        held = Buffer.concat(out);
+        faults.push({ kind: "swap", at });
+      } else {
+        yield* out;
+        if (held !== undefined) yield held;
+        held = undefined;
+      }
     }
     at += whole.length;
     if (end !== undefined && at >= end.after) break;
@@ -98,8 +121,7 @@ async function* spoil(
   if (end === undefined || at < end.after) return;
   faults.push({ kind: end.kind, at: end.after });
   if (end.kind === "fail") throw Object.assign(new Error("read ECONNRESET (a fault on purpose)"), { code: "ECONNRESET" });
-  // nothing refers to the promise but the reader, so this keeps no process alive
-  if (end.kind === "hang") await new Promise<never>(() => undefined);
+  if (end.kind === "hang") await closed;
 }
 
 function firstEnd(options: FaultyStreamOptions): { readonly kind: "end" | "fail" | "hang"; readonly after: number } | undefined {
@@ -128,15 +150,14 @@ async function* cutAnew(
   }
 }
 
-function withOneBitTurned(piece: Uint8Array, random: () => number): Uint8Array {
+function withBitTurned(piece: Uint8Array, bit: number): Uint8Array {
   const copy = Uint8Array.from(piece);
-  const bit = Math.floor(random() * copy.length * 8);
   copy[bit >> 3] = (copy[bit >> 3] ?? 0) ^ (1 << (bit & 7));
   return copy;
 }
 
-/** Numbers of [0, 1) that depend on the seed alone. */
-function randomOf(seed: number): () => number {
+/** Numbers of [0, 1) that depend on the seed and the name alone. */
+function randomOf(seed: number, name: string): () => number {
   let drawn = 0;
-  return () => createHash("sha256").update(`${seed} ${drawn++}`).digest().readUInt32LE() / 2 ** 32;
+  return () => createHash("sha256").update(`${seed} ${name} ${drawn++}`).digest().readUInt32LE() / 2 ** 32;
 }

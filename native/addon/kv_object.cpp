@@ -135,7 +135,10 @@ class KvObject : public OperandObject<KvObject, KvContent> {
 
   Napi::Value ticket(const Napi::CallbackInfo& call) {
     const Shared content = shared(call.Env());
-    return translate(call.Env(), [&] { return Napi::Value(call.Env(), Napi::String::New(call.Env(), ticket_of(content))); });
+    return translate(call.Env(), [&] {
+      if (ticket_.empty()) ticket_ = ticket_of(content);
+      return Napi::Value(call.Env(), Napi::String::New(call.Env(), ticket_));
+    });
   }
 
   // convert(format) -> job of Kv
@@ -157,6 +160,8 @@ class KvObject : public OperandObject<KvObject, KvContent> {
                                  return wrap(std::move(converted));
                                })};
   }
+
+  std::string ticket_;  // "" before it was asked for
 };
 
 }  // namespace

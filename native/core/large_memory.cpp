@@ -62,18 +62,10 @@ class Keeper {
     return block;
   }
 
-  // The oldest make room for it.
+  // The oldest make room for it. Memory is freed here, so nothing may ask for any that is missed.
   void put(const Block& block) {
-    std::vector<Block> out;
-    {
-      const std::lock_guard lock(mutex_);
-      if (users_ == 0 || block.bytes < kept_from || block.bytes > kept_at_most || !remember(block)) {
-        out.push_back(block);
-      } else {
-        while (total_ > kept_at_most) out.push_back(forget_oldest());
-      }
-    }
-    for (const Block& one : out) give_back(one);
+    if (!keep(block)) return give_back(block);
+    for (Block oldest = over(kept_at_most); oldest.memory != nullptr; oldest = over(kept_at_most)) give_back(oldest);
   }
 
   void enter() {
@@ -82,14 +74,11 @@ class Keeper {
   }
 
   void leave() {
-    std::vector<Block> out;
     {
       const std::lock_guard lock(mutex_);
-      if (--users_ == 0) {
-        while (!kept_.empty()) out.push_back(forget_oldest());
-      }
+      if (--users_ > 0) return;
     }
-    for (const Block& one : out) give_back(one);
+    for (Block oldest = unused(); oldest.memory != nullptr; oldest = unused()) give_back(oldest);
   }
 
   size_t total() {
@@ -98,7 +87,9 @@ class Keeper {
   }
 
  private:
-  bool remember(const Block& block) {
+  bool keep(const Block& block) {
+    const std::lock_guard lock(mutex_);
+    if (users_ == 0 || block.bytes < kept_from || block.bytes > kept_at_most) return false;
     try {
       kept_.push_back(block);
     } catch (const std::bad_alloc&) {
@@ -108,6 +99,18 @@ class Keeper {
     may_be_reclaimed(block.memory, block.bytes);
     ASAN_POISON_MEMORY_REGION(block.memory, block.bytes);
     return true;
+  }
+
+  // The oldest block while there are more than `limit` bytes, and then none.
+  Block over(size_t limit) {
+    const std::lock_guard lock(mutex_);
+    return total_ > limit ? forget_oldest() : Block{};
+  }
+
+  // The oldest block while nobody wants any to be kept, and then none.
+  Block unused() {
+    const std::lock_guard lock(mutex_);
+    return users_ == 0 && !kept_.empty() ? forget_oldest() : Block{};
   }
 
   Block forget_oldest() {

@@ -3,6 +3,7 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 #include <cstddef>
@@ -25,7 +26,8 @@ inline void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] s
 // The contents may be lost from now on: the system takes such pages before it takes any other, and they stay warm until then.
 inline void may_be_reclaimed([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) noexcept {
 #if defined(__linux__)
-  constexpr uintptr_t page = 4096;
+  // not 4096: the system would round a length up to its own pages, and take what lies behind the memory
+  static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   const size_t before = (page - reinterpret_cast<uintptr_t>(memory) % page) % page;
   if (bytes > before + page) (void)::madvise(static_cast<char*>(memory) + before, (bytes - before) / page * page, MADV_FREE);
 #endif

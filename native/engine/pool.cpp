@@ -26,10 +26,6 @@ Pool::Pool(std::shared_ptr<Model> model, const Options& options)
 
 Pool::~Pool() {
   close();
-  // a poisoned context may hold broken invariants: freeing it could assert, so its memory is given up
-  if (!counters_.poisoned.empty()) return;
-  if (wipes_freed_memory()) api_.llama_memory_clear(memory_, true);
-  api_.llama_free(context_);
 }
 
 abi::llama_context_params Pool::context_params() const {
@@ -157,6 +153,20 @@ void Pool::close() {
   wake();
   const std::lock_guard lock(join_mutex_);
   if (thread_.joinable()) thread_.join();
+  free_context();
+  keeps_large_memory_.reset();
+}
+
+// Once, after the scheduler has ended: nobody else uses the context. A poisoned one may hold broken invariants, and freeing it could assert, so
+// its memory is given up.
+void Pool::free_context() noexcept {
+  abi::llama_context* context = std::exchange(context_, nullptr);
+  if (context == nullptr || !counters().poisoned.empty()) return;
+  try {
+    if (wipes_freed_memory()) api_.llama_memory_clear(memory_, true);
+    api_.llama_free(context);
+  } catch (...) {  // llama.cpp's own; what it had not freed stays
+  }
 }
 
 Pool::Counters Pool::counters() const {

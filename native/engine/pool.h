@@ -110,6 +110,7 @@ class Pool {
   };
 
   void open_context();
+  void free_context() noexcept;
   abi::llama_context_params context_params() const;
   // Where the proofs of the cache are made: a sequence of a context, how its rows are stored, and its state with the token at position 0.
   struct Probe {
@@ -162,7 +163,7 @@ class Pool {
 
   std::shared_ptr<Model> model_;
   Options options_;
-  const KeepsLargeMemory keeps_large_memory_;
+  std::optional<KeepsLargeMemory> keeps_large_memory_{std::in_place};  // until it is closed
   const abi::Functions& api_;
   abi::llama_context* context_ = nullptr;
   abi::llama_memory_t memory_ = nullptr;

@@ -1,5 +1,6 @@
 #include "kv/shared_contents.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <iterator>
 #include <mutex>
@@ -12,6 +13,7 @@ namespace {
 struct Shares {
   std::mutex mutex;
   uint64_t made = 0;
+  size_t look_at = 64;  // as many contents: look for those that are gone
   // so that a ticket of another process is not taken for one of ours
   std::string process;
   std::unordered_map<std::string, std::weak_ptr<const KvContent>> contents;
@@ -32,7 +34,10 @@ Shares& shares() {
 std::string ticket_of(const std::shared_ptr<const KvContent>& content) {
   Shares& all = shares();
   const std::lock_guard lock(all.mutex);
-  for (auto it = all.contents.begin(); it != all.contents.end();) it = it->second.expired() ? all.contents.erase(it) : std::next(it);
+  if (all.contents.size() >= all.look_at) {
+    for (auto it = all.contents.begin(); it != all.contents.end();) it = it->second.expired() ? all.contents.erase(it) : std::next(it);
+    all.look_at = std::max<size_t>(64, 2 * all.contents.size());
+  }
   std::string ticket = all.process + std::to_string(all.made++);
   all.contents.emplace(ticket, content);
   return ticket;

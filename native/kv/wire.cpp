@@ -206,7 +206,7 @@ void KvReader::expect(State state, uint64_t bytes) {
 }
 
 void KvReader::restart() {
-  if (done_) return;
+  done_ = false;
   signature_.clear();
   expect(State::preamble, preamble_bytes);
 }
@@ -324,6 +324,8 @@ Status KvReader::take_header() {
   if (known ? header_.flags != must_understand : (header_.flags & must_understand) != 0)
     return Status::fail(Code::kv_version, "a record that a newer version must have written");
   if (header_.kind == sign) {
+    if (header_.flags != 0 || header_.first != 0 || header_.part != 0) return Status::fail(Code::kv_format, "a signature with a place or flags");
+    if (!manifest_known_) return no_manifest();
     if (header_.bytes == 0 || header_.bytes > max_signature_bytes)
       return Status::fail(Code::kv_limit, "a signature of " + std::to_string(header_.bytes) + " bytes");
     if (!signature_.empty()) return Status::fail(Code::kv_format, "a second signature");

@@ -1,5 +1,7 @@
 // What a receiver makes of streams that go wrong in every way that a stream can: it has all of the content, bit for bit, or a typed error and what it
 // had before.
+import { once } from "node:events";
+import { Readable } from "node:stream";
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { bundledModel, loadModel, type KvHandle, type Model, type Pool, type Sequence } from "../../lib/index.js";
@@ -58,8 +60,25 @@ it("does the same for the same seed, and what it says", async () => {
       Buffer.concat([bytes.subarray(3, 5), bytes.subarray(0, 3)]),
     ),
   ).toBe(true);
+  // an option moves no fault of another
+  const flips = { pieceBytes: 2000, flip: 0.1, seed: 5 };
+  const [alone, among] = [faultyStream(bytes, flips), faultyStream(bytes, { ...flips, repeat: 0.3 })];
+  await gathered(alone);
+  await gathered(among);
+  expect(among.faults.filter(({ kind }) => kind === "flip")).toEqual(alone.faults);
   for (const wrong of [{ flip: 2 }, { pieceBytes: 0 }, { endAfter: -1 }, { flop: 1 } as FaultyStreamOptions])
     expect(await codeOf(() => faultyStream(bytes, wrong))).toBe("ERR_LATENT_INVALID_ARGUMENT");
+});
+
+it("a stream that fell silent ends when it is closed", async () => {
+  const silent = Readable.from(faultyStream(bytes, { hangAfter: 1000 }));
+  const closed = once(silent, "close");
+  silent.once("data", () => silent.destroy());
+  await closed;
+  const iterator = faultyStream(bytes, { hangAfter: 0 })[Symbol.asyncIterator]();
+  const pending = iterator.next();
+  await iterator.return?.();
+  expect(await pending).toMatchObject({ done: true });
 });
 
 it("20., 25. and 26. streams that end, fail or fall silent have their own codes, and are resumed", async () => {

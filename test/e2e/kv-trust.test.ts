@@ -4,6 +4,7 @@ import { createSecretKey, generateKeyPairSync, randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { bundledModel, decryptKv, encryptKv, loadModel, type KvSigner, type KvVerifier, type Model, type Pool } from "../../lib/index.js";
+import { native } from "../../lib/native.js";
 import { runs } from "../helpers.js";
 import { codeOf, filled } from "./helpers.js";
 
@@ -108,13 +109,38 @@ describe("signed streams", () => {
     await source.dispose();
   });
 
+  it("are refused whatever bytes stand for a signature, and always by the same code", async () => {
+    const source = await filled(pool, text);
+    const bytes = Buffer.from(await source.save({ sign: { key: secret } }));
+    await source.dispose();
+    const verify = { keys: [secret, pair.publicKey] };
+    const at = bytes.indexOf("SIGN", 0, "latin1");
+    const rest = bytes.subarray(bytes.indexOf("ROOT", at, "latin1"));
+    await fc.assert(
+      fc.asyncProperty(
+        fc.uint8Array({ minLength: 1, maxLength: 200 }),
+        fc.constantFrom(1, 2, 3),
+        fc.boolean(),
+        async (mark, algorithm, farAway) => {
+          mark[0] = algorithm;
+          if (farAway) mark.fill(255, 1, 9);
+          const forged = Buffer.concat([bytes.subarray(0, at), native().kvSignature(mark), rest]);
+          expect(await read(forged, verify)).toBe("ERR_LATENT_KV_AUTH");
+        },
+      ),
+      runs(100),
+    );
+  });
+
   it("want keys of their kinds", async () => {
     const source = await filled(pool, text);
     using kv = await source.exportKv();
     const rsa = generateKeyPairSync("rsa", { modulusLength: 1024 });
-    for (const key of [new Uint8Array(15), rsa.privateKey, pair.publicKey, "secret" as unknown as Uint8Array])
+    const pem = Buffer.from(pair.publicKey.export({ type: "spki", format: "pem" }));
+    expect(await codeOf(() => pool.sequence().importKv(kv, { verify: { keys: [secret] } }))).toBe("ERR_LATENT_INVALID_ARGUMENT");
+    for (const key of [pem, new Uint8Array(15), rsa.privateKey, pair.publicKey, "secret" as unknown as Uint8Array])
       expect(await codeOf(() => kv.toBytes({ sign: { key } }))).toBe("ERR_LATENT_INVALID_ARGUMENT");
-    for (const keys of [[], [rsa.publicKey], [pair.privateKey], undefined as unknown as []])
+    for (const keys of [[pem], [], [rsa.publicKey], [pair.privateKey], undefined as unknown as []])
       expect(await codeOf(() => pool.kvReceiver({ verify: { keys } }))).toBe("ERR_LATENT_INVALID_ARGUMENT");
     await source.dispose();
   });
