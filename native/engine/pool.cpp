@@ -24,9 +24,7 @@ Pool::Pool(std::shared_ptr<Model> model, const Options& options)
   thread_ = std::thread([this] { run(); });
 }
 
-Pool::~Pool() {
-  close();
-}
+Pool::~Pool() { close(); }
 
 abi::llama_context_params Pool::context_params() const {
   abi::llama_context_params params = api_.llama_context_default_params();
@@ -157,8 +155,8 @@ void Pool::close() {
   keeps_large_memory_.reset();
 }
 
-// Once, after the scheduler has ended: nobody else uses the context. A poisoned one may hold broken invariants, and freeing it could assert, so
-// its memory is given up.
+// Once, after the scheduler has ended: nobody else uses the context. A poisoned one may hold broken invariants, and freeing it could
+// assert, so its memory is given up.
 void Pool::free_context() noexcept {
   abi::llama_context* context = std::exchange(context_, nullptr);
   if (context == nullptr || !counters().poisoned.empty()) return;

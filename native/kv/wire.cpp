@@ -324,7 +324,8 @@ Status KvReader::take_header() {
   if (known ? header_.flags != must_understand : (header_.flags & must_understand) != 0)
     return Status::fail(Code::kv_version, "a record that a newer version must have written");
   if (header_.kind == sign) {
-    if (header_.flags != 0 || header_.first != 0 || header_.part != 0) return Status::fail(Code::kv_format, "a signature with a place or flags");
+    if (header_.flags != 0 || header_.first != 0 || header_.part != 0)
+      return Status::fail(Code::kv_format, "a signature with a place or flags");
     if (!manifest_known_) return no_manifest();
     if (header_.bytes == 0 || header_.bytes > max_signature_bytes)
       return Status::fail(Code::kv_limit, "a signature of " + std::to_string(header_.bytes) + " bytes");

@@ -318,6 +318,21 @@ TEST_CASE("a seal covers every record, and a signature over it goes along withou
   CHECK(code_of(stream_with({signature_record(std::vector<uint8_t>(max_signature_bytes))}), whole.layout) == Code::ok);
   CHECK(code_of(stream_with({signature_record(std::vector<uint8_t>(max_signature_bytes + 1))}), whole.layout) == Code::kv_limit);
   CHECK(code_of(stream_with({signature_record({})}), whole.layout) == Code::kv_limit);
+  for (const size_t field : {size_t{4}, size_t{8}, size_t{12}})
+    CHECK(code_of(stream_with({resealed(with(signed_by, field, uint32_t{2}), 0)}), whole.layout) == Code::kv_format);
+  std::vector<uint8_t> early(bytes.begin(), bytes.begin() + preamble_bytes);
+  early.insert(early.end(), signed_by.begin(), signed_by.end());
+  CHECK(code_of(early, whole.layout) == Code::kv_format);
+  // a source that fails behind the root: what has come is kept, and the next stream may leave it out
+  KvReader late(expectation_of(whole.layout, 2048, true));
+  REQUIRE(late.feed(bytes.data(), bytes.size()).ok());
+  late.restart();
+  CHECK(!late.done());
+  REQUIRE(late.feed(records.front().data(), records.front().size()).ok());
+  REQUIRE(late.feed(records.back().data(), records.back().size()).ok());
+  CHECK(late.done());
+  CHECK(late.signature().empty());
+  CHECK(late.seal() == writer.seal());
 }
 
 TEST_CASE("the format does not change: a stream of version 1, byte by byte") {
