@@ -7,6 +7,7 @@ import { cmake, commandLine, root } from "./common.mjs";
 import { runDoctest } from "./native-tests.mjs";
 
 commandLine();
+process.env.LATENTWIRE_TEST_ROUNDS ??= "20"; // the emulator makes each many times as long
 const build = "build-arm64";
 // The compiler must not see the other headers beside doctest's, which are this machine's.
 const include = path.join(root, build, "include");

@@ -71,7 +71,7 @@ TEST_SUITE("kernels") {
 
   TEST_CASE("codebook: nearest codewords of any shape and dtype") {
     Numbers numbers(62);
-    for (int round = 0; round < 150; round++) {
+    for (int round = 0; round < testing::rounds(150); round++) {
       const Dtype dtype = dtypes[static_cast<size_t>(round) % 3];
       const Dtype storage = dtypes[static_cast<size_t>(round / 3) % 3];
       const int64_t rows = round % 10 == 0 ? 300 : numbers.below(40), depth = 1 + numbers.below(90), gap = numbers.below(3);
@@ -285,7 +285,7 @@ TEST_SUITE("kernels") {
   TEST_CASE("water-filling: conditions of the optimum, whole bits, table 3.3") {
     Numbers numbers(66);
     WaterFilling w;
-    for (int round = 0; round < 300; round++) {
+    for (int round = 0; round < testing::rounds(300); round++) {
       std::vector<double> variances(static_cast<size_t>(1 + numbers.below(60)));
       for (double& v : variances) v = numbers.below(8) == 0 ? 0 : std::exp(5.0 * static_cast<double>(numbers.normal()));
       variances[0] = 1;

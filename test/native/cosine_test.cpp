@@ -133,7 +133,7 @@ TEST_SUITE("kernels") {
   TEST_CASE("relative: every similarity, dtype and shape") {
     Numbers numbers(11);
     const std::array dtypes = {Dtype::f32, Dtype::f16, Dtype::bf16};
-    for (int round = 0; round < 400; round++) {
+    for (int round = 0; round < testing::rounds(400); round++) {
       const int64_t n = numbers.below(round % 10 == 0 ? 200 : 12);
       const int64_t m = numbers.below(round % 7 == 0 ? 400 : 40);
       const int64_t d = numbers.below(round % 5 == 0 ? 1300 : 60);
@@ -346,7 +346,7 @@ TEST_SUITE("kernels") {
                                         {Similarity::l1, Dtype::f32},
                                         {Similarity::l1, Dtype::bf16}}) {
       for (const int64_t d : {int64_t{300}, int64_t{1100}}) {
-        const int64_t n = 150, m = 210;
+        const int64_t n = testing::rounds(150), m = 210;
         const Matrix x = numbers.normals(n * d);
         PackedAnchors::Options options;
         options.similarity = kind;
@@ -442,7 +442,7 @@ TEST_SUITE("kernels") {
 
   TEST_CASE("relative: a whitening comes before every similarity, in every storage") {
     Numbers numbers(25);
-    for (int round = 0; round < 200; round++) {
+    for (int round = 0; round < testing::rounds(200); round++) {
       // more than 512 rows are whitened part by part
       const int64_t n = round % 20 == 0 ? 500 + numbers.below(700) : numbers.below(12), m = numbers.below(round % 7 == 0 ? 200 : 40);
       const int64_t d = 1 + numbers.below(60), width = 1 + numbers.below(60), gap = numbers.below(3);
@@ -561,7 +561,7 @@ TEST_SUITE("kernels") {
 
   TEST_CASE("relative: the k best, by value and then by index") {
     Numbers numbers(19);
-    for (int round = 0; round < 60; round++) {
+    for (int round = 0; round < testing::rounds(60); round++) {
       const int64_t d = 1 + numbers.below(40), n = numbers.below(round % 6 == 0 ? 900 : 30),
                     m = 1 + numbers.below(round % 3 == 0 ? 500 : 40);
       const int64_t k = 1 + numbers.below(m);
@@ -598,7 +598,7 @@ TEST_SUITE("kernels") {
 
   TEST_CASE("relative: codes of 8, 4 and 1 bits") {
     Numbers numbers(20);
-    for (int round = 0; round < 40; round++) {
+    for (int round = 0; round < testing::rounds(40); round++) {
       const int64_t d = 1 + numbers.below(40), n = numbers.below(100), m = numbers.below(round % 3 == 0 ? 400 : 30);
       const auto anchors = pack(numbers.normals(m * d), d);
       const Matrix x = numbers.normals(n * d);
@@ -633,7 +633,7 @@ TEST_SUITE("kernels") {
 
   TEST_CASE("projection: every norm, activation, rescale and storage") {
     Numbers numbers(21);
-    for (int round = 0; round < 500; round++) {
+    for (int round = 0; round < testing::rounds(500); round++) {
       const int64_t n = numbers.below(round % 20 == 0 ? 700 : 12);
       const int64_t inputs = 1 + numbers.below(round % 9 == 0 ? 700 : 50);
       const int64_t hidden = 1 + numbers.below(80);

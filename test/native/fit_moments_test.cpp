@@ -79,7 +79,8 @@ TEST_SUITE("fits") {
                                                 {9001, 33, 1, 1e-6},
                                                 {1025, 255, 49, 1e-6}}) {
       for (const int variant : {0, 1, 2, 3}) {
-        if (rows > 1000 && (variant == 1 || variant == 2)) continue;  // the reference takes its time
+        // the reference takes its time
+        if (rows > 1000 && (variant == 1 || variant == 2 || (variant == 0 && testing::rounds(10) < 10))) continue;
         CAPTURE(rows);
         CAPTURE(d);
         CAPTURE(variant);

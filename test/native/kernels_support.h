@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
 #include <random>
 #include <vector>
@@ -11,6 +12,13 @@
 #include "core/dtype.h"
 
 namespace latentwire::testing {
+
+// Rounds of a test with random shapes: fewer where an emulator or a sanitizer makes each of them many times as long
+// (LATENTWIRE_TEST_ROUNDS).
+inline int rounds(int all) {
+  static const bool few = std::getenv("LATENTWIRE_TEST_ROUNDS") != nullptr;
+  return few ? (all + 4) / 5 : all;
+}
 
 inline constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 inline constexpr float infinity = std::numeric_limits<float>::infinity();
