@@ -241,3 +241,18 @@ it("7. quantised rows come from a process that stores them unrotated, and go the
   await other.prefill(read.map((token) => token + 3));
   expect(klDivergence(want, await floats(other.logits()))).toBeGreaterThan(0.3);
 });
+
+it("freed memory that is zeroed changes nothing of what crosses", async () => {
+  const script = fileURLToPath(new URL("kv-rotation-sender.mjs", import.meta.url));
+  const sent = async (wipes: boolean): Promise<Buffer> => {
+    const file = path.join(folder, `wiped-${wipes}.kv`);
+    const env = { ...process.env, LATENTWIRE_WIPE: wipes ? "1" : undefined };
+    const child = spawn(process.execPath, [script, built, bundledModel("wren"), file, "f16", "200"], {
+      env,
+      stdio: ["ignore", "ignore", "inherit"],
+    });
+    expect((await once(child, "close"))[0]).toBe(0);
+    return await readFile(file);
+  };
+  expect((await sent(true)).equals(await sent(false))).toBe(true);
+});
