@@ -1,10 +1,10 @@
 #include "kv/shared_contents.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <iterator>
 #include <mutex>
-#include <random>
 #include <unordered_map>
 
 namespace latentwire {
@@ -18,9 +18,10 @@ struct Shares {
   std::string process;
   std::unordered_map<std::string, std::weak_ptr<const KvContent>> contents;
 
+  // Where this lies is drawn anew for each process; std::random_device would ask for a newer C library than the binary may need.
   Shares() {
-    std::random_device random;
-    for (int i = 0; i < 4; i++) process += std::to_string(random()) + "-";
+    const auto now = std::chrono::system_clock::now().time_since_epoch().count();
+    process = std::to_string(now) + "-" + std::to_string(reinterpret_cast<uintptr_t>(this)) + "-";
   }
 };
 
