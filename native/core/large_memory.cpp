@@ -65,7 +65,7 @@ class Keeper {
   // The oldest make room for it. Memory is freed here, so nothing may ask for any that is missed.
   void put(const Block& block) {
     if (!keep(block)) return give_back(block);
-    for (Block oldest = over(kept_at_most); oldest.memory != nullptr; oldest = over(kept_at_most)) give_back(oldest);
+    trim();
   }
 
   void enter() {
@@ -76,9 +76,9 @@ class Keeper {
   void leave() {
     {
       const std::lock_guard lock(mutex_);
-      if (--users_ > 0) return;
+      users_--;
     }
-    for (Block oldest = unused(); oldest.memory != nullptr; oldest = unused()) give_back(oldest);
+    trim();
   }
 
   size_t total() {
@@ -101,19 +101,14 @@ class Keeper {
     return true;
   }
 
-  // The oldest block while there are more than `limit` bytes, and then none.
-  Block over(size_t limit) {
-    const std::lock_guard lock(mutex_);
-    return total_ > limit ? forget_oldest() : Block{};
+  void trim() {
+    for (Block oldest = excess(); oldest.memory != nullptr; oldest = excess()) give_back(oldest);
   }
 
-  // The oldest block while nobody wants any to be kept, and then none.
-  Block unused() {
+  // The oldest block while more is kept than may be, which is nothing without a user; and then none.
+  Block excess() {
     const std::lock_guard lock(mutex_);
-    return users_ == 0 && !kept_.empty() ? forget_oldest() : Block{};
-  }
-
-  Block forget_oldest() {
+    if (total_ <= (users_ > 0 ? kept_at_most : 0)) return {};
     const Block block = kept_.front();
     kept_.erase(kept_.begin());
     total_ -= block.bytes;
