@@ -22,6 +22,11 @@ export async function run<T>(job: NativeJob<T>, signal?: AbortSignal): Promise<T
   }
 }
 
+/** Options with a signal, if there is one: none is not the same as undefined. */
+export function withSignal(signal: AbortSignal | undefined): { readonly signal?: AbortSignal } {
+  return signal === undefined ? {} : { signal };
+}
+
 /** Asks a job to stop; harmless when it has ended. */
 export function cancel(job: NativeJob<unknown>): void {
   native().cancelJob(job.id);

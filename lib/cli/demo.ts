@@ -4,6 +4,7 @@ import type { Agent } from "../agents/agent.js";
 import type { Medium, RunResult } from "../agents/events.js";
 import { pipe } from "../agents/pipe.js";
 import { bundledModel } from "../models/bundled.js";
+import { argmax } from "../kv/quality.js";
 import { loadModel, type Model } from "../models/model.js";
 import type { Sequence } from "../models/sequence.js";
 import type { Output } from "./output.js";
@@ -114,12 +115,4 @@ async function compareWithSinglePass(
 async function logitsOf(sequence: Sequence, signal: AbortSignal): Promise<Float32Array> {
   using logits = await sequence.logits({ signal });
   return logits.toFloat32();
-}
-
-function argmax(values: Float32Array): number {
-  let best = 0;
-  values.forEach((value, i) => {
-    if (value > (values[best] ?? Number.NEGATIVE_INFINITY)) best = i;
-  });
-  return best;
 }

@@ -1,6 +1,7 @@
 // What a number format of the cache costs: how far the model's next words move when it goes on from converted keys and values.
 import { checkArray, checkInteger, checkKeys, checkOneOf, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
+import { withSignal } from "../jobs.js";
 import type { Pool } from "../models/pool.js";
 import type { Sequence } from "../models/sequence.js";
 import { kvFormats, type KvFormat } from "./handle.js";
@@ -42,7 +43,7 @@ export async function kvQuality(pool: Pool, tokens: Int32Array, options: KvQuali
   if (!(tokens instanceof Int32Array) || tokens.length < 2) throw invalid("tokens", "an Int32Array of at least 2 tokens", tokens);
   const half = Math.floor(tokens.length / 2);
   const predicted = checkInteger("predicted", fallback(options.predicted, Math.min(64, half)), 1, tokens.length - 1);
-  const signal = options.signal === undefined ? {} : { signal: options.signal };
+  const signal = withSignal(options.signal);
   const head = tokens.subarray(0, tokens.length - predicted);
   const tail = tokens.subarray(tokens.length - predicted);
 
@@ -103,4 +104,9 @@ function divergence(p: Float64Array, q: Float64Array): number {
   return p.reduce((sum, log, i) => sum + Math.exp(log) * (log - (q[i] ?? 0)), 0);
 }
 
-const argmax = (x: Float64Array): number => x.reduce((best, value, i) => (value > (x[best] ?? -Infinity) ? i : best), 0);
+/** @internal Where the largest number stands, the first among equals. */
+export function argmax(x: Float32Array | Float64Array): number {
+  let best = 0;
+  for (const [i, value] of x.entries()) if (value > (x[best] ?? -Infinity)) best = i;
+  return best;
+}

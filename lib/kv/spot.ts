@@ -2,6 +2,7 @@
 // held against what was sent. A stream can be sound, signed, and still be of another text.
 import { checkInteger, checkKeys, checkNumber, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
+import { withSignal } from "../jobs.js";
 import type { Pool } from "../models/pool.js";
 import type { KvHandle } from "./handle.js";
 
@@ -42,7 +43,7 @@ export async function checkSpot(
   { positions, maxError }: SpotCheck,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const options = signal === undefined ? {} : { signal };
+  const options = withSignal(signal);
   const firstLatent = kv.tokens().indexOf(-1);
   const there = kv.positions();
   const gap = there.findIndex((position, entry) => position !== entry);

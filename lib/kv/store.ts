@@ -2,6 +2,7 @@
 // takes it from here and prefills only the rest.
 import { checkInteger, checkKeys, checkNumber, checkString, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
+import { withSignal } from "../jobs.js";
 import type { NativeKv } from "../native-kv.js";
 import { Pool } from "../models/pool.js";
 import { Sequence } from "../models/sequence.js";
@@ -520,10 +521,6 @@ function collectInto(failures: LatentError[]): (error: unknown) => void {
     if (!LatentError.isInstance(error) || error.code !== "ERR_LATENT_KV_DISK_FULL") throw error;
     failures.push(error);
   };
-}
-
-function withSignal(signal: AbortSignal | undefined): { readonly signal?: AbortSignal } {
-  return signal === undefined ? {} : { signal };
 }
 
 function joined(parts: readonly NativeKv[]): NativeKv {

@@ -2,7 +2,7 @@
 // and cut, joined, saved and restored.
 import { checkBoolean, checkCallback, checkInteger, checkKeys, checkNumber, checkOneOf, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
-import { run } from "../jobs.js";
+import { run, withSignal } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
 import { checkLabel, KvHandle, type KvFormat, type KvRange } from "../kv/handle.js";
 import { requireSameIdentity } from "../kv/identity.js";
@@ -209,7 +209,7 @@ export class Sequence {
     const priority = checkInteger("priority", fallback(options.priority, 0), -1000, 1000);
     const { onStep, signal } = options;
     checkCallback("onStep", onStep);
-    const alignment = checkBoolean("align", fallback(options.align, false)) ? await model.alignment(signal === undefined ? {} : { signal }) : null;
+    const alignment = checkBoolean("align", fallback(options.align, false)) ? await model.alignment(withSignal(signal)) : null;
     try {
       const job = LatentError.translate(() =>
         this.#handle.think({ steps, alpha, priority, alignment: alignment === null ? null : alignment.toNative() }, (step) => onStep?.(step)),
@@ -314,7 +314,7 @@ export class Sequence {
     const kv = new KvHandle(await run(LatentError.translate(() => this.#handle.exportKv(from, to)), options.signal), this.pool.kvIdentity, label, mixedFrom);
     if (options.format === undefined) return kv;
     using plain = kv;
-    return await plain.convert(options.format, options.signal === undefined ? {} : { signal: options.signal });
+    return await plain.convert(options.format, withSignal(options.signal));
   }
 
   /**
@@ -364,7 +364,7 @@ export class Sequence {
   async save(options: { readonly sign?: KvSigner; readonly signal?: AbortSignal } = {}): Promise<Uint8Array> {
     checkKeys("options", options, ["sign", "signal"]);
     if (options.sign !== undefined) signerOf(options.sign);
-    using kv = await this.exportKv(options.signal === undefined ? {} : { signal: options.signal });
+    using kv = await this.exportKv(withSignal(options.signal));
     return await kv.toBytes(options);
   }
 
