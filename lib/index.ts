@@ -112,6 +112,7 @@ export {
   type HandOverWay,
   type KvRates,
 } from "./kv/planner.js";
+export type { PrefillRecordsOptions, PrefillText } from "./kv/prefill-records.js";
 export { kvQuality, type KvQuality, type KvQualityOptions } from "./kv/quality.js";
 export { KvReceiver, type KvReadOptions, type KvReceiverOptions } from "./kv/receiver.js";
 export type { KvSigner, KvVerifier } from "./kv/signature.js";

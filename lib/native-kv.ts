@@ -34,7 +34,11 @@ export interface NativeKv {
 export type NativeFields = readonly (readonly [string, string])[];
 
 export interface NativeKvWriter {
-  /** Bytes of each record. */
+  /** Of the whole content. */
+  readonly records: number;
+  /** The next entries. Not while records are being written. */
+  append(kv: NativeKv): void;
+  /** Bytes of each record that can be written by now: those of whole chunks, and all of them once every entry is there. */
   sizes(): Float64Array;
   /** The records [from, to). */
   write(from: number, to: number): NativeJob<Uint8Array>;
@@ -58,7 +62,8 @@ export interface NativeKvReader {
 }
 
 export interface NativeKvModule {
-  kvWriter(kv: NativeKv, identity: NativeFields, notes: NativeFields, sealed: boolean): NativeKvWriter;
+  /** Of a content of `entries`, of which `kv` holds the first. */
+  kvWriter(kv: NativeKv, identity: NativeFields, notes: NativeFields, sealed: boolean, entries: number): NativeKvWriter;
   kvOfTicket(ticket: string): NativeKv;
   /** The record that carries a signature. */
   kvSignature(signature: Uint8Array): Uint8Array;

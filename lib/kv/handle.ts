@@ -11,7 +11,8 @@ import { Latent } from "../spaces/latent.js";
 import type { Space } from "../spaces/space.js";
 import { Tensor } from "../tensor.js";
 import { requireSameIdentity, type KvIdentity } from "./identity.js";
-import { signerOf, type KvSigner } from "./signature.js";
+import { RecordStream } from "./records.js";
+import type { KvSigner } from "./signature.js";
 
 /** How numbers of keys and values are stored: `f32`, `f16`, `bf16`, or ggml's blocks of 32 with 8.5 (`q8_0`) or 4.5 bits a number (`q4_0`). */
 export type KvFormat = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
@@ -253,36 +254,15 @@ export class KvHandle {
    */
   async *records(options: KvRecordsOptions = {}): AsyncGenerator<Uint8Array, void, undefined> {
     checkKeys("options", options, ["held", "bufferBytes", "sign", "signal"]);
-    const most = checkInteger("bufferBytes", fallback(options.bufferBytes, 1 << 20), 1, 1 << 30);
+    const bufferBytes = checkBufferBytes(options.bufferBytes);
     const held = fallback(options.held, new Uint8Array(0));
     if (!(held instanceof Uint8Array)) throw invalid("held", "a Uint8Array", held);
-    const sign = options.sign === undefined ? undefined : signerOf(options.sign);
-    const writer = LatentError.translate(() =>
-      native().kvWriter(this.#handle, Object.entries(this.identity), [["label", this.label]], sign !== undefined),
-    );
+    const asRead = Math.min(this.mixedFrom, this.length);
+    const stream = new RecordStream(this, { entries: this.length, asRead, sign: options.sign, bufferBytes });
     try {
-      const sizes = writer.sizes();
-      const last = sizes.length - 1;
-      // the manifest and the root are always sent, and the digests of what is left out are needed for the root
-      const skips = (record: number): boolean => record > 0 && record < last && (((held[record >> 3] ?? 0) >> (record & 7)) & 1) === 1;
-      // the root alone, if a signature comes before it
-      const ends = (record: number): boolean => record > last || (sign !== undefined && record === last);
-      for (let from = 0; from <= last;) {
-        if (sign && from === last) yield native().kvSignature(sign(writer.seal()));
-        let to = from;
-        let bytes = 0;
-        while (to === from || (!ends(to) && skips(to) === skips(from) && bytes + (sizes[to] ?? 0) <= most)) bytes += sizes[to++] ?? 0;
-        if (skips(from)) {
-          const passed = LatentError.translate(() => writer.passOver(from, to));
-          await run(passed, options.signal);
-        } else {
-          const written = LatentError.translate(() => writer.write(from, to));
-          yield await run(written, options.signal);
-        }
-        from = to;
-      }
+      yield* stream.write(held, options.signal);
     } finally {
-      writer.dispose();
+      stream.dispose();
     }
   }
 
@@ -321,6 +301,11 @@ export interface KvRecordsOptions {
  * In characters.
  */
 export const labelLimit = 1024;
+
+/** @internal */
+export function checkBufferBytes(bytes: unknown): number {
+  return checkInteger("bufferBytes", fallback(bytes, 1 << 20), 1, 1 << 30);
+}
 
 /** @internal */
 export function checkLabel(label: unknown): string {

@@ -103,9 +103,10 @@ export class KvReceiver {
         throw error;
       }
       this.#taken = true;
-      const label = notes.find(([name]) => name === "label")?.[1] ?? "";
-      // a stream does not tell what was moved or joined in it
-      return new KvHandle(kv, this.#identity, label.slice(0, labelLimit), 0);
+      const noteOf = (wanted: string): string => notes.find(([name]) => name === wanted)?.[1] ?? "";
+      // only who is known is believed: it decides what a store takes for content of its tokens
+      const mixedFrom = this.#verify === undefined ? 0 : mixedFromOf(noteOf("asRead"), kv.info().positions);
+      return new KvHandle(kv, this.#identity, noteOf("label").slice(0, labelLimit), mixedFrom);
     } finally {
       this.#reading = false;
       if (!ended) leave(source, pieces);
@@ -127,6 +128,12 @@ export class KvReceiver {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** From the sender's word on how many of the first entries were made by reading the ones before them, all of them and nothing else. */
+function mixedFromOf(asRead: string, entries: number): number {
+  if (!/^\d{1,10}$/.test(asRead)) return 0;
+  return Number(asRead) >= entries ? Number.POSITIVE_INFINITY : Number(asRead);
 }
 
 /** A source that was left early may hold a socket or a file. While its next piece is awaited, its iterator would not listen, so nobody waits. */

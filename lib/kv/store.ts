@@ -166,7 +166,7 @@ export class KvStore {
 
   /**
    * Keeps the whole chunks of what a sequence or a handle holds, from its first position on. The chain ends before the first latent, and before what
-   * was moved, joined, or came in a stream: of that it is not known that it is content of its tokens alone. A sequence is busy while it is copied,
+   * was moved, joined, or came in a stream that nobody known has signed: of that it is not known that it is content of its tokens alone. A sequence is busy while it is copied,
    * before anything is written.
    * @throws {@link LatentError} `ERR_LATENT_KV_DISK_FULL` (memory holds what it had room for all the same), `ERR_LATENT_KV_LAYOUT` (a cache that cannot be
    * read), `ERR_LATENT_SEQUENCE_BUSY`, `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_INVALID_ARGUMENT`; `signal.reason` when aborted:

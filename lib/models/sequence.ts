@@ -6,6 +6,7 @@ import { run, withSignal } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
 import { checkLabel, KvHandle, type KvFormat, type KvRange } from "../kv/handle.js";
 import { requireSameIdentity } from "../kv/identity.js";
+import { prefillRecords, type PrefillRecordsOptions, type PrefillText } from "../kv/prefill-records.js";
 import { signerOf, type KvSigner, type KvVerifier } from "../kv/signature.js";
 import type { KvSource } from "../kv/source.js";
 import { checkSpot, spotOf, type KvSpot } from "../kv/spot.js";
@@ -170,6 +171,16 @@ export class Sequence {
     const d = this.pool.model.info.embeddingLength;
     const tensor = states === null ? Tensor.fromTyped("f32", [0, d], new Float32Array(0)) : Tensor.fromNative(states);
     return new Latent(this.pool.model.hiddenSpace, "hidden", tensor);
+  }
+
+  /**
+   * Feeds input like {@link prefill}, and sends what is read while the rest is being read: a stream of the sequence's content as
+   * {@link KvHandle.records} makes it, in which only the last part waits for the end. The prefill goes on when what was yielded is taken. When it
+   * fails, is aborted, or the consumer leaves before everything was read, the sequence is as it was.
+   * @throws {@link LatentError} what {@link prefill}, {@link exportKv} and {@link KvHandle.records} throw
+   */
+  prefillRecords(input: PrefillText, options: PrefillRecordsOptions = {}): AsyncGenerator<Uint8Array, void, undefined> {
+    return prefillRecords(this, input, options);
   }
 
   /** @internal What {@link prefill} would feed for this input now. */

@@ -1,6 +1,7 @@
 // The JavaScript classes that turn a Kv into the records of a stream and back.
 #include <algorithm>
 #include <functional>
+#include <limits>
 #include <span>
 #include <string>
 #include <utility>
@@ -32,6 +33,8 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, class_name,
                        {
+                           InstanceAccessor<&KvWriterObject::records>("records"),
+                           InstanceMethod<&KvWriterObject::append>("append"),
                            InstanceMethod<&KvWriterObject::sizes>("sizes"),
                            InstanceMethod<&KvWriterObject::write>("write"),
                            InstanceMethod<&KvWriterObject::pass_over>("passOver"),
@@ -42,13 +45,15 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
 
   explicit KvWriterObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
 
-  // kvWriter(kv, identity, notes, sealed)
+  // kvWriter(kv, identity, notes, sealed, entries)
   static Napi::Value open(const Napi::CallbackInfo& call) {
     return translate(call.Env(), [&] {
       KvManifest manifest;
       manifest.identity = fields_of(call[1], "identity");
       manifest.notes = fields_of(call[2], "notes");
-      auto writer = std::make_shared<KvWriter>(kv_of(call[0]), std::move(manifest), require_bool(call, 3, "sealed"));
+      std::shared_ptr<const KvContent> content = kv_of(call[0]);
+      const int64_t entries = require_int(call, 4, "entries", content->size(), std::numeric_limits<int32_t>::max());
+      auto writer = std::make_shared<KvWriter>(std::move(content), std::move(manifest), require_bool(call, 3, "sealed"), entries);
       return Napi::Value(call.Env(), wrap(std::make_shared<const SharedWriter>(std::move(writer)))(call.Env()));
     });
   }
@@ -56,12 +61,22 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
  private:
   void dispose(const Napi::CallbackInfo&) { release(); }
 
-  // -> Float64Array, bytes of each record
+  Napi::Value records(const Napi::CallbackInfo& call) {
+    return Napi::Number::New(call.Env(), static_cast<double>(operand(call.Env()).writer->records()));
+  }
+
+  // append(kv)
+  void append(const Napi::CallbackInfo& call) {
+    KvWriter& writer = *operand(call.Env()).writer;
+    translate(call.Env(), [&] { check(writer.append(*kv_of(call[0]))); });
+  }
+
+  // -> Float64Array, bytes of each record that is ready
   Napi::Value sizes(const Napi::CallbackInfo& call) {
     const KvWriter& writer = *operand(call.Env()).writer;
     return translate(call.Env(), [&] {
       std::vector<double> bytes;
-      for (int64_t i = 0; i < writer.records(); i++) bytes.push_back(static_cast<double>(writer.record_bytes(i)));
+      for (int64_t i = 0; i < writer.ready(); i++) bytes.push_back(static_cast<double>(writer.record_bytes(i)));
       return array_with<double>(call.Env(), bytes);
     });
   }
@@ -100,7 +115,7 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
   static Napi::Value start(const Napi::CallbackInfo& call, const KvWriter& writer,
                            std::function<Job::ToValue(int64_t from, int64_t to, const Job& job)> work) {
     const Napi::Env env = call.Env();
-    const int64_t to = require_int(call, 1, "to", 0, writer.records());
+    const int64_t to = require_int(call, 1, "to", 0, writer.ready());
     const int64_t from = require_int(call, 0, "from", 0, to);
     return {env, start_on_pool(env, *env.GetInstanceData<AddonData>()->jobs, std::make_shared<Job>(), nullptr,
                                [from, to, work = std::move(work)](Job& job) -> Job::ToValue {

@@ -82,15 +82,35 @@ Digest128 root_of(std::vector<Digest128> leaves) {
 
 // ------------------------------------------------------------------------------------------------------------------------------ writing
 
-KvWriter::KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest, bool sealed) : content_(std::move(content)) {
+KvWriter::KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest, bool sealed, int64_t entries)
+    : content_(std::move(content)), entries_(entries) {
   manifest.layout = content_->layout;
-  manifest.entries = static_cast<uint64_t>(content_->size());
+  manifest.entries = static_cast<uint64_t>(entries);
   manifest_ = write_manifest(manifest);
-  chunks_ = (content_->size() + chunk_entries - 1) / chunk_entries;
   leaves_.resize(static_cast<size_t>(records() - 1));
   if (sealed) sealed_leaves_.resize(leaves_.size());
-  latents_.push_back(0);
-  for (int64_t chunk = 0; chunk < chunks_; chunk++) {
+  count_latents();
+}
+
+Status KvWriter::append(const KvContent& next) {
+  if (next.size() > entries_ - content_->size()) {
+    return Status::fail(Code::kv_limit,
+                        std::to_string(content_->size() + next.size()) + " entries, but " + std::to_string(entries_) + " were announced");
+  }
+  auto joined = std::make_shared<KvContent>();
+  if (Status status = content_->concat(next, joined.get()); !status.ok()) return status;
+  content_ = std::move(joined);
+  count_latents();
+  return {};
+}
+
+int64_t KvWriter::ready() const noexcept {
+  return content_->size() == entries_ ? records() : 1 + content_->size() / chunk_entries * records_a_chunk();
+}
+
+void KvWriter::count_latents() {
+  const int64_t chunks = content_->size() == entries_ ? chunks_of(entries_) : content_->size() / chunk_entries;
+  for (auto chunk = static_cast<int64_t>(latents_.size()) - 1; chunk < chunks; chunk++) {
     const int64_t first = chunk * chunk_entries;
     const int64_t count = std::min(chunk_entries, content_->size() - first);
     latents_.push_back(latents_.back() + latents_in(content_->tokens.data() + first, count));
@@ -102,7 +122,7 @@ int64_t KvWriter::payload_bytes(int64_t record) const noexcept {
   if (record == records() - 1) return root_bytes;
   const int64_t chunk = (record - 1) / records_a_chunk();
   const int64_t part = (record - 1) % records_a_chunk() - 1;
-  const int64_t count = std::min(chunk_entries, content_->size() - chunk * chunk_entries);
+  const int64_t count = std::min(chunk_entries, entries_ - chunk * chunk_entries);
   if (part >= 0) return count * content_->layout.parts[static_cast<size_t>(part)].row_bytes();
   const auto c = static_cast<size_t>(chunk);
   return count * 8 + (latents_[c + 1] - latents_[c]) * content_->layout.dimension * 4;
@@ -123,7 +143,7 @@ void KvWriter::write_payload(int64_t record, uint8_t* out) const {
   const int64_t chunk = (record - 1) / records_a_chunk();
   const int64_t part = (record - 1) % records_a_chunk() - 1;
   const int64_t first = chunk * chunk_entries;
-  const int64_t last = std::min(first + chunk_entries, content_->size());
+  const int64_t last = std::min(first + chunk_entries, entries_);
   if (part < 0) {
     const auto c = static_cast<size_t>(chunk);
     const auto numbers = static_cast<size_t>((last - first) * 4);
@@ -141,7 +161,7 @@ void KvWriter::write_header(int64_t record, const uint8_t* payload, uint8_t* out
   const bool is_root = record == records() - 1;
   const int64_t within = record == 0 || is_root ? -1 : (record - 1) % records_a_chunk();
   const int64_t first = within < 0 ? 0 : (record - 1) / records_a_chunk() * chunk_entries;
-  const int64_t part = within < 0 ? 0 : within == 0 ? std::min(chunk_entries, content_->size() - first) : within - 1;
+  const int64_t part = within < 0 ? 0 : within == 0 ? std::min(chunk_entries, entries_ - first) : within - 1;
   const uint32_t kind = record == 0 ? head : is_root ? root : within == 0 ? entries_kind : tile;
   const auto bytes = static_cast<size_t>(payload_bytes(record));
   put_header(kind, must_understand, static_cast<uint32_t>(first), static_cast<uint32_t>(part), payload, bytes, out);
@@ -182,7 +202,7 @@ void KvWriter::pass_over(int64_t record) {
   const uint8_t* rows = nullptr;
   int pieces = 0;
   if (record > 0 && record < records() - 1 && part >= 0) {
-    content_->for_pieces(part, first, std::min(first + chunk_entries, content_->size()), [&](const uint8_t* at, int64_t) {
+    content_->for_pieces(part, first, std::min(first + chunk_entries, entries_), [&](const uint8_t* at, int64_t) {
       rows = at;
       pieces++;
     });

@@ -45,11 +45,18 @@ Digest128 root_of(std::vector<Digest128> leaves);
 // copied, a record is written when it is asked for.
 class KvWriter {
  public:
-  // `sealed`: the seal will be asked for.
-  KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest, bool sealed = false);
+  // `sealed`: the seal will be asked for. The content has `entries` in all, of which those that are not there yet are appended.
+  KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest, bool sealed, int64_t entries);
+  KvWriter(const std::shared_ptr<const KvContent>& content, KvManifest manifest)
+      : KvWriter(content, std::move(manifest), false, content->size()) {}
 
-  int64_t records() const noexcept { return 2 + chunks_ * records_a_chunk(); }
-  // With its header.
+  // The next entries. Not while a record is being written. Errors: kv_layout (they are stored differently), kv_limit (more than the
+  // manifest says).
+  Status append(const KvContent& next);
+  // How many can be written by now: those of whole chunks, and all of them once the last entry is there.
+  int64_t ready() const noexcept;
+  int64_t records() const noexcept { return 2 + chunks_of(entries_) * records_a_chunk(); }
+  // With its header; of one that is ready.
   int64_t record_bytes(int64_t record) const noexcept;
   // `out` has record_bytes bytes. The root can be written when all others have been written or passed over, in any order, one at a time.
   void write(int64_t record, uint8_t* out);
@@ -59,18 +66,21 @@ class KvWriter {
   Blake3Digest seal() const;
 
  private:
+  static int64_t chunks_of(int64_t entries) noexcept { return (entries + chunk_entries - 1) / chunk_entries; }
   int64_t records_a_chunk() const noexcept { return 1 + static_cast<int64_t>(content_->layout.parts.size()); }
   int64_t payload_bytes(int64_t record) const noexcept;
   void write_payload(int64_t record, uint8_t* out) const;
   // `payload` are the bytes that the header is for.
   void write_header(int64_t record, const uint8_t* payload, uint8_t* out);
 
-  std::shared_ptr<const KvContent> content_;
+  void count_latents();
+
+  std::shared_ptr<const KvContent> content_;  // what there is by now
+  int64_t entries_;                           // in all
   std::vector<uint8_t> manifest_;
   std::vector<Digest128> leaves_;            // [records - 1]
   std::vector<Blake3Digest> sealed_leaves_;  // [records - 1] if it is sealed
-  std::vector<int64_t> latents_;             // [chunks + 1]: latents before each chunk
-  int64_t chunks_ = 0;
+  std::vector<int64_t> latents_ = {0};       // [ready chunks + 1]: latents before each chunk
 };
 
 // The record with a signature, of at most max_signature_bytes.

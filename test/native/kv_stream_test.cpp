@@ -269,10 +269,43 @@ TEST_CASE("records out of place: tiles before their entries, a stream without it
   CHECK(code_of(joined({0, 1, 2, 3, 4, 5, 6, 7}), whole.layout) == Code::kv_checksum);
 }
 
+TEST_CASE("a content that is still growing is written to the same bytes, and what is not whole yet is not ready") {
+  for (const int64_t entries : {int64_t{1}, int64_t{256}, int64_t{257}, int64_t{700}, int64_t{1024}}) {
+    const KvContent whole = content_of(layout_of(2, RowFormat::f16), entries);
+    const std::vector<uint8_t> wanted = stream_of(whole);
+    for (const int64_t step : {int64_t{1}, int64_t{255}, int64_t{256}, int64_t{600}}) {
+      KvWriter writer(std::make_shared<const KvContent>(whole.slice(0, 0)), manifest_of(whole.layout), false, entries);
+      CHECK(writer.ready() == 1);
+      std::vector<uint8_t> bytes;
+      int64_t next = 0;
+      const auto write_ready = [&] {
+        for (; next < writer.ready(); next++) {
+          const std::vector<uint8_t> one = record(writer, next);
+          bytes.insert(bytes.end(), one.begin(), one.end());
+        }
+      };
+      for (int64_t at = 0; at < entries; at += step) {
+        write_ready();
+        CHECK(next == 1 + at / chunk_entries * 5);
+        REQUIRE(writer.append(whole.slice(at, std::min(at + step, entries))).ok());
+      }
+      CHECK(writer.append(whole.slice(0, 1)).code == Code::kv_limit);
+      write_ready();
+      CHECK(next == writer.records());
+      CHECK(bytes == wanted);
+    }
+  }
+  const KvContent f16 = content_of(layout_of(2, RowFormat::f16), 10);
+  KvWriter writer(std::make_shared<const KvContent>(f16), manifest_of(f16.layout), false, 20);
+  CHECK(writer.append(content_of(layout_of(2, RowFormat::q8_0), 10)).code == Code::kv_layout);
+  CHECK(writer.ready() == 1);
+  CHECK(writer.append(f16).ok());
+}
+
 TEST_CASE("a seal covers every record, and a signature over it goes along without changing the content") {
   const KvContent whole = content_of(layout_of(2, RowFormat::q8_0), 300);
   const auto content = std::make_shared<const KvContent>(whole);
-  KvWriter writer(content, manifest_of(whole.layout), true);
+  KvWriter writer(content, manifest_of(whole.layout), true, whole.size());
   std::vector<std::vector<uint8_t>> records;
   for (int64_t i = 0; i < writer.records(); i++) records.push_back(record(writer, i));
   const std::vector<uint8_t> signature(64, 9);
@@ -299,7 +332,7 @@ TEST_CASE("a seal covers every record, and a signature over it goes along withou
   CHECK(code_of(bytes, whole.layout) == Code::ok);
   CHECK(stream_with({}) == stream_of(whole));
   // what was passed over, and what had come before a break, is a part of it
-  KvWriter passing(content, manifest_of(whole.layout), true);
+  KvWriter passing(content, manifest_of(whole.layout), true, whole.size());
   for (int64_t i = 0; i + 1 < passing.records(); i++) passing.pass_over(i);
   CHECK(passing.seal() == writer.seal());
   KvReader broken(expectation_of(whole.layout, 2048, true));
@@ -311,7 +344,7 @@ TEST_CASE("a seal covers every record, and a signature over it goes along withou
   // any change of the content is another seal
   KvContent other = whole;
   other.positions[299]++;
-  KvWriter foreign(std::make_shared<const KvContent>(other), manifest_of(whole.layout), true);
+  KvWriter foreign(std::make_shared<const KvContent>(other), manifest_of(whole.layout), true, whole.size());
   for (int64_t i = 0; i + 1 < foreign.records(); i++) foreign.pass_over(i);
   CHECK(foreign.seal() != writer.seal());
   CHECK(code_of(stream_with({signed_by, signed_by}), whole.layout) == Code::kv_format);

@@ -1,0 +1,73 @@
+// A content on its way out: the stream of records of what a handle holds, or of what a sequence is still reading.
+import { native } from "../native.js";
+import type { NativeKvWriter } from "../native-kv.js";
+import { LatentError } from "../errors.js";
+import { run } from "../jobs.js";
+import type { KvHandle } from "./handle.js";
+import { signerOf, type KvSigner } from "./signature.js";
+
+/** @internal What is written of it. */
+export interface RecordStreamOptions {
+  /** Positions of the whole content; those that the first handle lacks are appended. */
+  readonly entries: number;
+  /** How many of its first positions were made by reading the ones before them, all of them and nothing else. */
+  readonly asRead: number;
+  readonly sign: KvSigner | undefined;
+  readonly bufferBytes: number;
+}
+
+/** @internal */
+export class RecordStream {
+  readonly #writer: NativeKvWriter;
+  readonly #sign: ((seal: Uint8Array) => Uint8Array) | undefined;
+  readonly #bufferBytes: number;
+  #next = 0;
+
+  constructor(kv: KvHandle, options: RecordStreamOptions) {
+    this.#sign = options.sign === undefined ? undefined : signerOf(options.sign);
+    this.#bufferBytes = options.bufferBytes;
+    // a word that nobody would believe without a signature
+    const asRead = this.#sign === undefined ? [] : [["asRead", String(options.asRead)] as const];
+    const notes = [...asRead, ["label", kv.label] as const];
+    this.#writer = LatentError.translate(() =>
+      native().kvWriter(kv.toNative(), Object.entries(kv.identity), notes, this.#sign !== undefined, options.entries),
+    );
+  }
+
+  /** The next positions. */
+  append(kv: KvHandle): void {
+    LatentError.translate(() => {
+      this.#writer.append(kv.toNative());
+    });
+  }
+
+  /** The records that are ready and were not written yet, without those whose bits are set in `held`. */
+  async *write(held: Uint8Array, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array, void, undefined> {
+    const sizes = this.#writer.sizes();
+    const root = this.#writer.records - 1;
+    // the manifest and the root are always sent, and the digests of what is left out are needed for the root
+    const skips = (record: number): boolean => record > 0 && record < root && (((held[record >> 3] ?? 0) >> (record & 7)) & 1) === 1;
+    // the root alone, if a signature comes before it
+    const ends = (record: number): boolean => record === sizes.length || (this.#sign !== undefined && record === root);
+    while (this.#next < sizes.length) {
+      const from = this.#next;
+      if (this.#sign && from === root) yield native().kvSignature(this.#sign(this.#writer.seal()));
+      let to = from;
+      let bytes = 0;
+      while (to === from || (!ends(to) && skips(to) === skips(from) && bytes + (sizes[to] ?? 0) <= this.#bufferBytes))
+        bytes += sizes[to++] ?? 0;
+      this.#next = to;
+      if (skips(from)) {
+        const passed = LatentError.translate(() => this.#writer.passOver(from, to));
+        await run(passed, signal);
+      } else {
+        const written = LatentError.translate(() => this.#writer.write(from, to));
+        yield await run(written, signal);
+      }
+    }
+  }
+
+  dispose(): void {
+    this.#writer.dispose();
+  }
+}
