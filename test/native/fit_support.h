@@ -45,6 +45,41 @@ inline DenseMatrix identity(int64_t n) {
   return out;
 }
 
+// a + scale * b
+inline DenseMatrix plus(const DenseMatrix& a, double scale, const DenseMatrix& b) {
+  DenseMatrix out = a;
+  for (size_t i = 0; i < out.values.size(); i++) out.values[i] += scale * b.values[i];
+  return out;
+}
+
+// Gauss-Jordan with partial pivoting.
+inline DenseMatrix inverse(DenseMatrix a) {
+  DenseMatrix out = identity(a.rows);
+  const int64_t n = a.rows;
+  for (int64_t k = 0; k < n; k++) {
+    int64_t pivot = k;
+    for (int64_t i = k + 1; i < n; i++) {
+      if (std::abs(a.row(i)[k]) > std::abs(a.row(pivot)[k])) pivot = i;
+    }
+    if (pivot != k) std::swap_ranges(a.row(k), a.row(k) + n, a.row(pivot));
+    if (pivot != k) std::swap_ranges(out.row(k), out.row(k) + n, out.row(pivot));
+    const double scale = 1 / a.row(k)[k];
+    for (int64_t j = 0; j < n; j++) {
+      a.row(k)[j] *= scale;
+      out.row(k)[j] *= scale;
+    }
+    for (int64_t i = 0; i < n; i++) {
+      const double factor = i == k ? 0 : a.row(i)[k];
+      if (factor == 0) continue;
+      for (int64_t j = 0; j < n; j++) {
+        a.row(i)[j] -= factor * a.row(k)[j];
+        out.row(i)[j] -= factor * out.row(k)[j];
+      }
+    }
+  }
+  return out;
+}
+
 inline double largest_difference(const DenseMatrix& a, const DenseMatrix& b) {
   if (a.rows != b.rows || a.columns != b.columns) return INFINITY;
   double worst = 0;
@@ -57,6 +92,8 @@ inline double squared_norm(const DenseMatrix& a) {
   for (const double value : a.values) sum += value * value;
   return sum;
 }
+
+inline double norm(const DenseMatrix& a) { return std::sqrt(squared_norm(a)); }
 
 inline std::vector<float> as_floats(const DenseMatrix& a) {
   std::vector<float> out;
