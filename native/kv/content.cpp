@@ -11,6 +11,7 @@
 #include "core/atomic_least.h"
 #include "core/large_memory.h"
 #include "core/thread_pool.h"
+#include "kernels/transpose.h"
 #include "kv/rope.h"
 
 namespace latentwire {
@@ -36,6 +37,25 @@ bool write_part(const KvContent& content, const CacheLayout& layout, int64_t par
       const uint8_t* block = rows + at * from.row_bytes();
       sound = first_non_finite_row(from, block, n) == n && transcode(from, to, block, n, target).ok();
       target += n * to.row_bytes();
+    }
+  });
+  return sound;
+}
+
+// The same of values that a cache keeps channel by channel, [channels, n]: a block at a time is turned on its way.
+bool write_transposed(const KvContent& content, const CacheLayout& layout, int64_t part, uint8_t* target) {
+  const CacheRows& from = content.layout.parts[static_cast<size_t>(part)];
+  const CacheRows& to = layout.parts[static_cast<size_t>(part)];
+  const int64_t number_bytes = row_unit_bytes(to.format);
+  std::vector<uint8_t> turned(static_cast<size_t>(block_rows * to.row_bytes()));
+  bool sound = true;
+  content.for_pieces(part, 0, content.size(), [&](const uint8_t* rows, int64_t count) {
+    for (int64_t at = 0; at < count && sound; at += block_rows) {
+      const int64_t n = std::min(block_rows, count - at);
+      const uint8_t* block = rows + at * from.row_bytes();
+      sound = first_non_finite_row(from, block, n) == n && transcode(from, to, block, n, turned.data()).ok() &&
+              transpose({n, to.channels, number_bytes, 0, content.size() * number_bytes}, turned.data(), target).ok();
+      target += n * number_bytes;
     }
   });
   return sound;
@@ -156,20 +176,46 @@ Status allocate_segment(const CacheLayout& layout, int64_t count, KvSegment* seg
   return {};
 }
 
-Status in_order(const CacheLayout& layout, const KvSegment& cells, const std::vector<int32_t>& cell_positions, KvSegment* out) {
-  std::vector<size_t> order(cell_positions.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return cell_positions[a] < cell_positions[b]; });
+Status segment_of_state(const CacheLayout& layout, const StateGeometry& geometry, const StateSummary& summary,
+                        const std::shared_ptr<const uint8_t>& owner, KvSegment* out) {
+  const auto count = static_cast<int64_t>(summary.positions.front().size());
+  std::vector<std::vector<size_t>> orders;  // [sections]: the cells by their positions; empty where they lie so
+  for (const std::vector<int32_t>& positions : summary.positions) {
+    std::vector<size_t>& order = orders.emplace_back();
+    if (std::is_sorted(positions.begin(), positions.end())) continue;
+    order.resize(positions.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return positions[a] < positions[b]; });
+  }
+  if (!geometry.transposed_values && std::all_of(orders.begin(), orders.end(), [](const auto& order) { return order.empty(); })) {
+    *out = {owner, count, {}};
+    for (const size_t offset : summary.parts) out->parts.push_back(owner.get() + offset);
+    return {};
+  }
+  std::vector<size_t> section_of(layout.parts.size() / 2);
+  for (size_t section = 0; section < geometry.sections.size(); section++) {
+    for (const int32_t layer : geometry.sections[section]) section_of[static_cast<size_t>(layer)] = section;
+  }
   std::vector<uint8_t*> targets;
-  if (Status status = allocate_segment(layout, cells.count, out, &targets); !status.ok()) return status;
-  ThreadPool::get().parallel_for(static_cast<int64_t>(targets.size()), 1, [&](int64_t begin, int64_t end) {
-    for (auto part = static_cast<size_t>(begin); part < static_cast<size_t>(end); part++) {
-      const auto row_bytes = static_cast<size_t>(layout.parts[part].row_bytes());
-      for (size_t i = 0; i < order.size(); i++)
-        std::memcpy(targets[part] + i * row_bytes, cells.parts[part] + order[i] * row_bytes, row_bytes);
+  if (Status status = allocate_segment(layout, count, out, &targets); !status.ok()) return status;
+  return for_parts(layout, nullptr, [&](int64_t index) {
+    const auto part = static_cast<size_t>(index);
+    const CacheRows& rows = layout.parts[part];
+    const auto row_bytes = static_cast<size_t>(rows.row_bytes());
+    const std::vector<size_t>& order = orders[section_of[part / 2]];
+    const uint8_t* from = owner.get() + summary.parts[part];
+    std::vector<uint8_t> turned;
+    if (part % 2 == 1 && geometry.transposed_values) {
+      if (!order.empty()) turned.resize(static_cast<size_t>(count) * row_bytes);
+      uint8_t* to = order.empty() ? targets[part] : turned.data();
+      if (!transpose({rows.channels, count, row_unit_bytes(rows.format)}, from, to).ok()) return false;
+      from = to;
     }
+    if (from == targets[part]) return true;
+    if (order.empty()) std::memcpy(targets[part], from, static_cast<size_t>(count) * row_bytes);
+    for (size_t i = 0; i < order.size(); i++) std::memcpy(targets[part] + i * row_bytes, from + order[i] * row_bytes, row_bytes);
+    return true;
   });
-  return {};
 }
 
 std::vector<int32_t> positions_from(int32_t first, int64_t count) {
@@ -189,13 +235,14 @@ Status require_finite(const KvContent& content, const std::atomic<bool>* cancel)
 }
 
 Status write_rows(const KvContent& content, const CacheLayout& layout, const KeyMove* move, const std::vector<uint8_t*>& targets,
-                  const std::atomic<bool>* cancel) {
+                  bool transposed, const std::atomic<bool>* cancel) {
   if (!same_shape(content.layout, layout))
     return Status::fail(Code::kv_layout, "these keys and values have another number of layers or channels");
   return for_parts(layout, cancel, [&](int64_t part) {
     const bool moves = part % 2 == 0 && move != nullptr && move->ropes[static_cast<size_t>(part / 2)] != nullptr;
     uint8_t* target = targets[static_cast<size_t>(part)];
-    return moves ? write_moved(content, layout, *move, part, target) : write_part(content, layout, part, target);
+    if (moves) return write_moved(content, layout, *move, part, target);
+    return part % 2 == 1 && transposed ? write_transposed(content, layout, part, target) : write_part(content, layout, part, target);
   });
 }
 
@@ -220,7 +267,7 @@ Status convert(const KvContent& content, const CacheLayout& layout, const std::a
   converted.rows = content.rows;
   std::vector<uint8_t*> targets;
   if (Status status = allocate_segment(layout, content.size(), &converted.segments.emplace_back(), &targets); !status.ok()) return status;
-  if (Status status = write_rows(content, layout, nullptr, targets, cancel); !status.ok()) return status;
+  if (Status status = write_rows(content, layout, nullptr, targets, false, cancel); !status.ok()) return status;
   *out = std::move(converted);
   return {};
 }
