@@ -142,10 +142,10 @@ void Pool::prove_cache() {
   }
   const bool quantised = is_quantised(probe.layout.parts.front().format);
   Probe plain{};
+  LayerRows computed(api_);  // outlives the context that fills it
   std::shared_ptr<abi::llama_context> context;
   if (two_caches || quantised) {
     // held against a cache of plain numbers for the same token
-    LayerRows computed(api_);
     context = plain_context(two_caches ? &computed : nullptr);
     plain.context = context.get();
     if (context != nullptr) plain.state = state_of_probe(context.get(), 0, token, 0, 1);
