@@ -255,8 +255,23 @@ TEST_CASE("cells that llama.cpp would take and that would poison the sequence") 
   const std::vector<uint8_t> sound = state_of(geometry, {0, 1, 2}).bytes;
   for (const int32_t position : {-1, -7, 16, 0x7fffffff, 1}) CHECK(inspect(with(sound, kCells, position), geometry) == Code::kv_position);
   for (const uint32_t owners : {0u, 2u, 0xffffffffu}) CHECK(inspect(with(sound, kCells + 4, owners), geometry) == Code::kv_format);
-  // the source's sequence id means nothing here
-  CHECK(inspect(with(with(sound, 4, -9), kCells + 8, 12345), geometry) == Code::ok);
+}
+
+TEST_CASE("12. what number the source gave its sequence means nothing, so none of them can reach the engine") {
+  const StateGeometry geometry = geometry_of(kF16, 32);
+  const std::vector<uint8_t> sound = state_of(geometry, {0, 1, 2}).bytes;
+  for (const int32_t id : {-1, -2, 256, 12345, INT32_MIN, INT32_MAX})
+    CHECK(inspect(with(with(sound, 4, id), kCells + 8, id), geometry) == Code::ok);
+}
+
+TEST_CASE("13. a state whose rows stayed on a device, so that only the rest of it is there, is refused") {
+  for (const StateGeometry& geometry : {geometry_of(kF16, 32), two_caches(kF16, 32)}) {
+    std::vector<uint8_t> bytes = state_of(geometry, {0, 1, 2}).bytes;
+    const std::vector<uint8_t> row(3 * 32, 0x11);
+    for (auto at = bytes.begin(); (at = std::search(at, bytes.end(), row.begin(), row.end())) != bytes.end();)
+      at = bytes.erase(at, at + static_cast<ptrdiff_t>(row.size()));
+    CHECK(inspect(bytes, geometry) != Code::ok);
+  }
 }
 
 TEST_CASE("counts that announce more than there is are refused without allocating for them") {
