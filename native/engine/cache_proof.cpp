@@ -126,14 +126,8 @@ void Pool::prove_cache() {
   const Status learned = learn_geometry(two.data(), two.size(), 2, &probe.geometry);
   const bool two_caches = probe.geometry.sections.size() > 1;
   const uint64_t window = model_->file().integer(model_->file().arch_key("attention.sliding_window")).value_or(0);
-  if (two_caches || (!learned.ok() && window > 0)) {
-    if (2 * options_.max_sequences > last_sequence_id)
-      fail(Code::invalid_argument,
-           "a model with sliding windows has at most " + std::to_string(last_sequence_id / 2) + " sequences in a pool");
-    twins_ = true;
-    if (window > 0 && window < INT32_MAX) window_ = static_cast<int32_t>(window);
-  }
-  layout_refusal_ = learned.ok() ? why_unreadable(probe.geometry) : learned.message;
+  if (two_caches || (!learned.ok() && window > 0)) keep_what_windows_leave(window);
+  layout_refusal_ = why_unreadable(learned, probe.geometry);
   if (!layout_refusal_.empty()) return;
   probe.layout = layout_of(probe.geometry);
   if (probe.layout.parts.front().channels % probe.layout.key_head != 0 || probe.layout.parts[1].channels % probe.layout.value_head != 0) {
@@ -174,8 +168,20 @@ void Pool::prove_cache() {
   prove_rotary_positions(quantised && !by_context ? plain : probe, token);
 }
 
+void Pool::keep_what_windows_leave(uint64_t window) {
+  if (2 * options_.max_sequences > last_sequence_id)
+    fail(Code::invalid_argument,
+         "a model with sliding windows has at most " + std::to_string(last_sequence_id / 2) + " sequences in a pool");
+  twins_ = true;
+  if (window > 0 && window < INT32_MAX) window_ = static_cast<int32_t>(window);
+}
+
 // "" if keys and values can be read.
-std::string Pool::why_unreadable(const StateGeometry& geometry) const {
+std::string Pool::why_unreadable(const Status& learned, const StateGeometry& geometry) const {
+  if (!learned.ok()) {
+    const bool compressed = model_->file().integer(model_->file().arch_key("attention.kv_lora_rank")).value_or(0) > 0;
+    return compressed ? "its keys are compressed, and it has no values (latent attention)" : learned.message;
+  }
   if (geometry.extended_positions) return "its cells have more than one position each (M-RoPE)";
   const auto layers = static_cast<int32_t>(geometry.layers.size());
   if (layers == model_->info().layers) return "";

@@ -137,7 +137,8 @@ class Pool {
   int32_t probe_token() const;
   std::vector<uint8_t> state_of_probe(abi::llama_context* context, int32_t sequence, int32_t token, int32_t position, int32_t count);
   void prove_cache();
-  std::string why_unreadable(const StateGeometry& geometry) const;
+  void keep_what_windows_leave(uint64_t window);
+  std::string why_unreadable(const Status& learned, const StateGeometry& geometry) const;
   CacheLayout layout_of(const StateGeometry& geometry) const;
   std::shared_ptr<abi::llama_context> plain_context(LayerRows* rows);
   bool find_layers(const LayerRows& computed, Probe* plain, Probe* probe) const;

@@ -108,7 +108,8 @@ void Pool::load_scratch(const uint8_t* state, size_t size) {
 }
 
 const CacheLayout& Pool::layout() const {
-  if (!layout_) fail(Code::kv_layout, "keys and values of this cache cannot be read: " + layout_refusal_);
+  if (!layout_)
+    fail(Code::kv_layout, "keys and values of " + model_->info().architecture + " cannot be read from its cache: " + layout_refusal_);
   return *layout_;
 }
 
@@ -173,6 +174,7 @@ int32_t Pool::read_piece(const SequenceState& s, int32_t from, int32_t to, KvCon
 // The bytes that llama.cpp takes for `content` at `positions`. Any thread.
 Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> positions, const std::atomic<bool>* cancel) const {
   const CacheLayout& local = layout();
+  if (Status status = require_all_layers(content.layout, local.layers()); !status.ok()) throw Failure(std::move(status));
   // before anything of that size is made
   if (static_cast<int64_t>(positions.size()) > context_length_)
     fail(Code::context_overflow, std::to_string(positions.size()) + " positions, the context has " + std::to_string(context_length_));

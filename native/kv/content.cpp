@@ -6,6 +6,7 @@
 #include <new>
 #include <numeric>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "core/atomic_least.h"
@@ -21,7 +22,7 @@ constexpr int64_t line_bytes = 64;
 constexpr int64_t block_rows = 64;  // of one part at a time, so that what the steps hand to each other stays in a cache
 
 bool same_shape(const CacheLayout& a, const CacheLayout& b) {
-  return a.dimension == b.dimension && a.key_head == b.key_head && a.value_head == b.value_head &&
+  return a.dimension == b.dimension && a.key_head == b.key_head && a.value_head == b.value_head && a.numbers == b.numbers &&
          std::equal(a.parts.begin(), a.parts.end(), b.parts.begin(), b.parts.end(),
                     [](const CacheRows& x, const CacheRows& y) { return x.channels == y.channels; });
 }
@@ -112,7 +113,8 @@ Status for_parts(const CacheLayout& layout, const std::atomic<bool>* cancel, con
   if (no_memory) return Status::fail(Code::out_of_memory, "no memory to convert keys and values");
   if (const int64_t part = bad_part; part < parts) {
     return Status::fail(Code::non_finite, std::string("the ") + (part % 2 == 0 ? "keys" : "values") + " of layer " +
-                                              std::to_string(part / 2) + " hold NaN or an infinity, or a number too large for this cache");
+                                              std::to_string(layout.layer_number(static_cast<size_t>(part / 2))) +
+                                              " hold NaN or an infinity, or a number too large for this cache");
   }
   return {};
 }
@@ -144,6 +146,7 @@ KvContent KvContent::slice(int64_t from, int64_t to) const {
 }
 
 Status KvContent::concat(const KvContent& next, KvContent* out) const {
+  if (layout.numbers != next.layout.numbers) return Status::fail(Code::kv_layout, "the two hold other layers");
   if (layout != next.layout) return Status::fail(Code::kv_layout, "the two store keys and values differently; convert one of them first");
   KvContent joined = *this;
   joined.state = {};
@@ -153,6 +156,41 @@ Status KvContent::concat(const KvContent& next, KvContent* out) const {
   joined.segments.insert(joined.segments.end(), next.segments.begin(), next.segments.end());
   *out = std::move(joined);
   return {};
+}
+
+Status KvContent::select(const std::vector<int32_t>& wanted, KvContent* out) const {
+  std::vector<size_t> chosen;
+  for (const int32_t number : wanted) {
+    size_t layer = chosen.empty() ? 0 : chosen.back() + 1;
+    while (layer < static_cast<size_t>(layout.layers()) && layout.layer_number(layer) != number) layer++;
+    if (layer == static_cast<size_t>(layout.layers()))
+      return Status::fail(Code::kv_layout, "there is no layer " + std::to_string(number) + " in it, or the layers asked for do not ascend");
+    chosen.push_back(layer);
+  }
+  KvContent some = *this;
+  if (static_cast<int64_t>(chosen.size()) < layout.layers()) {
+    some.state = {};
+    some.layout.numbers = wanted;
+    const auto choose = [&](auto* parts) {
+      std::remove_reference_t<decltype(*parts)> kept;
+      for (const size_t layer : chosen) kept.insert(kept.end(), {(*parts)[2 * layer], (*parts)[2 * layer + 1]});
+      *parts = std::move(kept);
+    };
+    choose(&some.layout.parts);
+    for (KvSegment& segment : some.segments) choose(&segment.parts);
+  }
+  *out = std::move(some);
+  return {};
+}
+
+Status require_all_layers(const CacheLayout& content, int64_t layers) {
+  if (content.numbers.empty()) return {};
+  std::string missing;
+  for (int32_t layer = 0; layer < layers; layer++) {
+    if (std::binary_search(content.numbers.begin(), content.numbers.end(), layer)) continue;
+    missing += (missing.empty() ? "" : ", ") + std::to_string(layer);
+  }
+  return Status::fail(Code::kv_layout, "it holds some layers only: it lacks those of the numbers " + missing);
 }
 
 Status allocate_segment(const CacheLayout& layout, int64_t count, KvSegment* segment, std::vector<uint8_t*>* writable) {

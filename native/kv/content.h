@@ -25,8 +25,11 @@ struct CacheLayout {
   int32_t dimension = 0;         // of a latent in the log
   int32_t key_head = 0;          // channels of a head
   int32_t value_head = 0;
+  // Which layers of the model these are, ascending, if some are left out; empty if all are there.
+  std::vector<int32_t> numbers;  // [layers] or []
 
   int64_t layers() const noexcept { return static_cast<int64_t>(parts.size() / 2); }
+  int32_t layer_number(size_t layer) const noexcept { return numbers.empty() ? static_cast<int32_t>(layer) : numbers[layer]; }
   // Of the rows of one position.
   int64_t position_bytes() const noexcept;
   bool operator==(const CacheLayout&) const = default;
@@ -63,6 +66,9 @@ struct KvContent {
   KvContent slice(int64_t from, int64_t to) const;
   // This and then `next`; no row is copied. Error: kv_layout, if their rows are stored differently.
   Status concat(const KvContent& next, KvContent* out) const;
+  // The layers of these numbers of the model, which must ascend, and no others; no row is copied. Error: kv_layout, if one of them is not
+  // there.
+  Status select(const std::vector<int32_t>& layers, KvContent* out) const;
   // Calls body(segment, first, count) for the rows of each segment that entries [from, to) lie in, in order.
   template <typename Body>
   void for_segments(int64_t from, int64_t to, const Body& body) const {
@@ -93,6 +99,9 @@ Status allocate_segment(const CacheLayout& layout, int64_t count, KvSegment* seg
 // positions. Error: out_of_memory.
 Status segment_of_state(const CacheLayout& layout, const StateGeometry& geometry, const StateSummary& summary,
                         const std::shared_ptr<const uint8_t>& owner, KvSegment* out);
+
+// Error kv_layout, which names the layers that `content` lacks of the `layers` of a model.
+Status require_all_layers(const CacheLayout& content, int64_t layers);
 
 // first, first + 1, ...: `count` of them
 std::vector<int32_t> positions_from(int32_t first, int64_t count);

@@ -76,7 +76,7 @@ bool read_rows_head(ByteReader* reader, bool transposed, RowsHead* head) {
 
 // Only numbers that stand alone can lie channel by channel.
 bool can_be_transposed(const RowsHead& head, const NumberLayout& layout) {
-  return head.type == 0 || head.type == 1 || head.type == 30 ? head.element_bytes == layout.block_bytes : false;
+  return (head.type == 0 || head.type == 1 || head.type == 30) && head.element_bytes == layout.block_bytes;
 }
 
 // The layers of each section, spelled out.

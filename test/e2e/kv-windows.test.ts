@@ -14,7 +14,8 @@ const families: readonly (readonly [string, TinyModelOptions])[] = [
 ];
 
 /** As many tokens as asked for, the same for the same seed. */
-const tokensOf = (count: number, seed = 1): number[] => Array.from({ length: count }, (_, i) => 5 + ((i * 37 + seed * 101 + ((i * i) % 23)) % 260));
+const tokensOf = (count: number, seed = 1): number[] =>
+  Array.from({ length: count }, (_, i) => 5 + ((i * 37 + seed * 101 + ((i * i) % 23)) % 260));
 
 const bytesOf = async (sequence: Sequence): Promise<Buffer> => Buffer.from(await sequence.save());
 
@@ -47,7 +48,10 @@ describe.each(families)("%s", (name, options) => {
   const layers = options.layers ?? 0;
   const isLocal = (layer: number): boolean => (name === "gemma2" ? layer % 2 === 0 : layer % 6 < 5);
 
-  async function open(kvType: KvType = "f16", settings = {}): Promise<{ model: Model; pool: Pool; [Symbol.asyncDispose](): Promise<void> }> {
+  async function open(
+    kvType: KvType = "f16",
+    settings = {},
+  ): Promise<{ model: Model; pool: Pool; [Symbol.asyncDispose](): Promise<void> }> {
     const model = await tinyModel(options);
     const pool = await model.createPool({ contextLength: 512, maxSequences: 8, kvType, ...settings });
     return {
