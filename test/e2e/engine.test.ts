@@ -143,7 +143,7 @@ describe("families", () => {
         expect(await codeOf(call)).toBe("ERR_LATENT_POSITION_SCHEME");
       // a prefix that fills no chunk asks nothing of the cache
       expect(await store.put(sequence)).toMatchObject({ added: 0 });
-      await sequence.prefill(Int32Array.from({ length: 200 }, (__, i) => 5 + (i % 200)));
+      await sequence.prefill(Int32Array.from({ length: 100 }, (__, i) => 5 + (i % 200)));
       await sequence.truncate(log.length);
       expect(sequence.log()).toEqual(log);
       expect(own.counters()).toMatchObject({ openSequences: 2, usedCells: 2 * log.length });
