@@ -91,6 +91,29 @@ describe.skipIf(process.platform !== "linux")("an engine that fails", () => {
     }
   });
 
+  it("37. a graph that does not tell its layers: which rows of two caches are whose cannot be proved, and they do not leave the pool", () => {
+    const file = path.join(folder, "unproved.gguf");
+    writeTinyModel(file, { architecture: "gemma2", layers: 4 });
+    const result = onFaultyEngine(
+      `
+      const model = await lw.loadModel(${JSON.stringify(file)});
+      const results = [];
+      for (const kind of ["graph-unnamed", "graph-alike", ""]) {
+        fault(kind);
+        const pool = await model.createPool({ contextLength: 256, maxSequences: 4 });
+        const sequence = pool.sequence();
+        await sequence.prefill([5, 6, 7, 8]);
+        const { tokens } = await sequence.generate({ maxTokens: 4 }).result;
+        results.push([await codeOf(sequence.save()), await codeOf(sequence.drop({ from: 0, to: 2 })), tokens.length > 0]);
+        await pool.dispose();
+      }
+      return results;`,
+      { loads: true },
+    );
+    const refused = ["ERR_LATENT_KV_LAYOUT", "ERR_LATENT_POSITION_SCHEME", true];
+    expect(result).toEqual([refused, refused, ["no error", "no error", true]]);
+  });
+
   it("34. a state whose second cache the engine cannot take leaves nothing of its first one behind", () => {
     const file = path.join(folder, "windows.gguf");
     writeTinyModel(file, { architecture: "gemma2", layers: 4 });
