@@ -49,7 +49,7 @@ export interface LoadModelOptions {
 export interface PoolOptions {
   /** Positions that all sequences of the pool share. Default: the model's context length, at most 8192. llama.cpp rounds up to a multiple of 256. */
   readonly contextLength?: number;
-  /** Default 16, at most 255. */
+  /** Default 16, at most 255; 127 for a model with sliding windows. */
   readonly maxSequences?: number;
   /** Rows per decode call, the micro-batch: an abort takes effect within one. More than `maxSequences`; default 512. */
   readonly batch?: number;
