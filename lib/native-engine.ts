@@ -37,6 +37,7 @@ export interface NativePoolInfo {
   readonly maxSequences: number;
   readonly batch: number;
   readonly threads: number;
+  readonly flashAttention: boolean;
   readonly canShift: boolean;
   readonly keyPositions: string;
   readonly kvBytesPerPosition: number;
@@ -147,6 +148,7 @@ export interface NativePoolOptions {
   readonly batch: number;
   readonly threads: number;
   readonly kvType: "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
+  readonly flashAttention: boolean;
 }
 
 export interface NativeModel {

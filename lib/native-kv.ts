@@ -11,7 +11,8 @@ export interface NativeKvInfo {
   readonly positions: number;
   readonly latents: number;
   readonly bytes: number;
-  readonly layers: readonly { readonly keys: NativeCacheRows; readonly values: NativeCacheRows }[];
+  readonly partial: boolean;
+  readonly layers: readonly { readonly layer: number; readonly keys: NativeCacheRows; readonly values: NativeCacheRows }[];
 }
 
 export interface NativeKv {
@@ -20,10 +21,12 @@ export interface NativeKv {
   positions(): Int32Array;
   /** [latents, d] f32 */
   rows(): NativeTensor | null;
-  /** `part`: 2 * layer, plus 1 for values. [to - from, channels] f32. */
+  /** `part`: 2 * place of the layer in {@link NativeKvInfo.layers}, plus 1 for values. [to - from, channels] f32. */
   part(part: number, from: number, to: number): NativeJob<NativeTensor>;
   slice(from: number, to: number): NativeKv;
   concat(next: NativeKv): NativeKv;
+  /** The layers of these numbers, ascending. */
+  select(layers: Int32Array): NativeKv;
   convert(format: string): NativeJob<NativeKv>;
   /** A name for {@link NativeKvModule.kvOfTicket} on any thread of this process, as long as this object is not disposed. */
   ticket(): string;

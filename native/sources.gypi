@@ -65,6 +65,7 @@
     "engine_sources": [
       "native/engine/cache_proof.cpp",
       "native/engine/gguf_file.cpp",
+      "native/engine/layer_rows.cpp",
       "native/engine/model.cpp",
       "native/engine/pool.cpp",
       "native/engine/request.cpp",

@@ -35,7 +35,10 @@ export interface KvInfo {
   readonly latents: number;
   /** Of keys and values. */
   readonly bytes: number;
-  readonly layers: readonly { readonly keys: KvRows; readonly values: KvRows }[];
+  /** Whether layers of the model are left out: then no cache takes it. */
+  readonly partial: boolean;
+  /** In the order of the model; `layer` is the number of each, from 0. Some may be left out ({@link ExportKvOptions.layers}). */
+  readonly layers: readonly { readonly layer: number; readonly keys: KvRows; readonly values: KvRows }[];
 }
 
 /** Where a part of a sequence lies, `to` excluded. */
@@ -56,7 +59,7 @@ export interface KvTile extends KvRange {
 }
 
 /** What a handle is called in logs and JSON: small, and not enough to use it. */
-export interface KvReference extends Omit<KvInfo, "layers"> {
+export interface KvReference extends Omit<KvInfo, "layers" | "partial"> {
   readonly kind: "kv";
   readonly layers: number;
   readonly format: KvFormat;
@@ -149,10 +152,10 @@ export class KvHandle {
   *tiles(): Generator<KvTile, void, undefined> {
     for (let from = 0; from < this.length; from += tileEntries) {
       const to = Math.min(from + tileEntries, this.length);
-      for (const layer of this.info.layers.keys()) {
+      for (const [place, { layer }] of this.info.layers.entries()) {
         for (const [index, part] of (["keys", "values"] as const).entries()) {
           const tensor = async (): Promise<Tensor> =>
-            Tensor.fromNative(await run(LatentError.translate(() => this.#handle.part(2 * layer + index, from, to))));
+            Tensor.fromNative(await run(LatentError.translate(() => this.#handle.part(2 * place + index, from, to))));
           yield { layer, part, from, to, tensor };
         }
       }
@@ -178,7 +181,7 @@ export class KvHandle {
 
   /**
    * This and then `next`; no key or value is copied. Neither has read the other: the joint content is an approximation of having read both.
-   * @throws {@link LatentError} `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT` (another format: see {@link convert})
+   * @throws {@link LatentError} `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT` (another format: see {@link convert}; or other layers)
    */
   concat(next: KvHandle): KvHandle {
     if (!(next instanceof KvHandle)) throw invalid("next", "a KvHandle", next);
@@ -203,6 +206,14 @@ export class KvHandle {
         LatentError.translate(() => this.#handle.convert(format)),
         options.signal,
       ),
+      this.mixedFrom,
+    );
+  }
+
+  /** @internal Some layers only, by their numbers, ascending; no key or value is copied. */
+  select(layers: readonly number[]): KvHandle {
+    return this.#with(
+      LatentError.translate(() => this.#handle.select(Int32Array.from(layers))),
       this.mixedFrom,
     );
   }

@@ -257,6 +257,8 @@ export class KvStore {
 
   async #put(source: Sequence | KvHandle, prefillMs: number | undefined, signal: AbortSignal | undefined): Promise<KvPut> {
     signal?.throwIfAborted();
+    if (source instanceof KvHandle && source.info.partial)
+      throw new LatentError("ERR_LATENT_KV_LAYOUT", "content of some layers only is not kept: no cache could take it");
     const { keys, tokens } = this.#chainOf(source);
     const now = this.#now();
     const expires = this.#ttlMs === null ? null : now + this.#ttlMs;

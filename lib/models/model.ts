@@ -49,7 +49,7 @@ export interface LoadModelOptions {
 export interface PoolOptions {
   /** Positions that all sequences of the pool share. Default: the model's context length, at most 8192. llama.cpp rounds up to a multiple of 256. */
   readonly contextLength?: number;
-  /** Default 16, at most 255. */
+  /** Default 16, at most 255; 127 for a model with sliding windows. */
   readonly maxSequences?: number;
   /** Rows per decode call, the micro-batch: an abort takes effect within one. More than `maxSequences`; default 512. */
   readonly batch?: number;
@@ -57,6 +57,11 @@ export interface PoolOptions {
   readonly threads?: number;
   /** Number format of cached keys and values. Default `f16`. */
   readonly kvType?: KvType;
+  /**
+   * Attention in one pass over the cache, without a matrix of all scores. Default true. Without it values are cached channel by channel, which
+   * costs a transposition whenever content leaves or enters the cache, and `kvType` can be `f32`, `f16` or `bf16` only.
+   */
+  readonly flashAttention?: boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -214,10 +219,11 @@ export class Model {
 
   /**
    * A pool: one context whose sequences share its positions and are decoded together.
-   * @throws {@link LatentError} `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_ENGINE_FAILED`
+   * @throws {@link LatentError} `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_INVALID_ARGUMENT` (also: more than 127 sequences of a model with sliding
+   * windows), `ERR_LATENT_DTYPE` (a quantised `kvType` without flash attention), `ERR_LATENT_ENGINE_FAILED`
    */
   async createPool(options: PoolOptions = {}): Promise<Pool> {
-    checkKeys("options", options, ["contextLength", "maxSequences", "batch", "threads", "kvType", "signal"]);
+    checkKeys("options", options, ["contextLength", "maxSequences", "batch", "threads", "kvType", "flashAttention", "signal"]);
     const cores = Math.max(1, Math.min(availableParallelism() - 1, 8));
     const maxSequences = checkInteger("maxSequences", fallback(options.maxSequences, 16), 1, 255);
     const settings = {
@@ -227,6 +233,7 @@ export class Model {
       batch: checkInteger("batch", fallback(options.batch, 512), maxSequences + 1, 1 << 16),
       threads: checkInteger("threads", fallback(options.threads, this.info.parameters < smallModel ? 1 : cores), 1, 512),
       kvType: checkOneOf("kvType", fallback(options.kvType, "f16"), kvTypes),
+      flashAttention: checkBoolean("flashAttention", fallback(options.flashAttention, true)),
     };
     options.signal?.throwIfAborted();
     return new Pool(this, await run(this.#call(() => this.#handle.createPool(settings)), options.signal), settings.kvType);

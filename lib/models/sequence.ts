@@ -1,6 +1,6 @@
 // One sequence of a pool: what an agent holds. Its cells are fed by tokens or by input rows, continued by generating or thinking, shared by forking,
 // and cut, joined, saved and restored.
-import { checkBoolean, checkCallback, checkInteger, checkKeys, checkNumber, checkOneOf, fallback, invalid } from "../check.js";
+import { checkArray, checkBoolean, checkCallback, checkInteger, checkKeys, checkNumber, checkOneOf, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run, withSignal } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
@@ -62,6 +62,11 @@ export interface SignalOption {
 export interface ExportKvOptions {
   /** Which positions, counted from 0. Default: all. */
   readonly range?: KvRange;
+  /**
+   * Only these layers, by their numbers from 0: to look at them (`tiles`), or to send them (`records`). A cache takes all layers or none, so such
+   * content is not imported. Default: all.
+   */
+  readonly layers?: readonly number[];
   /** Convert to this format. Default: as the cache has them, bit for bit. */
   readonly format?: KvFormat;
   /** A name for people, at most 1024 characters; it travels along. */
@@ -311,11 +316,12 @@ export class Sequence {
 
   /**
    * Takes what the sequence holds, or a range of it, out of the cache: a handle to a copy in native memory. The sequence goes on as it was.
-   * @throws {@link LatentError} `ERR_LATENT_KV_LAYOUT` (a cache that cannot be read: sliding window, latent attention, M-RoPE),
+   * @throws {@link LatentError} `ERR_LATENT_KV_LAYOUT` (a cache that cannot be read: latent attention, M-RoPE, layers that share theirs),
    * `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_NON_FINITE` (a number that `format` cannot hold)
    */
   async exportKv(options: ExportKvOptions = {}): Promise<KvHandle> {
-    checkKeys("options", options, ["range", "format", "label", "signal"]);
+    checkKeys("options", options, ["range", "layers", "format", "label", "signal"]);
+    const layers = options.layers === undefined ? undefined : this.#checkLayers(options.layers);
     const label = checkLabel(fallback(options.label, ""));
     const range = fallback(options.range, { from: 0, to: this.length });
     checkKeys("range", range, ["from", "to"]);
@@ -323,8 +329,11 @@ export class Sequence {
     const from = checkInteger("from", range.from, 0, to);
     const mixedFrom = Math.max(0, this.#mixedFrom - from);
     const kv = new KvHandle(await run(LatentError.translate(() => this.#handle.exportKv(from, to)), options.signal), this.pool.kvIdentity, label, mixedFrom);
-    if (options.format === undefined) return kv;
-    using plain = kv;
+    if (layers === undefined && options.format === undefined) return kv;
+    using whole = kv;
+    const chosen = whole.select(layers ?? whole.info.layers.map(({ layer }) => layer));
+    if (options.format === undefined) return chosen;
+    using plain = chosen;
     return await plain.convert(options.format, withSignal(options.signal));
   }
 
@@ -333,7 +342,7 @@ export class Sequence {
    * aborted, the sequence is as it was. Numbers of another format are converted. `positions` says where the entries come to lie: `append`, the
    * default, behind what is there; `keep`, where they were; `{ at }`, from there on. Keys that move are turned to their new positions. What lay in
    * the sequence before was not read by the sender: the joint content then is an approximation of having read both.
-   * @throws {@link LatentError} `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT`, `ERR_LATENT_KV_POSITION` (positions that overlap, are repeated, or
+   * @throws {@link LatentError} `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT` (a cache that cannot be read; content that lacks layers), `ERR_LATENT_KV_POSITION` (positions that overlap, are repeated, or
    * lie outside the context), `ERR_LATENT_POSITION_SCHEME` (keys of this model cannot move), `ERR_LATENT_CONTEXT_OVERFLOW` (no room),
    * `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`; with `spot`, `ERR_LATENT_KV_FORGED` and `ERR_LATENT_SEQUENCE_LIMIT`; for a stream also what
    * {@link KvReceiver.read} throws
@@ -354,7 +363,8 @@ export class Sequence {
     const kv = received ?? (source as KvHandle);
     try {
       requireSameIdentity(kv.identity, this.pool.kvIdentity);
-      if (spot) await checkSpot(this.pool, kv, spot, options.signal);
+      // of some layers only, it is refused in any case
+      if (spot && !kv.info.partial) await checkSpot(this.pool, kv, spot, options.signal);
       const there = kv.positions();
       const base = where === "append" ? this.nextPosition : where === "keep" ? 0 : where.at;
       const positions = where === "keep" ? there : there.map((_position, entry) => base + entry);
@@ -387,6 +397,13 @@ export class Sequence {
   /** Same as {@link dispose}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
+  }
+
+  #checkLayers(layers: readonly number[]): number[] {
+    checkArray("layers", layers);
+    if (layers.length === 0) throw invalid("layers", "the numbers of one layer or more", layers);
+    for (const layer of layers) checkInteger("layers", layer, 0, this.pool.model.info.layers - 1);
+    return [...new Set(layers)].sort((a, b) => a - b);
   }
 
   #mix(from: number): void {

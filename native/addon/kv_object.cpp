@@ -31,6 +31,7 @@ class KvObject : public OperandObject<KvObject, KvContent> {
                            InstanceMethod<&KvObject::part>("part"),
                            InstanceMethod<&KvObject::slice>("slice"),
                            InstanceMethod<&KvObject::concat>("concat"),
+                           InstanceMethod<&KvObject::select>("select"),
                            InstanceMethod<&KvObject::convert_rows>("convert"),
                            InstanceMethod<&KvObject::ticket>("ticket"),
                            InstanceAccessor<&KvObject::disposed>("disposed"),
@@ -77,11 +78,13 @@ class KvObject : public OperandObject<KvObject, KvContent> {
     const Napi::Array list = Napi::Array::New(env, layers);
     for (uint32_t i = 0; i < layers; i++) {
       Napi::Object layer = Napi::Object::New(env);
+      layer.Set("layer", content.layout.layer_number(i));
       layer.Set("keys", kind_of(env, content.layout.parts[2 * size_t{i}]));
       layer.Set("values", kind_of(env, content.layout.parts[2 * size_t{i} + 1]));
       list.Set(i, layer);
     }
     out.Set("layers", list);
+    out.Set("partial", !content.layout.numbers.empty());
     return out;
   }
 
@@ -95,7 +98,7 @@ class KvObject : public OperandObject<KvObject, KvContent> {
     return {call.Env(), tensor_of(call.Env(), content.rows, {content.latents(), content.layout.dimension})};
   }
 
-  // part(2 * layer + (0 keys | 1 values), from, to) -> job of Tensor f32 [to - from, channels], the rotation of storage undone
+  // part(2 * place of the layer + (0 keys | 1 values), from, to) -> job of Tensor f32 [to - from, channels], the rotation of storage undone
   Napi::Value part(const Napi::CallbackInfo& call) {
     const Napi::Env env = call.Env();
     const Shared content = shared(env);
@@ -130,6 +133,18 @@ class KvObject : public OperandObject<KvObject, KvContent> {
       auto joined = std::make_shared<KvContent>();
       check(content.concat(*next, joined.get()));
       return Napi::Value(call.Env(), wrap(std::move(joined))(call.Env()));
+    });
+  }
+
+  // select(layers: Int32Array) -> Kv
+  Napi::Value select(const Napi::CallbackInfo& call) {
+    const KvContent& content = operand(call.Env());
+    const auto layers = copy_array<int32_t>(call[0], "layers");
+    if (layers.empty()) throw_invalid(call.Env(), "layers must not be empty");
+    return translate(call.Env(), [&] {
+      auto some = std::make_shared<KvContent>();
+      check(content.select(layers, some.get()));
+      return Napi::Value(call.Env(), wrap(std::move(some))(call.Env()));
     });
   }
 

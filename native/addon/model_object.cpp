@@ -156,6 +156,7 @@ class ModelObject : public TaggedWrap<ModelObject> {
     // llama.cpp asserts that a batch can hold an output of every sequence, and the pool has one of its own
     options.batch = static_cast<int32_t>(int_field(given, "batch", options.max_sequences + 1, 1 << 16));
     options.threads = static_cast<int32_t>(int_field(given, "threads", 1, 512));
+    options.flash_attention = bool_field(given, "flashAttention");
     const std::string type = string_field(given, "kvType");
     if (type == "f32")
       options.kv_type = abi::GGML_TYPE_F32;
@@ -169,6 +170,9 @@ class ModelObject : public TaggedWrap<ModelObject> {
       options.kv_type = abi::GGML_TYPE_Q4_0;
     else
       throw_status(call.Env(), Status::fail(Code::dtype, "kvType must be f32, f16, bf16, q8_0 or q4_0"));
+    // llama.cpp makes no such context
+    if (!options.flash_attention && (type == "q8_0" || type == "q4_0"))
+      throw_status(call.Env(), Status::fail(Code::dtype, "quantised values need flash attention: kvType must be f32, f16 or bf16"));
     return {call.Env(), start_on_thread(call.Env(), nullptr, [source = model(call.Env()), options](Job&) -> Job::ToValue {
               auto pool = std::make_shared<Pool>(source, options);
               return [pool](napi_env env) -> napi_value { return wrap_pool(env, pool); };

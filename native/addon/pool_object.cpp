@@ -39,6 +39,7 @@ class PoolObject : public TaggedWrap<PoolObject> {
     out.Set("maxSequences", pool_->max_sequences());
     out.Set("batch", pool_->batch());
     out.Set("threads", pool_->threads());
+    out.Set("flashAttention", pool_->flash_attention());
     out.Set("canShift", pool_->can_shift());
     out.Set("keyPositions", pool_->key_positions());
     out.Set("kvBytesPerPosition", static_cast<double>(pool_->kv_bytes_per_position()));

@@ -1,12 +1,14 @@
 // What a pool proves of its cache before keys and values leave it: the layout of its states, whether a quantised cache holds its rows
-// rotated (its states do not say), and that keys move by the rotations that the model file tells. All of it is measured on one token
-// decoded alone, for then the states of every layer are the same at any position, and so are keys but for their rotation.
+// rotated (its states do not say), which layers lie in which cache of a model that has two, and that keys move by the rotations that the
+// model file tells. All of it is measured on one token decoded alone, for then the states of every layer are the same at any position, and
+// so are keys but for their rotation.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
 
 #include "engine/failure.h"
+#include "engine/layer_rows.h"
 #include "engine/pool.h"
 #include "engine/rope_spec.h"
 #include "kernels/stats.h"
@@ -121,42 +123,69 @@ void Pool::prove_cache() {
   Probe probe{context_, scratch_, {}, {}, state_of_probe(context_, scratch_, token, 0, 1)};
   const std::vector<uint8_t> two = state_of_probe(context_, scratch_, token, 0, 2);
   kv_bytes_per_position_ = two.size() - probe.state.size();
-  if (Status status = learn_geometry(two.data(), two.size(), 2, model_->info().layers, &probe.geometry); !status.ok()) {
-    layout_refusal_ = std::move(status.message);
-    return;
-  }
-  if (probe.geometry.transposed_values || probe.geometry.extended_positions) {
-    layout_refusal_ =
-        probe.geometry.extended_positions ? "its cells have more than one position each (M-RoPE)" : "its values are transposed";
-    return;
-  }
-  probe.geometry.max_cells = context_length_;
-  geometry_ = probe.geometry;
+  const Status learned = learn_geometry(two.data(), two.size(), 2, &probe.geometry);
+  const bool two_caches = probe.geometry.sections.size() > 1;
+  const uint64_t window = model_->file().integer(model_->file().arch_key("attention.sliding_window")).value_or(0);
+  if (two_caches || (!learned.ok() && window > 0)) keep_what_windows_leave(window);
+  layout_refusal_ = why_unreadable(learned, probe.geometry);
+  if (!layout_refusal_.empty()) return;
   probe.layout = layout_of(probe.geometry);
   if (probe.layout.parts.front().channels % probe.layout.key_head != 0 || probe.layout.parts[1].channels % probe.layout.value_head != 0) {
     layout_refusal_ = "its rows are no whole heads";
     return;
   }
-  if (!is_quantised(probe.layout.parts.front().format)) {
-    layout_ = probe.layout;
-    prove_rotary_positions(probe, token);
-    return;
+  const bool quantised = is_quantised(probe.layout.parts.front().format);
+  Probe plain{};
+  LayerRows computed(api_);  // outlives the context that fills it
+  std::shared_ptr<abi::llama_context> context;
+  if (two_caches || quantised) {
+    // held against a cache of plain numbers for the same token
+    context = plain_context(two_caches ? &computed : nullptr);
+    plain.context = context.get();
+    if (context != nullptr) plain.state = state_of_probe(context.get(), 0, token, 0, 1);
+    if (!learn_geometry(plain.state.data(), plain.state.size(), 1, &plain.geometry).ok() ||
+        plain.geometry.sections != probe.geometry.sections || (two_caches && !find_layers(computed, &plain, &probe))) {
+      layout_refusal_ = "which rows of its states belong to which layer could not be proved";
+      return;
+    }
+    plain.geometry.max_cells = context_length_;
+    plain.layout = layout_of(plain.geometry);
+    probe.layout = layout_of(probe.geometry);
   }
-  // A quantised cache is held against one of plain numbers for the same token.
-  const std::shared_ptr<abi::llama_context> context = plain_context();
-  Probe plain{context.get(), 0, {}, {}, {}};
-  if (context != nullptr) plain.state = state_of_probe(context.get(), 0, token, 0, 1);
-  if (!learn_geometry(plain.state.data(), plain.state.size(), 1, model_->info().layers, &plain.geometry).ok() ||
-      !find_rotation(plain, &probe)) {
+  probe.geometry.max_cells = context_length_;
+  if (quantised && !find_rotation(plain, &probe)) {
     layout_refusal_ = "its quantised rows are stored in a way that this package does not know";
     return;
   }
+  if (two_caches && !has_layers_of(plain, probe)) {
+    layout_refusal_ = "its layers lie in another order than those of a cache of plain numbers";
+    return;
+  }
+  geometry_ = std::make_shared<const StateGeometry>(probe.geometry);
   layout_ = probe.layout;
-  plain.geometry.max_cells = context_length_;
-  plain.layout = layout_of(plain.geometry);
-  // rotary positions that depend on the size of the context are others there
+  // rotary positions that depend on the size of the context are others in the small cache of plain numbers
   const bool by_context = model_->file().tensor("rope_factors_long.weight") != nullptr;
-  prove_rotary_positions(by_context ? probe : plain, token);
+  prove_rotary_positions(quantised && !by_context ? plain : probe, token);
+}
+
+void Pool::keep_what_windows_leave(uint64_t window) {
+  if (2 * options_.max_sequences > last_sequence_id)
+    fail(Code::invalid_argument,
+         "a model with sliding windows has at most " + std::to_string(last_sequence_id / 2) + " sequences in a pool");
+  twins_ = true;
+  if (window > 0 && window < INT32_MAX) window_ = static_cast<int32_t>(window);
+}
+
+// "" if keys and values can be read.
+std::string Pool::why_unreadable(const Status& learned, const StateGeometry& geometry) const {
+  if (!learned.ok()) {
+    const bool compressed = model_->file().integer(model_->file().arch_key("attention.kv_lora_rank")).value_or(0) > 0;
+    return compressed ? "its keys are compressed, and it has no values (latent attention)" : learned.message;
+  }
+  if (geometry.extended_positions) return "its cells have more than one position each (M-RoPE)";
+  const auto layers = static_cast<int32_t>(geometry.layers.size());
+  if (layers == model_->info().layers) return "";
+  return "it has " + std::to_string(layers) + " layers, the model " + std::to_string(model_->info().layers);
 }
 
 CacheLayout Pool::layout_of(const StateGeometry& geometry) const {
@@ -180,15 +209,67 @@ CacheLayout Pool::layout_of(const StateGeometry& geometry) const {
   return layout;
 }
 
-// A small one with a cache of f32; nullptr if llama.cpp makes none.
-std::shared_ptr<abi::llama_context> Pool::plain_context() {
+// A small one with a cache of f32; nullptr if llama.cpp makes none. `rows`, if given, gets what its graphs compute.
+std::shared_ptr<abi::llama_context> Pool::plain_context(LayerRows* rows) {
   abi::llama_context_params params = context_params();
   params.n_ctx = params.n_batch = params.n_ubatch = 32;
   params.n_seq_max = 1;
   params.type_k = params.type_v = abi::GGML_TYPE_F32;
+  if (rows != nullptr) {
+    params.cb_eval = reinterpret_cast<void*>(&LayerRows::on_node);
+    params.cb_eval_user_data = rows;
+  }
   abi::llama_context* made = guarded("context of plain numbers", [&] { return api_.llama_init_from_model(model_->handle(), params); });
   if (made == nullptr) return nullptr;
   return {made, [free = api_.llama_free](abi::llama_context* context) { free(context); }};
+}
+
+// Which layer of the model each one of a state with two caches is: the one whose nodes in the graph have computed its rows. Brings both
+// geometries, which have their layers in the order of the state, into that of the model.
+bool Pool::find_layers(const LayerRows& computed, Probe* plain, Probe* probe) const {
+  StateSummary found;
+  if (!locate_rows(plain->state.data(), plain->state.size(), plain->geometry, &found).ok()) return false;
+  const CacheLayout layout = layout_of(plain->geometry);
+  const auto count = static_cast<size_t>(layout.layers());
+  std::vector<int32_t> layers;
+  for (size_t i = 0; i < count; i++) {
+    const std::set<int32_t> with_keys = computed.layers_of(row_of(layout.parts[2 * i], plain->state.data() + found.parts[2 * i]));
+    const std::set<int32_t> with_values = computed.layers_of(row_of(layout.parts[2 * i + 1], plain->state.data() + found.parts[2 * i + 1]));
+    if (with_keys.size() != 1 || with_values != with_keys) return false;
+    layers.push_back(*with_keys.begin());
+  }
+  if (std::set<int32_t>(layers.begin(), layers.end()).size() != count ||
+      *std::max_element(layers.begin(), layers.end()) >= static_cast<int32_t>(count))
+    return false;
+  for (StateGeometry* geometry : {&plain->geometry, &probe->geometry}) {
+    const std::vector<StateLayer> stored = geometry->layers;
+    for (size_t i = 0; i < count; i++) geometry->layers[static_cast<size_t>(layers[i])] = stored[i];
+    for (std::vector<int32_t>& section : geometry->sections) {
+      for (int32_t& layer : section) layer = layers[static_cast<size_t>(layer)];
+    }
+  }
+  return true;
+}
+
+// Whether every row of a state is nearest to that of the same layer in the cache of plain numbers, and clearly so.
+bool Pool::has_layers_of(const Probe& plain, const Probe& probe) const {
+  StateSummary wanted;
+  StateSummary found;
+  if (!locate_rows(plain.state.data(), plain.state.size(), plain.geometry, &wanted).ok() ||
+      !locate_rows(probe.state.data(), probe.state.size(), probe.geometry, &found).ok())
+    return false;
+  for (size_t part = 0; part < probe.layout.parts.size(); part++) {
+    const std::vector<float> row = row_of(probe.layout.parts[part], probe.state.data() + found.parts[part]);
+    const auto distance_to = [&](size_t other) {
+      return relative_distance(row, row_of(plain.layout.parts[other], plain.state.data() + wanted.parts[other]));
+    };
+    const double own = distance_to(part);
+    for (size_t other = part % 2; other < probe.layout.parts.size(); other += 2) {
+      if (other != part && plain.layout.parts[other].channels == plain.layout.parts[part].channels && !(own < 0.7 * distance_to(other)))
+        return false;
+    }
+  }
+  return true;
 }
 
 // Which of the two ways of storing quantised rows gives back what a cache of plain numbers holds for the same token; it must be one of them

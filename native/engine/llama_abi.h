@@ -14,6 +14,7 @@ struct llama_context;
 struct llama_sampler;
 struct llama_memory_i;
 struct ggml_backend_device;
+struct ggml_tensor;
 
 using llama_memory_t = llama_memory_i*;
 using ggml_backend_dev_t = ggml_backend_device*;
@@ -30,7 +31,7 @@ using ggml_from_float_t = void (*)(const float* x, void* y, int64_t k);
 
 enum llama_load_mode : int { LLAMA_LOAD_MODE_NONE = 0, LLAMA_LOAD_MODE_MMAP = 1 };
 enum llama_pooling_type : int { LLAMA_POOLING_TYPE_NONE = 0 };
-enum llama_flash_attn_type : int { LLAMA_FLASH_ATTN_TYPE_ENABLED = 1 };
+enum llama_flash_attn_type : int { LLAMA_FLASH_ATTN_TYPE_DISABLED = 0, LLAMA_FLASH_ATTN_TYPE_ENABLED = 1 };
 enum llama_rope_type : int {
   LLAMA_ROPE_TYPE_NONE = -1,
   LLAMA_ROPE_TYPE_NORM = 0,
@@ -162,6 +163,11 @@ struct ggml_type_traits {
   X(ggml_backend_dev_description, const char*, (ggml_backend_dev_t))                                          \
   X(ggml_get_type_traits, const ggml_type_traits*, (ggml_type))                                               \
   X(ggml_row_size, size_t, (ggml_type, int64_t))                                                              \
+  X(ggml_get_name, const char*, (const ggml_tensor*))                                                         \
+  X(ggml_nelements, int64_t, (const ggml_tensor*))                                                            \
+  X(ggml_nbytes, size_t, (const ggml_tensor*))                                                                \
+  X(ggml_is_contiguous, bool, (const ggml_tensor*))                                                           \
+  X(ggml_backend_tensor_get, void, (const ggml_tensor*, void*, size_t, size_t))                               \
   X(llama_model_load_from_file, llama_model*, (const char*, llama_model_params))                              \
   X(llama_model_free, void, (llama_model*))                                                                   \
   X(llama_model_get_vocab, const llama_vocab*, (const llama_model*))                                          \

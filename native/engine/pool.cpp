@@ -33,7 +33,7 @@ abi::llama_context_params Pool::context_params() const {
   params.n_seq_max = static_cast<uint32_t>(options_.max_sequences + 1);
   params.n_threads = params.n_threads_batch = options_.threads;
   params.pooling_type = abi::LLAMA_POOLING_TYPE_NONE;
-  params.flash_attn_type = abi::LLAMA_FLASH_ATTN_TYPE_ENABLED;
+  params.flash_attn_type = options_.flash_attention ? abi::LLAMA_FLASH_ATTN_TYPE_ENABLED : abi::LLAMA_FLASH_ATTN_TYPE_DISABLED;
   params.type_k = params.type_v = options_.kv_type;
   params.kv_unified = true;
   params.swa_full = true;
@@ -351,6 +351,7 @@ bool Pool::decode(Group& group) {
       api_.llama_set_embeddings(context_, group.hidden);
       return api_.llama_decode(context_, batch_.view());
     });
+    if (result == 0) hold(group);
   } catch (const Failure& failure) {
     decoding_.clear();
     fail_all(failure.status);
@@ -384,6 +385,19 @@ bool Pool::decode(Group& group) {
     }
   }
   return false;
+}
+
+// Before anything else is decoded, which could write into the new cells. A request's rows lie one behind the other.
+void Pool::hold(const Group& group) {
+  if (!twins_) return;
+  for (size_t first = 0; first < group.rows.size();) {
+    size_t end = first;
+    while (end < group.rows.size() && group.rows[end].request == group.rows[first].request) end++;
+    const SequenceState& s = *group.rows[first].request->sequence;
+    const auto rows = static_cast<ptrdiff_t>(end - first);
+    share_cells(s.id, twin_of(s.id), *(s.positions.end() - rows), -1);
+    first = end;
+  }
 }
 
 void Pool::deliver(const Group& group) {

@@ -18,6 +18,11 @@
 
 namespace latentwire {
 
+class LayerRows;
+
+// llama.cpp's own limit in unified caches.
+constexpr int32_t last_sequence_id = 255;
+
 class Pool {
  public:
   struct Options {
@@ -26,6 +31,7 @@ class Pool {
     int32_t batch = 512;
     int32_t threads = 1;
     abi::ggml_type kv_type = abi::GGML_TYPE_F16;
+    bool flash_attention = true;
   };
   struct Counters {
     int64_t decode_calls = 0;
@@ -71,6 +77,7 @@ class Pool {
   int32_t max_sequences() const noexcept { return options_.max_sequences; }
   int32_t batch() const noexcept { return options_.batch; }
   int32_t threads() const noexcept { return options_.threads; }
+  bool flash_attention() const noexcept { return options_.flash_attention; }
   size_t kv_bytes_per_position() const noexcept { return kv_bytes_per_position_; }
   // True if keys can be moved to other positions: what a shifted append and a re-anchored drop need.
   bool can_shift() const noexcept { return !ropes_.empty(); }
@@ -112,6 +119,13 @@ class Pool {
   void open_context();
   void free_context() noexcept;
   abi::llama_context_params context_params() const;
+  // Which cells belong to a sequence, in all caches of the model. Positions [from, to); -1 for from the first, or to the last.
+  void share_cells(int32_t source, int32_t target, int32_t from, int32_t to);
+  bool free_cells(int32_t sequence, int32_t from, int32_t to);
+  // llama.cpp writes into cells of local layers that their only owner cannot see from its end any more, though the owner may be cut back to
+  // them. So there each sequence has a twin that holds its cells as well.
+  int32_t twin_of(int32_t sequence) const noexcept { return last_sequence_id - sequence; }
+  bool has_twin(int32_t sequence) const noexcept { return twins_ && sequence < scratch_; }
   // Where the proofs of the cache are made: a sequence of a context, how its rows are stored, and its state with the token at position 0.
   struct Probe {
     abi::llama_context* context;
@@ -123,8 +137,12 @@ class Pool {
   int32_t probe_token() const;
   std::vector<uint8_t> state_of_probe(abi::llama_context* context, int32_t sequence, int32_t token, int32_t position, int32_t count);
   void prove_cache();
+  void keep_what_windows_leave(uint64_t window);
+  std::string why_unreadable(const Status& learned, const StateGeometry& geometry) const;
   CacheLayout layout_of(const StateGeometry& geometry) const;
-  std::shared_ptr<abi::llama_context> plain_context();
+  std::shared_ptr<abi::llama_context> plain_context(LayerRows* rows);
+  bool find_layers(const LayerRows& computed, Probe* plain, Probe* probe) const;
+  bool has_layers_of(const Probe& plain, const Probe& probe) const;
   bool find_rotation(const Probe& plain, Probe* probe) const;
   void prove_rotary_positions(const Probe& probe, int32_t token);
   void run();
@@ -136,6 +154,7 @@ class Pool {
   void plan();
   void plan_request(Request& request, int32_t budget);
   bool decode(Group& group);
+  void hold(const Group& group);
   void deliver(const Group& group);
   void undo(const Group& group);
   void finish(Request& request, Status status);
@@ -144,6 +163,7 @@ class Pool {
   bool must_stop(const Request& request) const;
   bool abort_now() const;
   KvContent read_cells(const SequenceState& sequence, int32_t from, int32_t to);
+  int32_t read_piece(const SequenceState& sequence, int32_t from, int32_t to, KvContent* content);
   void require_movable_keys() const;
   void move_down(SequenceState& sequence, int32_t from, int32_t to);
   void load_scratch(const uint8_t* state, size_t size);
@@ -170,7 +190,7 @@ class Pool {
   int32_t context_length_ = 0;
   int32_t scratch_ = 0;  // the sequence id that only the pool uses: imports and copies pass through it
   size_t kv_bytes_per_position_ = 0;
-  std::optional<StateGeometry> geometry_;
+  std::shared_ptr<const StateGeometry> geometry_;
   std::optional<CacheLayout> layout_;
   std::string layout_refusal_;
   std::vector<std::shared_ptr<const Rope>> ropes_;  // [layers], nullptr where keys are not rotated; empty if keys cannot be moved
@@ -178,6 +198,8 @@ class Pool {
   std::string key_positions_;
 
   // scheduler thread only
+  bool twins_ = false;
+  int32_t window_ = INT32_MAX;  // positions that a state holds of local layers
   CellLedger ledger_;
   std::vector<std::shared_ptr<Request>> active_;
   std::vector<std::shared_ptr<Request>> retired_;  // ended in this tick; the groups may still point at them

@@ -35,14 +35,27 @@ void Pool::require_adjacent_end(const SequenceState& s, int32_t length) const {
     fail(Code::position_scheme, "a gap in the positions must leave at least two positions behind it");
 }
 
+void Pool::share_cells(int32_t source, int32_t target, int32_t from, int32_t to) {
+  guarded("llama_memory_seq_cp", [&] {
+    api_.llama_memory_seq_cp(memory_, source, target, from, to);
+    if (has_twin(target)) api_.llama_memory_seq_cp(memory_, source, twin_of(target), from, to);
+    return true;
+  });
+}
+
+bool Pool::free_cells(int32_t sequence, int32_t from, int32_t to) {
+  return guarded("llama_memory_seq_rm", [&] {
+    return (!has_twin(sequence) || api_.llama_memory_seq_rm(memory_, twin_of(sequence), from, to)) &&
+           api_.llama_memory_seq_rm(memory_, sequence, from, to);
+  });
+}
+
 void Pool::truncate(SequenceState& s, int32_t length) {
   const int32_t size = s.log.size();
   if (length >= size) return;
   const auto keep = static_cast<size_t>(length);
   const int32_t first = s.positions[keep];
-  if (!guarded("llama_memory_seq_rm", [&] { return api_.llama_memory_seq_rm(memory_, s.id, first, -1); })) {
-    fail(Code::engine_failed, "llama.cpp refused to truncate the sequence");
-  }
+  if (!free_cells(s.id, first, -1)) fail(Code::engine_failed, "llama.cpp refused to truncate the sequence");
   const auto rows = std::count(s.log.tokens.begin() + length, s.log.tokens.end(), row_entry);
   s.log.rows.resize(s.log.rows.size() - static_cast<size_t>(rows) * row_.size());
   s.log.tokens.resize(keep);
@@ -57,10 +70,7 @@ void Pool::truncate(SequenceState& s, int32_t length) {
 // `target` becomes a copy of `source`; the cells are shared, no bytes move.
 void Pool::replace(SequenceState& target, const SequenceState& source) {
   truncate(target, 0);
-  guarded("llama_memory_seq_cp", [&] {
-    api_.llama_memory_seq_cp(memory_, source.id, target.id, -1, -1);
-    return true;
-  });
+  share_cells(source.id, target.id, -1, -1);
   for (const uint32_t cell : source.cells) ledger_.share(cell);
   target.log = source.log;
   target.positions = source.positions;
@@ -87,9 +97,7 @@ void Pool::release(SequenceState& s) {
   counters_.open_sequences--;
 }
 
-void Pool::clear_scratch() {
-  guarded("llama_memory_seq_rm", [&] { return api_.llama_memory_seq_rm(memory_, scratch_, -1, -1); });
-}
+void Pool::clear_scratch() { free_cells(scratch_, -1, -1); }
 
 // The scratch sequence gets what a state holds. Error: context_overflow, and then it is empty.
 void Pool::load_scratch(const uint8_t* state, size_t size) {
@@ -100,7 +108,8 @@ void Pool::load_scratch(const uint8_t* state, size_t size) {
 }
 
 const CacheLayout& Pool::layout() const {
-  if (!layout_) fail(Code::kv_layout, "keys and values of this cache cannot be read: " + layout_refusal_);
+  if (!layout_)
+    fail(Code::kv_layout, "keys and values of " + model_->info().architecture + " cannot be read from its cache: " + layout_refusal_);
   return *layout_;
 }
 
@@ -114,20 +123,25 @@ KvContent Pool::export_kv(const SequenceState& s, int32_t from, int32_t to) {
   return content;
 }
 
-// Layout, positions and rows of entries [from, to). llama.cpp writes cells in the order of the cache, which is that of the positions unless
-// they were taken in pieces.
+// Layout, positions and rows of entries [from, to).
 KvContent Pool::read_cells(const SequenceState& s, int32_t from, int32_t to) {
   KvContent content;
   content.layout = layout();
-  if (from == to) return content;
   content.positions.assign(s.positions.begin() + from, s.positions.begin() + to);
-  const bool whole = from == 0 && to == s.log.size();
-  if (!whole) {
-    guarded("llama_memory_seq_cp", [&] {
-      api_.llama_memory_seq_cp(memory_, s.id, scratch_, content.positions.front(), content.positions.back() + 1);
-      return true;
-    });
-  }
+  for (int32_t first = from; first < to;) first = read_piece(s, first, to, &content);
+  if (content.segments.size() > 1) content.state = {};
+  return content;
+}
+
+// The rows of as many entries from `from` on as one state holds, and where they end. Of local layers that is a window: a state leaves out
+// what its last position cannot see, though the cache has it. llama.cpp writes cells in the order of the cache, which is that of the
+// positions unless they were taken in pieces.
+int32_t Pool::read_piece(const SequenceState& s, int32_t from, int32_t to, KvContent* content) {
+  const auto first = s.positions.begin() + from;
+  const auto last = std::lower_bound(first, s.positions.begin() + to, int64_t{*first} + window_);
+  const std::vector<int32_t> wanted(first, last);
+  const bool whole = static_cast<int32_t>(wanted.size()) == s.log.size();
+  if (!whole) share_cells(s.id, scratch_, wanted.front(), wanted.back() + 1);
   std::shared_ptr<uint8_t> state;
   size_t size = 0;
   guarded("llama_state_seq_get_data", [&] {
@@ -141,24 +155,26 @@ KvContent Pool::read_cells(const SequenceState& s, int32_t from, int32_t to) {
   if (state == nullptr) fail(Code::out_of_memory, "no memory for " + std::to_string(size) + " bytes of keys and values");
   StateSummary summary;
   if (Status status = locate_rows(state.get(), size, *geometry_, &summary); !status.ok()) throw Failure(std::move(status));
-  KvSegment cells{state, to - from, {}};
-  for (const size_t offset : summary.parts) cells.parts.push_back(state.get() + offset);
-  if (summary.positions == content.positions) {
-    content.segments.push_back(std::move(cells));
-    content.state = {std::move(state), size};
-  } else {
-    std::vector<int32_t> sorted = summary.positions;
-    std::sort(sorted.begin(), sorted.end());
-    if (sorted != content.positions) fail(Code::engine_failed, "llama.cpp holds other positions than it was given");
-    if (Status status = in_order(content.layout, cells, summary.positions, &content.segments.emplace_back()); !status.ok())
-      throw Failure(std::move(status));
+  if (summary.positions.back().size() < summary.positions.front().size() && wanted.size() > 1) {
+    // the window is smaller than the file says
+    window_ = (wanted.back() - wanted.front() + 1) / 2;
+    return from;
   }
-  return content;
+  for (std::vector<int32_t> positions : summary.positions) {
+    std::sort(positions.begin(), positions.end());
+    if (positions != wanted) fail(Code::engine_failed, "llama.cpp holds other positions than it was given");
+  }
+  KvSegment& segment = content->segments.emplace_back();
+  if (Status status = segment_of_state(content->layout, *geometry_, summary, state, &segment); !status.ok())
+    throw Failure(std::move(status));
+  if (segment.owner == state) content->state = {std::move(state), size, geometry_};
+  return from + static_cast<int32_t>(wanted.size());
 }
 
 // The bytes that llama.cpp takes for `content` at `positions`. Any thread.
 Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> positions, const std::atomic<bool>* cancel) const {
   const CacheLayout& local = layout();
+  if (Status status = require_all_layers(content.layout, local.layers()); !status.ok()) throw Failure(std::move(status));
   // before anything of that size is made
   if (static_cast<int64_t>(positions.size()) > context_length_)
     fail(Code::context_overflow, std::to_string(positions.size()) + " positions, the context has " + std::to_string(context_length_));
@@ -168,7 +184,8 @@ Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> po
   const size_t size = state_bytes(*geometry_, positions.size());
   Incoming incoming;
   incoming.log = {content.tokens, content.rows};
-  if (!moves && content.layout == local && content.state.bytes != nullptr && content.state.size == size) {
+  if (!moves && content.layout == local && content.state.bytes != nullptr && content.state.size == size &&
+      same_form(*content.state.geometry, *geometry_)) {
     // another pool's cache of the same layout: as it gave it, this one takes it
     if (Status status = require_finite(content, cancel); !status.ok()) throw Failure(std::move(status));
     incoming.state = content.state;
@@ -181,12 +198,13 @@ Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> po
     move.ropes = ropes_;
     for (size_t i = 0; i < positions.size(); i++) move.shifts.push_back(positions[i] - content.positions[i]);
   }
-  incoming.state = {large_memory(size), size};
+  incoming.state = {large_memory(size), size, geometry_};
   if (incoming.state.bytes == nullptr) fail(Code::out_of_memory, "no memory for " + std::to_string(size) + " bytes of keys and values");
   std::vector<uint8_t*> parts;
   begin_state(*geometry_, positions, incoming.state.bytes.get(), &parts);
   if (content.size() > 0) {
-    if (Status status = write_rows(content, local, moves ? &move : nullptr, parts, cancel); !status.ok()) throw Failure(std::move(status));
+    if (Status status = write_rows(content, local, moves ? &move : nullptr, parts, geometry_->transposed_values, cancel); !status.ok())
+      throw Failure(std::move(status));
   }
   incoming.positions = std::move(positions);
   return incoming;
@@ -220,10 +238,7 @@ void Pool::import_kv(SequenceState& s, Incoming incoming) {
   s.log.tokens.reserve(s.log.tokens.size() + more);
   s.log.rows.reserve(s.log.rows.size() + incoming.log.rows.size());
   load_scratch(incoming.state.bytes.get(), incoming.state.size);
-  guarded("llama_memory_seq_cp", [&] {
-    api_.llama_memory_seq_cp(memory_, scratch_, s.id, -1, -1);
-    return true;
-  });
+  share_cells(scratch_, s.id, -1, -1);
   clear_scratch();
   for (int32_t i = 0; i < count; i++) s.cells.push_back(ledger_.take());
   s.positions.insert(s.positions.end(), incoming.positions.begin(), incoming.positions.end());
@@ -265,7 +280,7 @@ void Pool::drop(SequenceState& s, int32_t from, int32_t to, bool reanchor) {
     move_down(s, from, to);
     return;
   }
-  guarded("llama_memory_seq_rm", [&] { return api_.llama_memory_seq_rm(memory_, s.id, from, to); });
+  free_cells(s.id, from, to);
   const auto d = static_cast<ptrdiff_t>(row_.size());
   const auto rows_before = std::count(s.log.tokens.begin(), s.log.tokens.begin() + from, row_entry);
   const auto rows_dropped = std::count(s.log.tokens.begin() + from, s.log.tokens.begin() + to, row_entry);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/status.h"
+#include "kv/llama_state.h"
 #include "kv/rows.h"
 
 namespace latentwire {
@@ -24,8 +25,11 @@ struct CacheLayout {
   int32_t dimension = 0;         // of a latent in the log
   int32_t key_head = 0;          // channels of a head
   int32_t value_head = 0;
+  // Which layers of the model these are, ascending, if some are left out; empty if all are there.
+  std::vector<int32_t> numbers;  // [layers] or []
 
   int64_t layers() const noexcept { return static_cast<int64_t>(parts.size() / 2); }
+  int32_t layer_number(size_t layer) const noexcept { return numbers.empty() ? static_cast<int32_t>(layer) : numbers[layer]; }
   // Of the rows of one position.
   int64_t position_bytes() const noexcept;
   bool operator==(const CacheLayout&) const = default;
@@ -38,10 +42,11 @@ struct KvSegment {
   std::vector<const uint8_t*> parts;  // [2 * layers], each [count, row bytes]
 };
 
-// The bytes that llama.cpp gave a content as, and takes it as again.
+// The bytes that llama.cpp gave a content as, and takes it as again where states have the same geometry.
 struct LlamaState {
   std::shared_ptr<uint8_t> bytes;
   size_t size = 0;
+  std::shared_ptr<const StateGeometry> geometry;
 };
 
 struct KvContent {
@@ -61,6 +66,9 @@ struct KvContent {
   KvContent slice(int64_t from, int64_t to) const;
   // This and then `next`; no row is copied. Error: kv_layout, if their rows are stored differently.
   Status concat(const KvContent& next, KvContent* out) const;
+  // The layers of these numbers of the model, which must ascend, and no others; no row is copied. Error: kv_layout, if one of them is not
+  // there.
+  Status select(const std::vector<int32_t>& layers, KvContent* out) const;
   // Calls body(segment, first, count) for the rows of each segment that entries [from, to) lie in, in order.
   template <typename Body>
   void for_segments(int64_t from, int64_t to, const Body& body) const {
@@ -86,9 +94,14 @@ struct KvContent {
 // Error: out_of_memory.
 Status allocate_segment(const CacheLayout& layout, int64_t count, KvSegment* segment, std::vector<uint8_t*>* writable);
 
-// The cells of a cache, whose positions come in any order, one a cell, as a segment of new memory in the order of the positions. Error:
-// out_of_memory.
-Status in_order(const CacheLayout& layout, const KvSegment& cells, const std::vector<int32_t>& cell_positions, KvSegment* out);
+// The rows of a state, whose cells come in any order, one a position, as a segment in the order of the positions: it refers to the state,
+// which `owner` keeps, if they lie there as a segment needs them, and else to new memory. Each section of the state must hold the same
+// positions. Error: out_of_memory.
+Status segment_of_state(const CacheLayout& layout, const StateGeometry& geometry, const StateSummary& summary,
+                        const std::shared_ptr<const uint8_t>& owner, KvSegment* out);
+
+// Error kv_layout, which names the layers that `content` lacks of the `layers` of a model.
+Status require_all_layers(const CacheLayout& content, int64_t layers);
 
 // first, first + 1, ...: `count` of them
 std::vector<int32_t> positions_from(int32_t first, int64_t count);
@@ -103,10 +116,11 @@ struct KeyMove {
 Status require_finite(const KvContent& content, const std::atomic<bool>* cancel);
 
 // Writes all rows as `layout` stores them, which may differ from the content's in formats and rotations only: part p goes to targets[p],
-// [n, row bytes]. Rows that need no change are copied bit by bit. Every number is looked at on the way. Errors: kv_layout (another shape),
-// non_finite (a number that is not finite, or too large for the new format), cancelled.
+// [n, row bytes]; values, if they are `transposed`, as [channels, n]. Rows that need no change are copied bit by bit. Every number is
+// looked at on the way. Errors: kv_layout (another shape), non_finite (a number that is not finite, or too large for the new format),
+// cancelled.
 Status write_rows(const KvContent& content, const CacheLayout& layout, const KeyMove* move, const std::vector<uint8_t*>& targets,
-                  const std::atomic<bool>* cancel);
+                  bool transposed, const std::atomic<bool>* cancel);
 
 // The layout with numbers of another format; parts that have it already stay as they are. Quantised rows are rotated as llama.cpp does it:
 // where heads are multiples of 64, keys in blocks of the largest power of two that divides a head, values in blocks of 64.

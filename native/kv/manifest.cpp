@@ -1,7 +1,7 @@
 // Little-endian, without gaps:
 //
-//   u32 digests (1: XXH3-128), u64 entries, u32 latent dimension, u32 channels of a head of keys, u32 of values
-//   u32 layers, layers x K|V: { u32 format, u32 channels, u32 rotation }
+//   u32 kind (1; 2 for some layers of a model only), u64 entries, u32 latent dimension, u32 channels of a head of keys, u32 of values
+//   u32 layers, and if some are left out, layers x u32 number; layers x K|V: { u32 format, u32 channels, u32 rotation }
 //   identity, then notes: u32 fields, fields x { u32 length, name, u32 length, value }
 #include "kv/manifest.h"
 
@@ -21,7 +21,9 @@ struct FormatNumber {
 constexpr FormatNumber format_numbers[] = {
     {RowFormat::f32, 0}, {RowFormat::f16, 1}, {RowFormat::q4_0, 2}, {RowFormat::q8_0, 8}, {RowFormat::bf16, 30},
 };
-constexpr uint32_t xxh3_128 = 1;
+// Digests are XXH3-128 in both.
+constexpr uint32_t all_layers = 1;
+constexpr uint32_t some_layers = 2;
 constexpr uint32_t max_fields = 256;
 constexpr size_t shown = 100;  // characters of a foreign text in a message
 
@@ -66,12 +68,13 @@ void write_fields(const KvManifest::Fields& fields, ByteWriter* writer) {
 
 std::vector<uint8_t> write_manifest(const KvManifest& manifest) {
   ByteWriter writer;
-  writer.put(xxh3_128);
+  writer.put(manifest.layout.numbers.empty() ? all_layers : some_layers);
   writer.put(manifest.entries);
   writer.put(static_cast<uint32_t>(manifest.layout.dimension));
   writer.put(static_cast<uint32_t>(manifest.layout.key_head));
   writer.put(static_cast<uint32_t>(manifest.layout.value_head));
   writer.put(static_cast<uint32_t>(manifest.layout.layers()));
+  for (const int32_t number : manifest.layout.numbers) writer.put(static_cast<uint32_t>(number));
   for (const CacheRows& part : manifest.layout.parts) {
     const auto* found =
         std::find_if(std::begin(format_numbers), std::end(format_numbers), [&](const auto& f) { return f.format == part.format; });
@@ -88,11 +91,12 @@ Status read_manifest(const uint8_t* bytes, size_t size, KvManifest* out) {
   if (size > max_manifest_bytes) return Status::fail(Code::kv_limit, "a manifest of " + std::to_string(size) + " bytes");
   ByteReader reader(bytes, size);
   KvManifest manifest;
-  uint32_t digests = 0;
+  uint32_t kind = 0;
   uint32_t sizes[3] = {};
   uint32_t layers = 0;
-  if (!reader.read(&digests)) return cut_off();
-  if (digests != xxh3_128) return Status::fail(Code::kv_version, "digests of the unknown kind " + std::to_string(digests));
+  if (!reader.read(&kind)) return cut_off();
+  if (kind != all_layers && kind != some_layers)
+    return Status::fail(Code::kv_version, "a manifest of the unknown kind " + std::to_string(kind));
   if (!reader.read(&manifest.entries)) return cut_off();
   for (uint32_t& one : sizes) {
     if (!reader.read(&one)) return cut_off();
@@ -103,6 +107,14 @@ Status read_manifest(const uint8_t* bytes, size_t size, KvManifest* out) {
   manifest.layout.dimension = static_cast<int32_t>(sizes[0]);
   manifest.layout.key_head = static_cast<int32_t>(sizes[1]);
   manifest.layout.value_head = static_cast<int32_t>(sizes[2]);
+  for (uint32_t i = 0; i < layers && kind == some_layers; i++) {
+    uint32_t number = 0;
+    if (!reader.read(&number)) return cut_off();
+    std::vector<int32_t>& numbers = manifest.layout.numbers;
+    if (number >= static_cast<uint32_t>(max_layers) || (!numbers.empty() && static_cast<int32_t>(number) <= numbers.back()))
+      return Status::fail(Code::kv_format, "the numbers of the layers are not in order");
+    numbers.push_back(static_cast<int32_t>(number));
+  }
   manifest.layout.parts.resize(2 * size_t{layers});
   for (CacheRows& part : manifest.layout.parts) {
     if (Status status = read_part(&reader, &part); !status.ok()) return status;
@@ -130,7 +142,15 @@ Status check_manifest(const KvManifest& sent, const KvManifest& local) {
                         "made with another " + name.substr(0, shown) + ": " + value_in(theirs, name) + ", here " + value_in(ours, name));
   }
   const auto same = [](const CacheRows& a, const CacheRows& b) { return a.channels == b.channels; };
-  const auto& parts = local.layout.parts;
+  const auto& numbers = sent.layout.numbers;
+  if (!numbers.empty() && (numbers.back() >= local.layout.layers() || sent.layout.layers() >= local.layout.layers()))
+    return Status::fail(Code::kv_layout, "made with another number of layers");
+  // what is left out cannot differ
+  std::vector<CacheRows> parts;
+  for (size_t layer = 0; layer < static_cast<size_t>(numbers.empty() ? local.layout.layers() : sent.layout.layers()); layer++) {
+    const auto number = static_cast<size_t>(sent.layout.layer_number(layer));
+    parts.insert(parts.end(), {local.layout.parts[2 * number], local.layout.parts[2 * number + 1]});
+  }
   if (sent.layout.dimension != local.layout.dimension || sent.layout.key_head != local.layout.key_head ||
       sent.layout.value_head != local.layout.value_head ||
       !std::equal(parts.begin(), parts.end(), sent.layout.parts.begin(), sent.layout.parts.end(), same))

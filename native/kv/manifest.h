@@ -31,8 +31,8 @@ std::vector<uint8_t> write_manifest(const KvManifest& manifest);
 // Errors: kv_truncated, kv_format, kv_limit. `out` is only written on success.
 Status read_manifest(const uint8_t* bytes, size_t size, KvManifest* out);
 
-// Whether content that `sent` describes can be used where `local` holds. Errors: kv_model_mismatch, which names the first field that
-// differs; kv_layout (another number of layers or channels).
+// Whether content that `sent` describes, which may be of some layers only, means the same where `local` holds. Errors: kv_model_mismatch,
+// which names the first field that differs; kv_layout (another number of layers or channels).
 Status check_manifest(const KvManifest& sent, const KvManifest& local);
 
 }  // namespace latentwire

@@ -3,7 +3,7 @@
 import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from "node:fs";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { bundledModel, loadModel, openTokenTable, pipe, Tensor, type Model, type Pool } from "../../lib/index.js";
+import { bundledModel, KvStore, loadModel, openTokenTable, pipe, Tensor, type Model, type Pool } from "../../lib/index.js";
 import { writeTinyModel, type TinyModelOptions } from "../fixtures/gguf.js";
 import { codeOf, cosine, filled, floats, folder, greedy, maxAbsDifference, row, tinyModel } from "./helpers.js";
 
@@ -101,15 +101,63 @@ describe("families", () => {
     }
   });
 
-  it("a sliding-window cache is not saved: refused by name", async () => {
-    await using tiny = await tinyModel({ architecture: "gemma2" });
-    await using own = await tiny.createPool({ contextLength: 256 });
-    const sequence = await filled(own, text);
-    expect(await codeOf(() => sequence.save())).toBe("ERR_LATENT_KV_LAYOUT");
-  });
+  const unread: readonly (readonly [string, TinyModelOptions, RegExp])[] = [
+    ["latent attention", { architecture: "deepseek2" }, /deepseek2.*latent attention/],
+    ["positions on four axes", { architecture: "qwen2vl" }, /qwen2vl.*M-RoPE/],
+  ];
+  it.each(unread)(
+    "34. %s: the model runs, and every way into its cache or out of it is refused by name and changes nothing",
+    async (_, options, why) => {
+      await using tiny = await tinyModel(options);
+      await using own = await tiny.createPool({ contextLength: 256 });
+      await using other = await tiny.createPool({ contextLength: 256 });
+      const [sequence, twin] = [await filled(own, text), await filled(own, text)];
+      const log = sequence.log();
+      await using llama = await tinyModel({ architecture: "llama" });
+      await using source = await llama.createPool({ contextLength: 256 });
+      const foreign = await filled(source, text);
+      const bytes = await foreign.save();
+      await using store = await KvStore.open({ ramBytes: 1 << 20 });
+      for (const call of [
+        () => sequence.exportKv(),
+        () => sequence.exportKv({ range: { from: 0, to: 2 } }),
+        () => sequence.exportKv({ layers: [0] }),
+        () => sequence.save(),
+        () => sequence.importKv(bytes),
+        () => own.restore(bytes),
+        () => own.readKv(bytes),
+        () => own.kvReceiver(),
+      ]) {
+        const error: unknown = await (async () => call())().then(
+          () => undefined,
+          (reason: unknown) => reason,
+        );
+        expect(error).toMatchObject({ code: "ERR_LATENT_KV_LAYOUT" });
+        expect(String(error)).toMatch(why);
+      }
+      for (const call of [
+        () => sequence.append(twin, { mode: "shift" }),
+        () => sequence.drop({ from: 0, to: 2 }),
+        () => sequence.keepLast(3),
+      ])
+        expect(await codeOf(call)).toBe("ERR_LATENT_POSITION_SCHEME");
+      // a prefix that fills no chunk asks nothing of the cache
+      expect(await store.put(sequence)).toMatchObject({ added: 0 });
+      await sequence.prefill(Int32Array.from({ length: 100 }, (__, i) => 5 + (i % 200)));
+      await sequence.truncate(log.length);
+      expect(sequence.log()).toEqual(log);
+      expect(own.counters()).toMatchObject({ openSequences: 2, usedCells: 2 * log.length });
+      expect(other.counters().openSequences).toBe(0);
+      expect(await greedy(sequence, 8)).toEqual(await greedy(twin, 8));
+    },
+  );
 
-  it("a recurrent model is refused", async () => {
-    expect(await codeOf(() => tinyModel({ architecture: "mamba" }))).toBe("ERR_LATENT_MODEL_UNSUPPORTED");
+  it("34. a recurrent state, alone or in some layers, is refused by name at load", async () => {
+    for (const architecture of ["mamba", "lfm2"] as const) {
+      const error: unknown = await tinyModel({ architecture }).catch((reason: unknown) => reason);
+      expect(error).toMatchObject({ code: "ERR_LATENT_MODEL_UNSUPPORTED" });
+      expect(String(error)).toMatch(new RegExp(`${architecture}: a recurrent state`));
+    }
   });
 
   it("quantised caches save, restore and continue", async () => {

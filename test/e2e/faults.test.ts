@@ -5,6 +5,7 @@ import { mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { findEngine } from "../../lib/models/runtime.js";
+import { writeTinyModel } from "../fixtures/gguf.js";
 import { compilerEnvironment, folder } from "./helpers.js";
 
 const engine = path.join(folder, "faulty");
@@ -65,6 +66,81 @@ describe.skipIf(process.platform !== "linux")("an engine that fails", () => {
     expect(onFaultyEngine(`fault("rows-differ"); return codeOf(lw.loadModel(lw.bundledModel()));`, { loads: true })).toBe(
       "ERR_LATENT_ENGINE_SELF_TEST",
     );
+  });
+
+  it("37. states of another byte order or of another release: the pool works, and keys and values do not leave it", () => {
+    for (const kind of ["state-big-endian", "state-later"]) {
+      const result = onFaultyEngine(`
+        fault("${kind}");
+        const other = await model.createPool({ contextLength: 256, maxSequences: 2 });
+        fault("");
+        const sequence = other.sequence();
+        await sequence.prefill("mia has the red key.");
+        const log = [...sequence.log()];
+        const source = pool.sequence();
+        await source.prefill("mia has the red key.");
+        const kv = await source.exportKv();
+        const bytes = await source.save();
+        const codes = [];
+        for (const call of [() => sequence.exportKv(), () => sequence.save(), () => sequence.importKv(kv), () => sequence.importKv(bytes), () => other.restore(bytes), async () => other.kvReceiver()])
+          codes.push(await codeOf(call()));
+        const same = JSON.stringify([...sequence.log()]) === JSON.stringify(log);
+        return { codes, same, tokens: (await sequence.generate({ maxTokens: 4 }).result).tokens.length, sequences: other.counters().openSequences };`);
+      const codes = Array.from({ length: 6 }, () => expect.stringMatching(/^ERR_LATENT_KV_(LAYOUT|MODEL_MISMATCH)$/) as string);
+      expect(result).toEqual({ codes, same: true, tokens: 4, sequences: 1 });
+    }
+  });
+
+  it("37. a graph that does not tell its layers: which rows of two caches are whose cannot be proved, and they do not leave the pool", () => {
+    const file = path.join(folder, "unproved.gguf");
+    writeTinyModel(file, { architecture: "gemma2", layers: 4 });
+    const result = onFaultyEngine(
+      `
+      const model = await lw.loadModel(${JSON.stringify(file)});
+      const results = [];
+      for (const kind of ["graph-unnamed", "graph-alike", ""]) {
+        fault(kind);
+        const pool = await model.createPool({ contextLength: 256, maxSequences: 4 });
+        const sequence = pool.sequence();
+        await sequence.prefill([5, 6, 7, 8]);
+        const { tokens } = await sequence.generate({ maxTokens: 4 }).result;
+        results.push([await codeOf(sequence.save()), await codeOf(sequence.drop({ from: 0, to: 2 })), tokens.length > 0]);
+        await pool.dispose();
+      }
+      return results;`,
+      { loads: true },
+    );
+    const refused = ["ERR_LATENT_KV_LAYOUT", "ERR_LATENT_POSITION_SCHEME", true];
+    expect(result).toEqual([refused, refused, ["no error", "no error", true]]);
+  });
+
+  it("34. a state whose second cache the engine cannot take leaves nothing of its first one behind", () => {
+    const file = path.join(folder, "windows.gguf");
+    writeTinyModel(file, { architecture: "gemma2", layers: 4 });
+    const result = onFaultyEngine(
+      `
+      const model = await lw.loadModel(${JSON.stringify(file)});
+      const pool = await model.createPool({ contextLength: 256, maxSequences: 4 });
+      const source = pool.sequence();
+      await source.prefill(Int32Array.from({ length: 40 }, (_, i) => 5 + i));
+      const kv = await source.exportKv();
+      const target = pool.sequence();
+      await target.prefill([7, 8, 9]);
+      const before = Buffer.from(await target.save());
+      const cells = pool.counters().usedCells;
+      fault("state-cut");
+      const code = await codeOf(target.importKv(kv));
+      fault("");
+      const same = Buffer.compare(Buffer.from(await target.save()), before) === 0;
+      const freed = pool.counters().usedCells === cells;
+      await target.importKv(kv);
+      // all cells that are left are free
+      const rest = pool.sequence();
+      await rest.prefill(Int32Array.from({ length: 256 - 40 - 43 }, (_, i) => 5 + (i % 200)));
+      return { code, same, freed, length: target.length };`,
+      { loads: true },
+    );
+    expect(result).toEqual({ code: "ERR_LATENT_CONTEXT_OVERFLOW", same: true, freed: true, length: 43 });
   });
 
   it("no context", () => {

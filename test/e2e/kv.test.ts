@@ -2,7 +2,7 @@
 // parts, and whatever goes wrong leaves the receiving sequence as it was. The numbers in the titles are those of the conformance list of KV
 // transfer.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { bundledModel, KvHandle, loadModel, type KvFormat, type Model, type Pool, type Sequence } from "../../lib/index.js";
+import { bundledModel, KvHandle, KvStore, loadModel, type KvFormat, type Model, type Pool, type Sequence } from "../../lib/index.js";
 import { codeOf, cosine, filled, floats, greedy, klDivergence, maxAbsDifference, tinyModel } from "./helpers.js";
 
 const text = "tom is in the red house. the key is in the box. ana has the blue ball. where is the key?";
@@ -149,6 +149,58 @@ describe("content", () => {
     numbers?.dispose();
     expect(JSON.parse(JSON.stringify(kv))).toMatchObject({ kind: "kv", positions: kv.length, format: "f16" });
     await source.dispose();
+  });
+});
+
+describe("some layers", () => {
+  it("are exported, read and sent under their numbers, and no cache takes them", async () => {
+    const deep = await tinyModel({ layers: 7, headDim: 32 });
+    const own = await deep.createPool({ contextLength: 512, maxSequences: 4 });
+    const source = own.sequence();
+    await source.prefill(Array.from({ length: 300 }, (_, i) => 5 + (i % 250)));
+    const before = await bytesOf(source);
+    using whole = await source.exportKv();
+    expect(whole.info).toMatchObject({ partial: false, layers: Array.from({ length: 7 }, (_, layer) => ({ layer })) });
+    using some = await source.exportKv({ layers: [5, 0, 6, 5], label: "three" });
+    expect(some.info).toMatchObject({ partial: true, positions: 300, bytes: (whole.info.bytes / 7) * 3 });
+    expect(some.info.layers.map(({ layer }) => layer)).toEqual([0, 5, 6]);
+    expect(some.toJSON()).toMatchObject({ layers: 3, label: "three" });
+    const wanted = [...whole.tiles()].filter(({ layer }) => [0, 5, 6].includes(layer));
+    const tiles = [...some.tiles()];
+    expect(tiles.map(({ layer, part, from, to }) => [layer, part, from, to])).toEqual(
+      wanted.map(({ layer, part, from, to }) => [layer, part, from, to]),
+    );
+    for (const [i, tile] of tiles.entries())
+      expect(await floats(tile.tensor())).toEqual(await floats(wanted[i]?.tensor() ?? tile.tensor()));
+
+    using received = await own.readKv(some.records());
+    expect(received.info).toEqual(some.info);
+    expect(Buffer.from(await received.toBytes()).equals(Buffer.from(await some.toBytes()))).toBe(true);
+    using small = await source.exportKv({ layers: [3], format: "q8_0", range: { from: 10, to: 20 } });
+    expect(small.info).toMatchObject({ partial: true, positions: 10, layers: [{ layer: 3, keys: { format: "q8_0" } }] });
+    using cut = some.slice({ from: 0, to: 10 });
+    using joined = cut.concat(some.slice({ from: 10, to: 300 }));
+    expect(Buffer.from(await joined.toBytes()).equals(Buffer.from(await some.toBytes()))).toBe(true);
+    using all = await source.exportKv({ layers: [6, 5, 4, 3, 2, 1, 0] });
+    expect(all.info.partial).toBe(false);
+    expect(Buffer.from(await all.toBytes()).equals(before)).toBe(true);
+
+    const target = own.sequence();
+    await target.prefill([5, 6, 7]);
+    const held = await bytesOf(target);
+    const error: unknown = await target.importKv(some).catch((reason: unknown) => reason);
+    expect(error).toMatchObject({ code: "ERR_LATENT_KV_LAYOUT" });
+    expect(String(error)).toMatch(/lacks those of the numbers 1, 2, 3, 4$/);
+    expect(await codeOf(() => target.importKv(some.records()))).toBe("ERR_LATENT_KV_LAYOUT");
+    expect(await codeOf(() => some.concat(whole))).toBe("ERR_LATENT_KV_LAYOUT");
+    await using store = await KvStore.open({ ramBytes: 1 << 24 });
+    expect(await codeOf(() => store.put(some))).toBe("ERR_LATENT_KV_LAYOUT");
+    expect((await bytesOf(target)).equals(held)).toBe(true);
+    for (const layers of [[], [-1], [7], [0.5], "0"] as unknown[])
+      expect(await codeOf(() => source.exportKv({ layers: layers as number[] }))).toBe("ERR_LATENT_INVALID_ARGUMENT");
+    expect((await bytesOf(source)).equals(before)).toBe(true);
+    await own.dispose();
+    await deep.dispose();
   });
 });
 

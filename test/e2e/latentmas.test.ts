@@ -323,8 +323,8 @@ describe("13. cutting", () => {
   });
 
   it("is refused where the cache cannot be read", async () => {
-    await using windowed = await tinyModel({ architecture: "gemma2" });
-    await using own = await windowed.createPool({ contextLength: 256 });
+    await using compressed = await tinyModel({ architecture: "deepseek2" });
+    await using own = await compressed.createPool({ contextLength: 256 });
     const [a, b] = [await filled(own, factsA), await filled(own, factsB)];
     const before = [...a.log()];
     expect(own.info.canShift).toBe(false);

@@ -15,16 +15,25 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   geometry.layers.assign(2, quantised ? StateLayer{8, 34, 2, 18} : StateLayer{1, 8, 1, 8});
   geometry.transposed_values = (bytes[0] & 2) != 0 && !quantised;
   geometry.extended_positions = (bytes[0] & 4) != 0;
+  if ((bytes[0] & 8) != 0) geometry.sections = {{1}, {0}};
   geometry.max_cells = 16;
 
   StateSummary summary;
   if (inspect_state(bytes + 1, size - 1, geometry, &summary).ok()) {
-    std::sort(summary.positions.begin(), summary.positions.end());
-    const bool unique = std::adjacent_find(summary.positions.begin(), summary.positions.end()) == summary.positions.end();
-    if (!unique || summary.positions.size() > 16) std::abort();
-    if (!summary.positions.empty() && (summary.positions.front() < 0 || summary.positions.back() >= 16)) std::abort();
+    if (summary.positions.size() != (geometry.sections.empty() ? 1 : 2)) std::abort();
+    for (std::vector<int32_t>& positions : summary.positions) {
+      std::sort(positions.begin(), positions.end());
+      const bool unique = std::adjacent_find(positions.begin(), positions.end()) == positions.end();
+      if (!unique || positions.size() > 16 || positions != summary.positions.front()) std::abort();
+      if (!positions.empty() && (positions.front() < 0 || positions.back() >= 16)) std::abort();
+    }
   }
   StateGeometry learned;
-  if (learn_geometry(bytes + 1, size - 1, 2, 2, &learned).ok() && learned.layers.size() != 2) std::abort();
+  if (learn_geometry(bytes + 1, size - 1, 2, &learned).ok()) {
+    // what was learned reads the state that it was learned from
+    learned.max_cells = 1 << 16;
+    const Status read = locate_rows(bytes + 1, size - 1, learned, &summary);
+    if (!read.ok() && read.code != Code::kv_position && read.code != Code::kv_format) std::abort();
+  }
   return 0;
 }

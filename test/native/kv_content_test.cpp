@@ -68,8 +68,13 @@ TEST_CASE("slices and joins hold the same entries as the whole, at any cut") {
 TEST_CASE("15. cells in any order become rows in the order of their positions") {
   const KvContent whole = content_of(layout_of(2, RowFormat::q8_0), 9);
   const std::vector<int32_t> cells = {30, 2, 11, 4, 25, 7, 1, 19, 3};
+  // a state whose parts lie as the segment's
+  const uint8_t* start = whole.segments.front().parts.front();
+  StateSummary summary{{cells}, {}};
+  for (const uint8_t* part : whole.segments.front().parts) summary.parts.push_back(static_cast<size_t>(part - start));
+  const std::shared_ptr<const uint8_t> owner(whole.segments.front().owner, start);
   KvSegment sorted;
-  REQUIRE(in_order(whole.layout, whole.segments.front(), cells, &sorted).ok());
+  REQUIRE(segment_of_state(whole.layout, {}, summary, owner, &sorted).ok());
   std::vector<int32_t> order(cells.size());
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(),
@@ -157,7 +162,7 @@ TEST_CASE("16. keys move while they are written, each by its own shift; values, 
     // segments of odd sizes, so that runs of equal shifts cross them
     KvContent pieces;
     REQUIRE(source.slice(0, 33).concat(source.slice(33, 150), &pieces).ok());
-    REQUIRE(write_rows(pieces, moved.layout, &move, parts, nullptr).ok());
+    REQUIRE(write_rows(pieces, moved.layout, &move, parts, false, nullptr).ok());
     for (const int64_t part : {1, 2, 3}) CHECK(rows_of(moved, part) == rows_of(source, part));
     std::vector<float> want = decoded(source, 0);
     rotate(rope, move.shifts.data(), want.data(), 150, 2);
@@ -168,18 +173,73 @@ TEST_CASE("16. keys move while they are written, each by its own shift; values, 
 }
 
 TEST_CASE("a state that is written is the state that is read") {
-  StateGeometry geometry;
-  geometry.layers.assign(3, StateLayer{1, 128, 8, 68});
-  geometry.max_cells = 64;
-  for (const int32_t n : {0, 1, 9}) {
-    std::vector<int32_t> positions = positions_from(5, n);
-    std::vector<uint8_t> state(state_bytes(geometry, static_cast<uint64_t>(n)), 0x11);
-    std::vector<uint8_t*> parts;
-    begin_state(geometry, positions, state.data(), &parts);
-    StateSummary summary;
-    REQUIRE(inspect_state(state.data(), state.size(), geometry, &summary).ok());
-    CHECK(summary.positions == positions);
-    for (size_t part = 0; part < summary.parts.size(); part++) CHECK(state.data() + summary.parts[part] == parts[part]);
+  StateGeometry plain;
+  plain.layers.assign(3, StateLayer{1, 128, 8, 68});
+  plain.max_cells = 64;
+  StateGeometry two = plain;
+  two.sections = {{2}, {0, 1}};
+  StateGeometry transposed = two;
+  transposed.layers.assign(3, StateLayer{1, 128, 1, 128});
+  transposed.transposed_values = true;
+  transposed.streams = 3;
+  for (const StateGeometry& geometry : {plain, two, transposed}) {
+    for (const int32_t n : {0, 1, 9}) {
+      std::vector<int32_t> positions = positions_from(5, n);
+      std::vector<uint8_t> state(state_bytes(geometry, static_cast<uint64_t>(n)), 0x11);
+      std::vector<uint8_t*> parts;
+      begin_state(geometry, positions, state.data(), &parts);
+      StateSummary summary;
+      REQUIRE(inspect_state(state.data(), state.size(), geometry, &summary).ok());
+      for (const auto& there : summary.positions) CHECK(there == positions);
+      for (size_t part = 0; part < summary.parts.size() && n > 0; part++) CHECK(state.data() + summary.parts[part] == parts[part]);
+    }
+  }
+}
+
+TEST_CASE(
+    "8. rows go into a state whose values lie channel by channel, and of one with its cells in any order and two caches, come out again") {
+  for (const RowFormat format : {RowFormat::f32, RowFormat::f16, RowFormat::bf16}) {
+    for (const int64_t n : {1, 2, 63, 64, 65, 200}) {
+      const CacheLayout layout = layout_of(3, format);
+      const KvContent whole = content_of(layout, n);
+      KvContent content;  // of pieces, whose seams lie anywhere in a block
+      REQUIRE(whole.slice(0, n / 3).concat(whole.slice(n / 3, n), &content).ok());
+      const auto row_bytes = static_cast<uint64_t>(layout.parts[0].row_bytes());
+      const int32_t type = format == RowFormat::f32 ? 0 : format == RowFormat::f16 ? 1 : 30;
+      StateGeometry geometry;
+      geometry.layers.assign(3, StateLayer{type, row_bytes, type, row_bytes});
+      geometry.sections = {{1}, {0, 2}};
+      geometry.transposed_values = true;
+      geometry.max_cells = 1024;
+      std::vector<int32_t> positions = positions_from(0, n);
+      const std::shared_ptr<std::vector<uint8_t>> state =
+          std::make_shared<std::vector<uint8_t>>(state_bytes(geometry, static_cast<uint64_t>(n)));
+      std::vector<uint8_t*> parts;
+      begin_state(geometry, positions, state->data(), &parts);
+      REQUIRE(write_rows(content, layout, nullptr, parts, true, nullptr).ok());
+      const std::shared_ptr<const uint8_t> owner(state, state->data());
+      StateSummary summary;
+      REQUIRE(inspect_state(state->data(), state->size(), geometry, &summary).ok());
+      KvContent back;
+      back.layout = layout;
+      back.tokens = whole.tokens;
+      REQUIRE(segment_of_state(layout, geometry, summary, owner, &back.segments.emplace_back()).ok());
+      for (int64_t part = 0; part < 6; part++) CHECK(rows_of(back, part) == rows_of(whole, part));
+
+      // the first cache backwards: what was row i of its layer is row n - 1 - i
+      std::reverse(summary.positions[0].begin(), summary.positions[0].end());
+      REQUIRE(segment_of_state(layout, geometry, summary, owner, &back.segments.front()).ok());
+      for (int64_t part = 0; part < 6; part++) {
+        std::vector<uint8_t> want = rows_of(whole, part);
+        if (part / 2 == 1) {
+          const std::vector<uint8_t> rows = want;
+          for (int64_t i = 0; i < n; i++)
+            std::copy_n(rows.begin() + i * static_cast<int64_t>(row_bytes), row_bytes,
+                        want.begin() + (n - 1 - i) * static_cast<int64_t>(row_bytes));
+        }
+        CHECK(rows_of(back, part) == want);
+      }
+    }
   }
 }
 

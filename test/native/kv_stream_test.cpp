@@ -368,6 +368,66 @@ TEST_CASE("a seal covers every record, and a signature over it goes along withou
   CHECK(late.seal() == writer.seal());
 }
 
+TEST_CASE("some layers go under their numbers, which an older reader must not pass over") {
+  CacheLayout all = layout_of(5, RowFormat::f16);
+  all.parts[6].channels = 32;  // the keys of layer 3
+  const KvContent whole = content_of(all, 300);
+  KvContent some;
+  REQUIRE(whole.select({1, 3}, &some).ok());
+  CHECK(some.layout.numbers == std::vector<int32_t>{1, 3});
+  for (const int64_t part : {0, 1, 2, 3}) CHECK(rows_of(some, part) == rows_of(whole, part < 2 ? part + 2 : part + 4));
+  KvContent same;
+  REQUIRE(whole.select({0, 1, 2, 3, 4}, &same).ok());
+  CHECK(same.layout == whole.layout);
+  KvContent fewer;
+  REQUIRE(some.select({3}, &fewer).ok());
+  CHECK(fewer.layout.numbers == std::vector<int32_t>{3});
+  for (const std::vector<int32_t>& wrong : {std::vector<int32_t>{5}, {-1}, {2, 1}, {1, 1}})
+    CHECK(whole.select(wrong, &same).code == Code::kv_layout);
+  CHECK(some.select({2}, &same).code == Code::kv_layout);
+  CHECK(some.concat(fewer, &same).code == Code::kv_layout);
+
+  const std::vector<uint8_t> bytes = stream_of(some);
+  KvReader reader(expectation_of(all));
+  REQUIRE(feed_all(&reader, bytes, 4096).ok());
+  std::shared_ptr<const KvContent> content;
+  KvManifest manifest;
+  REQUIRE(reader.finish(&content, &manifest).ok());
+  check_same(*content, some);
+  const Status refused = require_all_layers(content->layout, 5);
+  CHECK(refused.code == Code::kv_layout);
+  CHECK(refused.message.find("0, 2, 4") != std::string::npos);
+  CHECK(require_all_layers(whole.layout, 5).ok());
+
+  // the kind is not that of whole content
+  const std::vector<uint8_t> head = write_manifest(manifest_of(some.layout, 300));
+  CHECK(head.front() == 2);
+  CHECK(write_manifest(manifest_of(whole.layout, 300)).front() == 1);
+  KvManifest read;
+  for (size_t size = 0; size < head.size(); size++) {
+    const std::vector<uint8_t> cut(head.begin(), head.begin() + static_cast<ptrdiff_t>(size));
+    CHECK(read_manifest(cut.data(), cut.size(), &read).code == Code::kv_truncated);
+  }
+  constexpr size_t numbers = 4 + 8 + 12 + 4;
+  const auto code_with = [&](size_t at, uint32_t value) {
+    const std::vector<uint8_t> changed = with(head, at, value);
+    const Status status = read_manifest(changed.data(), changed.size(), &read);
+    return status.ok() ? check_manifest(read, manifest_of(all)).code : status.code;
+  };
+  CHECK(code_with(numbers, 1) == Code::ok);
+  CHECK(code_with(numbers, 0) == Code::ok);
+  CHECK(code_with(numbers, 3) == Code::kv_format);
+  CHECK(code_with(numbers + 4, 0) == Code::kv_format);
+  CHECK(code_with(numbers + 4, 0xffffffffU) == Code::kv_format);
+  CHECK(code_with(numbers + 4, 5) == Code::kv_layout);
+  CHECK(code_with(numbers + 4, 4) == Code::kv_layout);  // whose keys have more channels
+  CHECK(code_with(0, 3) == Code::kv_version);
+  // all layers under their numbers are no content of some
+  KvManifest spelt = manifest_of(all);
+  spelt.layout.numbers = {0, 1, 2, 3, 4};
+  CHECK(check_manifest(spelt, manifest_of(all)).code == Code::kv_layout);
+}
+
 TEST_CASE("the format does not change: a stream of version 1, byte by byte") {
   CacheLayout layout = layout_of(2, RowFormat::f16, 32);
   layout.parts[1] = {RowFormat::q8_0, 32, 32};
