@@ -40,7 +40,7 @@ struct KvSegment {
 
 // The bytes that llama.cpp gave a content as, and takes it as again.
 struct LlamaState {
-  std::shared_ptr<uint8_t> bytes;
+  std::shared_ptr<const uint8_t> bytes;
   size_t size = 0;
 };
 

@@ -178,6 +178,22 @@ Status read_state(const uint8_t* blob, size_t size, const StateGeometry& local, 
   return {};
 }
 
+// Calls visit(offset, head, part) -> whether to go on, for what comes before the rows of each part.
+template <typename Visit>
+bool for_heads(const StateGeometry& local, const std::vector<int32_t>& positions, const Visit& visit) {
+  const StateHeads heads = state_heads(local, positions);
+  size_t offset = 0;
+  for (size_t i = 0; i < heads.bytes.size(); i++) {
+    const size_t part = i < heads.parts.size() ? heads.parts[i] : SIZE_MAX;
+    if (!visit(offset, heads.bytes[i], part)) return false;
+    offset += heads.bytes[i].size();
+    if (part == SIZE_MAX) continue;
+    const StateLayer& layer = local.layers[part / 2];
+    offset += positions.size() * (part % 2 == 1 ? layer.value_row_bytes : layer.key_row_bytes);
+  }
+  return true;
+}
+
 }  // namespace
 
 Status learn_geometry(const uint8_t* blob, size_t size, int64_t cells, int64_t layer_count, StateGeometry* out) {
@@ -215,35 +231,52 @@ uint64_t state_bytes(const StateGeometry& local, uint64_t cells) {
   return bytes;
 }
 
-void begin_state(const StateGeometry& local, const std::vector<int32_t>& positions, uint8_t* blob, std::vector<uint8_t*>* parts) {
-  uint8_t* at = blob;
-  const auto put = [&at](auto value) {
-    std::memcpy(at, &value, sizeof value);
-    at += sizeof value;
-  };
-  put(kMagic);
-  put(int32_t{0});
-  put(uint32_t{1});
-  put(static_cast<uint32_t>(positions.size()));
-  parts->assign(2 * local.layers.size(), nullptr);
-  if (positions.empty()) return;
-  for (const int32_t position : positions) {
-    put(position);
-    put(uint32_t{1});
-    put(int32_t{0});
+StateHeads state_heads(const StateGeometry& local, const std::vector<int32_t>& positions) {
+  StateHeads heads;
+  ByteWriter head;
+  head.put(kMagic);
+  head.put(int32_t{0});
+  head.put(uint32_t{1});
+  head.put(static_cast<uint32_t>(positions.size()));
+  if (positions.empty()) {
+    heads.bytes.push_back(head.take());
+    return heads;
   }
-  put(uint32_t{0});
-  put(static_cast<uint32_t>(local.layers.size()));
+  for (const int32_t position : positions) {
+    head.put(position);
+    head.put(uint32_t{1});
+    head.put(int32_t{0});
+  }
+  head.put(uint32_t{0});
+  head.put(static_cast<uint32_t>(local.layers.size()));
   for (const size_t values : {0, 1}) {
     for (size_t layer = 0; layer < local.layers.size(); ++layer) {
       const StateLayer& kind = local.layers[layer];
-      const uint64_t row_bytes = values == 1 ? kind.value_row_bytes : kind.key_row_bytes;
-      put(values == 1 ? kind.value_type : kind.key_type);
-      put(row_bytes);
-      (*parts)[2 * layer + values] = at;
-      at += positions.size() * row_bytes;
+      head.put(values == 1 ? kind.value_type : kind.key_type);
+      head.put(values == 1 ? kind.value_row_bytes : kind.key_row_bytes);
+      heads.bytes.push_back(head.take());
+      head = ByteWriter();
+      heads.parts.push_back(2 * layer + values);
     }
   }
+  return heads;
+}
+
+void begin_state(const StateGeometry& local, const std::vector<int32_t>& positions, uint8_t* blob, std::vector<uint8_t*>* parts) {
+  parts->assign(2 * local.layers.size(), nullptr);
+  for_heads(local, positions, [&](size_t offset, const std::vector<uint8_t>& head, size_t part) {
+    std::memcpy(blob + offset, head.data(), head.size());
+    if (part < parts->size()) (*parts)[part] = blob + offset + head.size();
+    return true;
+  });
+}
+
+bool begins_as(const StateGeometry& local, const std::vector<int32_t>& positions, const uint8_t* blob, std::vector<const uint8_t*>* parts) {
+  parts->assign(2 * local.layers.size(), blob);
+  return for_heads(local, positions, [&](size_t offset, const std::vector<uint8_t>& head, size_t part) {
+    if (part < parts->size()) (*parts)[part] = blob + offset + head.size();
+    return std::memcmp(blob + offset, head.data(), head.size()) == 0;
+  });
 }
 
 }  // namespace latentwire
