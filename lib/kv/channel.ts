@@ -25,6 +25,7 @@ export class Channel {
   readonly idleMs: number;
   readonly #duplex: Duplex;
   readonly #signal: AbortSignal | undefined;
+  readonly #controller = new AbortController();
   #failure: Error | undefined;
   /** The peer has said why, or cannot hear. */
   #peerGone = false;
@@ -53,7 +54,12 @@ export class Channel {
       ["end", wake],
       ["drain", wake],
       ["close", wake],
-      ["error", (error) => { this.#lose(error); }],
+      [
+        "error",
+        (error) => {
+          this.#lose(error);
+        },
+      ],
     ];
     for (const [event, listener] of this.#listeners) duplex.on(event, listener);
     options.signal?.addEventListener("abort", this.#aborted, { once: true });
@@ -64,9 +70,16 @@ export class Channel {
       }, deadlineMs);
   }
 
+  /** Aborts when this fails, whatever the reason: for the work that goes on beside the link. */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
   /** Ends what waits, and everything that is asked for from now on. The first failure counts. */
   fail(error: Error): void {
-    this.#failure ??= error;
+    if (this.#failure !== undefined) return;
+    this.#failure = error;
+    this.#controller.abort(error);
     this.#wake();
   }
 
@@ -74,10 +87,13 @@ export class Channel {
   beat(idleMs: number): void {
     clearInterval(this.#timers.beat);
     if (idleMs === 0) return;
-    this.#timers.beat = setInterval(() => {
-      // who does not read is not told more often for it
-      if (this.#failure === undefined && !this.#duplex.writableNeedDrain) this.#write({ kind: "beat" });
-    }, Math.max(5, Math.floor(idleMs / 3)));
+    this.#timers.beat = setInterval(
+      () => {
+        // who does not read is not told more often for it
+        if (this.#failure === undefined && !this.#duplex.writableNeedDrain) this.#write({ kind: "beat" });
+      },
+      Math.max(5, Math.floor(idleMs / 3)),
+    );
   }
 
   /** Resolves when the Duplex takes more. */
@@ -132,7 +148,11 @@ export class Channel {
       return cause;
     }
     const known = LatentError.isInstance(cause);
-    for (const piece of framesOf({ kind: "failed", code: known ? cause.code : "", message: cause instanceof Error ? cause.message : String(cause) }))
+    for (const piece of framesOf({
+      kind: "failed",
+      code: known ? cause.code : "",
+      message: cause instanceof Error ? cause.message : String(cause),
+    }))
       duplex.write(piece);
     duplex.end();
     // unread bytes would reset the connection before the peer has heard

@@ -63,7 +63,7 @@ export function framesOf(message: LinkMessage): readonly Uint8Array[] {
 }
 
 function payloadOf(message: LinkMessage): Uint8Array {
-  const { kind, ...rest } = message;
+  const { kind: _kind, ...rest } = message;
   switch (message.kind) {
     case "data":
       return message.bytes;
@@ -143,7 +143,7 @@ function readFields(kind: FieldKind, fields: object): LinkMessage {
           kind,
           machine: text("machine"),
           held: base64(checkString("held", field("held"))),
-          windowBytes: checkInteger("windowBytes", field("windowBytes"), 1, Number.MAX_SAFE_INTEGER),
+          windowBytes: checkInteger("windowBytes", field("windowBytes"), dataBytes, Number.MAX_SAFE_INTEGER),
           idleMs: idleMs(),
         };
       case "again":
@@ -178,7 +178,10 @@ function readFields(kind: FieldKind, fields: object): LinkMessage {
 
 function requireVersion(version: unknown): void {
   if (checkInteger("version", version, 1, 2 ** 31 - 1) > linkVersion)
-    throw new LatentError("ERR_LATENT_KV_VERSION", `the other side speaks version ${String(version)} of links, this package version ${linkVersion}`);
+    throw new LatentError(
+      "ERR_LATENT_KV_VERSION",
+      `the other side speaks version ${String(version)} of links, this package version ${linkVersion}`,
+    );
 }
 
 function base64(text: string): Uint8Array {

@@ -207,9 +207,7 @@ export class KvHandle {
     const machine = machineIdentity();
     requireSameMachine(machine);
     const nonce = randomBytes(16);
-    const shared = LatentError.translate(() =>
-      native().kvSegment(this.#handle, Object.entries(this.identity), this.#notes(), nonce),
-    );
+    const shared = LatentError.translate(() => native().kvSegment(this.#handle, Object.entries(this.identity), this.#notes(), nonce));
     const segment = await run(shared, options.signal);
     try {
       const signature = sign === undefined ? new Uint8Array(0) : sign(await sealOf(this, this.#notes(), options.signal));

@@ -3,7 +3,6 @@
 import type { Duplex } from "node:stream";
 import { checkBoolean, checkInteger, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
-import { withSignal } from "../jobs.js";
 import { Channel, linkOptions, type KvLinkOptions } from "./channel.js";
 import { dataBytes, malformed, type LinkMessage } from "./frames.js";
 import { KvHandle } from "./handle.js";
@@ -62,7 +61,7 @@ export async function sendKv(duplex: Duplex, kv: KvHandle, options: KvSendOption
   const sharedMemory = checkBoolean("sharedMemory", fallback(options.sharedMemory, true));
   const channel = new Channel(duplex, options, ["sign"]);
   const started = performance.now();
-  const signing = { ...withSignal(options.signal), ...(options.sign !== undefined && { sign: options.sign }) };
+  const signing = { signal: channel.signal, ...(options.sign !== undefined && { sign: options.sign }) };
   try {
     const hello = await channel.expect("hello", "again");
     const facts = hello.kind === "again" ? { way: "none" as const, why: "taken before", bytes: 0 } : await send(hello);
@@ -102,26 +101,26 @@ export async function sendKv(duplex: Duplex, kv: KvHandle, options: KvSendOption
   async function stream({ held, windowBytes }: Hello): Promise<number> {
     const credit = new Credit(windowBytes);
     const answered = listen(channel, credit);
+    // when it fails before it is awaited, the channel has failed, and that is thrown
+    answered.catch(() => undefined);
     let bytes = 0;
-    try {
-      // small buffers: what is being made counts as well
-      const bufferBytes = Math.max(1, Math.min(1 << 20, Math.floor(windowBytes / 32)));
-      for await (const piece of kv.records({ held, bufferBytes, ...signing })) {
-        for (let at = 0; at < piece.length;) {
-          const part = piece.subarray(at, at + Math.min(dataBytes, windowBytes));
-          await credit.take(part.length);
-          await channel.send({ kind: "data", bytes: part });
-          at += part.length;
-          bytes += part.length;
-        }
+    // small buffers: what is being made counts as well
+    const bufferBytes = Math.min(1 << 20, Math.floor(windowBytes / 32));
+    // so many bytes there are to be had, though the receiver says what it has taken a quarter of the window at a time
+    const most = Math.min(dataBytes, Math.floor(windowBytes / 4));
+    for await (const piece of kv.records({ held, bufferBytes, ...signing })) {
+      for (let at = 0; at < piece.length;) {
+        const part = piece.subarray(at, at + most);
+        await credit.take(part.length);
+        await channel.send({ kind: "data", bytes: part });
+        at += part.length;
+        bytes += part.length;
       }
-      await channel.send({ kind: "end" });
-      await answered;
-      return bytes;
-    } finally {
-      // its failure is that of the channel, which has been thrown
-      answered.catch(() => undefined);
     }
+    credit.ended = true;
+    await channel.send({ kind: "end" });
+    await answered;
+    return bytes;
   }
 }
 
@@ -136,8 +135,9 @@ async function listen(channel: Channel, credit: Credit): Promise<void> {
   try {
     for (;;) {
       const message = await channel.expect("credit", "taken");
-      if (message.kind === "taken") return;
-      credit.add(message.bytes);
+      if (message.kind === "credit") credit.add(message.bytes);
+      else if (credit.ended) return;
+      else throw malformed("'taken' before the end");
     }
   } catch (error) {
     const failure = error instanceof Error ? error : new Error(String(error));
@@ -149,6 +149,8 @@ async function listen(channel: Channel, credit: Credit): Promise<void> {
 
 /** Bytes that may be sent. */
 class Credit {
+  /** All has been sent. */
+  ended = false;
   readonly #most: number;
   #bytes: number;
   #failure: Error | undefined;
@@ -181,13 +183,12 @@ export async function receiveOver<T>(
   duplex: Duplex,
   receiver: KvReceiver,
   options: KvReceiveOptions,
-  take: (kv: KvHandle, arrival: KvArrival) => Promise<T>,
+  take: (kv: KvHandle, arrival: KvArrival, signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
   const sharedMemory = checkBoolean("sharedMemory", fallback(options.sharedMemory, true));
   const windowBytes = checkInteger("windowBytes", fallback(options.windowBytes, windowDefault), dataBytes, Number.MAX_SAFE_INTEGER);
   const held = receiver.held();
   const channel = new Channel(duplex, options, ["windowBytes"]);
-  const signal = withSignal(options.signal);
   let kv: KvHandle | undefined;
   try {
     const machine = sharedMemory ? machineIdentity() : "";
@@ -203,21 +204,19 @@ export async function receiveOver<T>(
       }
     }
     const arrival: KvArrival = offer.kind === "share" ? { way: "shared-memory", why: sameMachine } : { way: "stream", why: offer.why };
-    kv ??= await receiver.read(dataOf(channel, windowBytes), signal);
-    const result = await take(kv, arrival);
+    kv ??= await receiver.read(dataOf(channel, windowBytes), { signal: channel.signal });
+    const result = await take(kv, arrival, channel.signal);
     await answer(channel, { kind: "taken" });
     return result;
   } catch (error) {
     kv?.dispose();
-    const cause = channel.abandon(error);
-    options.signal?.throwIfAborted();
-    throw cause;
+    throw channel.abandon(error);
   }
 
   /** Why not, if the memory cannot be reached. */
   async function open(reference: KvSharedReference): Promise<KvHandle | string> {
     try {
-      return await receiver.open(reference, signal);
+      return await receiver.open(reference, { signal: channel.signal });
     } catch (error) {
       if (LatentError.isInstance(error) && error.code === "ERR_LATENT_KV_UNREACHABLE") return error.message;
       throw error;
@@ -259,7 +258,7 @@ async function* dataOf(channel: Channel, windowBytes: number): AsyncGenerator<Ui
     yield message.bytes;
     // asked for the next one: this one has been read
     taken += message.bytes.length;
-    if (taken < windowBytes / 4 && free > 0) continue;
+    if (taken < windowBytes / 4) continue;
     free += taken;
     await channel.send({ kind: "credit", bytes: taken });
     taken = 0;

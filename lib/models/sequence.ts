@@ -366,11 +366,11 @@ export class Sequence {
     checkPlace(positions);
     if (spot !== undefined) spotOf(spot);
     const started = performance.now();
-    const importing = { ...(positions !== undefined && { positions }), ...(spot !== undefined && { spot }), ...withSignal(options.signal) };
+    const importing = { ...(positions !== undefined && { positions }), ...(spot !== undefined && { spot }) };
     using receiver = this.pool.kvReceiver(verify === undefined ? {} : { verify });
-    return await receiveOver(duplex, receiver, receiving, async (received, { way, why }) => {
+    return await receiveOver(duplex, receiver, receiving, async (received, { way, why }, signal) => {
       using kv = received;
-      const report = await this.importKv(kv, importing);
+      const report = await this.importKv(kv, { ...importing, signal });
       return { ...report, way, why, ms: performance.now() - started };
     });
   }

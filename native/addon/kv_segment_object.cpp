@@ -5,6 +5,7 @@
 
 #include "addon/args.h"
 #include "addon/engine_objects.h"
+#include "addon/kernel_input.h"
 #include "addon/kv_objects.h"
 #include "addon/operand_object.h"
 #include "addon/typed_arrays.h"

@@ -378,9 +378,7 @@ class SequenceObject : public TaggedWrap<SequenceObject> {
           *shared = base < 0 || there.empty() || (there.front() == base && from->next() - base == from->log.size());
           if (*shared) pool.share_cells(*to, *from);
         },
-        [shared]() -> Job::ToValue {
-          return [done = *shared](napi_env env) -> napi_value { return Napi::Boolean::New(env, done); };
-        },
+        [shared]() -> Job::ToValue { return [done = *shared](napi_env env) -> napi_value { return Napi::Boolean::New(env, done); }; },
         source.state);
   }
 

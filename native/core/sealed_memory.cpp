@@ -59,8 +59,7 @@ int new_memory() {
 Status write_all(int descriptor, std::span<const uint8_t> piece, uint64_t offset, const std::atomic<bool>* cancel) {
   for (size_t at = 0; at < piece.size();) {
     if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return Status::fail(Code::cancelled, "the operation was aborted");
-    const ssize_t written =
-        ::pwrite(descriptor, piece.data() + at, std::min(step, piece.size() - at), static_cast<off_t>(offset + at));
+    const ssize_t written = ::pwrite(descriptor, piece.data() + at, std::min(step, piece.size() - at), static_cast<off_t>(offset + at));
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) return Status::fail(Code::out_of_memory, "no memory to share: " + reason(written < 0 ? errno : ENOSPC));
     at += static_cast<size_t>(written);
@@ -80,7 +79,7 @@ Status SealedMemory::make(const std::vector<std::span<const uint8_t>>& pieces, c
     if (Status status = write_all(descriptor, piece, bytes, cancel); !status.ok()) return status;
     bytes += piece.size();
   }
-  struct stat facts{};
+  struct stat facts {};
   if (::fcntl(descriptor, add_seals, seals) != 0 || ::fstat(descriptor, &facts) != 0)
     return unreachable("this system does not seal memory: " + reason(errno));
   made->name_ = {::getpid(), descriptor, facts.st_dev, facts.st_ino, bytes};
@@ -95,15 +94,15 @@ SealedMemory::~SealedMemory() {
 Status map_sealed(const SealedName& name, uint64_t most, std::shared_ptr<const uint8_t>* out) {
   if (name.bytes == 0) return unreachable("no memory has no bytes");
   if (name.bytes > most) {
-    return Status::fail(Code::kv_limit,
-                        std::to_string(name.bytes) + " bytes of shared memory, no content for this pool has more than " + std::to_string(most));
+    return Status::fail(Code::kv_limit, std::to_string(name.bytes) + " bytes of shared memory, no content for this pool has more than " +
+                                            std::to_string(most));
   }
   const std::string path = "/proc/" + std::to_string(name.process) + "/fd/" + std::to_string(name.descriptor);
   // only looked at: to open a device or a pipe that somebody names may do something
   const Descriptor place(::open(path.c_str(), O_PATH | O_CLOEXEC));
   if (place.get() < 0) return unreachable("cannot look into the process that shares: " + path + ": " + reason(errno));
   const auto is_meant = [&](int descriptor) {
-    struct stat facts{};
+    struct stat facts {};
     return ::fstat(descriptor, &facts) == 0 && S_ISREG(facts.st_mode) && facts.st_dev == name.device && facts.st_ino == name.inode &&
            facts.st_size >= 0 && static_cast<uint64_t>(facts.st_size) == name.bytes;
   };

@@ -58,9 +58,9 @@ Status locate_rows(const uint8_t* blob, size_t size, const StateGeometry& local,
 // The exact size of a state of so many cells.
 uint64_t state_bytes(const StateGeometry& local, uint64_t cells);
 
-// What a state with cells at `positions`, in this order, has before the rows of each part, and the parts in the order of the state: the keys
-// of every layer, then the values. Without cells it is one piece before no part. Geometries with transposed values or extended positions
-// have no heads.
+// What a state with cells at `positions`, in this order, has before the rows of each part, and the parts in the order of the state: the
+// keys of every layer, then the values. Without cells it is one piece before no part. Geometries with transposed values or extended
+// positions have no heads.
 struct StateHeads {
   std::vector<std::vector<uint8_t>> bytes;
   std::vector<size_t> parts;  // 2 * layer for keys, 2 * layer + 1 for values

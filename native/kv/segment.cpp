@@ -57,13 +57,17 @@ Status share(const KvContent& content, KvManifest manifest, const SegmentNonce& 
   const std::vector<uint8_t> fields = write_manifest(manifest);
   const StateGeometry geometry = geometry_of(content.layout);
   const uint64_t before = head_bytes + fields.size() + content.tokens.size() * 8 + content.rows.size() * 4;
-  ByteWriter head;
-  head.put(magic);
-  head.put(version);
-  head.put(nonce);
-  head.put(up_to_line(before) + state_bytes(geometry, manifest.entries));
-  head.put(static_cast<uint64_t>(fields.size()));
-  const std::vector<uint8_t> first = head.take();
+  std::array<uint8_t, head_bytes> first{};
+  uint8_t* at = first.data();
+  const auto put = [&at](const auto& value) {
+    std::memcpy(at, &value, sizeof value);
+    at += sizeof value;
+  };
+  put(magic);
+  put(version);
+  put(nonce);
+  put(up_to_line(before) + state_bytes(geometry, manifest.entries));
+  put(static_cast<uint64_t>(fields.size()));
   const std::vector<uint8_t> padding(static_cast<size_t>(up_to_line(before) - before));
   const StateHeads heads = state_heads(geometry, content.positions);
 
@@ -78,7 +82,8 @@ Status share(const KvContent& content, KvManifest manifest, const SegmentNonce& 
     if (i == heads.parts.size()) break;
     const auto part = static_cast<int64_t>(heads.parts[i]);
     const int64_t row_bytes = content.layout.parts[heads.parts[i]].row_bytes();
-    content.for_pieces(part, 0, content.size(), [&](const uint8_t* rows, int64_t count) { add(rows, static_cast<size_t>(count * row_bytes)); });
+    content.for_pieces(part, 0, content.size(),
+                       [&](const uint8_t* rows, int64_t count) { add(rows, static_cast<size_t>(count * row_bytes)); });
   }
   return SealedMemory::make(pieces, cancel, out);
 }
@@ -95,8 +100,8 @@ Status read(const std::shared_ptr<const uint8_t>& bytes, size_t size, const Segm
     return cut_off();
   if (first != magic || drawn != nonce) return Status::fail(Code::kv_unreachable, "the shared memory is not the segment that was meant");
   if (made_by != version)
-    return Status::fail(Code::kv_version,
-                        "a shared segment of version " + std::to_string(made_by) + "; this package reads version " + std::to_string(version));
+    return Status::fail(Code::kv_version, "a shared segment of version " + std::to_string(made_by) + "; this package reads version " +
+                                              std::to_string(version));
   if (whole != size) return whole > size ? cut_off() : malformed("goes on after its end");
   const uint8_t* fields = reader.take(manifest_bytes);
   if (fields == nullptr) return cut_off();

@@ -202,8 +202,8 @@ void KvWriter::pass_over(int64_t record) {
 Status check_expected(const KvManifest& sent, const KvExpectation& expected) {
   if (Status status = check_manifest(sent, expected.manifest); !status.ok()) return status;
   if (sent.entries <= static_cast<uint64_t>(expected.max_entries)) return {};
-  return Status::fail(Code::kv_limit, std::to_string(sent.entries) + " entries, more than the " + std::to_string(expected.max_entries) +
-                                          " of the context");
+  return Status::fail(Code::kv_limit,
+                      std::to_string(sent.entries) + " entries, more than the " + std::to_string(expected.max_entries) + " of the context");
 }
 
 Status check_entries(const std::vector<int32_t>& tokens, const std::vector<int32_t>& positions, const std::vector<float>& rows,

@@ -144,7 +144,7 @@ TEST_CASE("memory that is not what was meant is not mapped") {
   // everything right but the seals, and things that are no memory
   const auto bytes = bytes_of(*memory);
   const auto named = [&](int descriptor) {
-    struct stat facts{};
+    struct stat facts {};
     REQUIRE(::fstat(descriptor, &facts) == 0);
     return SealedName{::getpid(), descriptor, facts.st_dev, facts.st_ino, static_cast<uint64_t>(facts.st_size)};
   };
@@ -228,7 +228,8 @@ TEST_CASE("2. and 3. a segment that is cut off, goes on, or has any bit changed 
       CHECK(content->size() == sent.size());
       CHECK(content->state.size == state_bytes({{{1, 64, 1, 64}, {1, 64, 1, 64}}, false, false, 0}, 11));
       StateSummary summary;
-      CHECK(locate_rows(content->state.bytes.get(), content->state.size, {{{1, 64, 1, 64}, {1, 64, 1, 64}}, false, false, 2048}, &summary).ok());
+      CHECK(locate_rows(content->state.bytes.get(), content->state.size, {{{1, 64, 1, 64}, {1, 64, 1, 64}}, false, false, 2048}, &summary)
+                .ok());
       CHECK(summary.positions == content->positions);
     }
     whole.get()[bit / 8] ^= static_cast<uint8_t>(1 << (bit % 8));
