@@ -1,5 +1,5 @@
-// Fuzz target of shared segments. The first fields are made right, for no fuzzer finds a nonce: what lies behind them is what can be wrong. Of what
-// is accepted, the state must be one that llama.cpp may read at the positions that were said, and all rows must lie within.
+// Fuzz target of shared segments. The first fields are made right, for no fuzzer finds a nonce: what lies behind them is what can be wrong.
+// Of what is accepted, the state must be one that llama.cpp may read at the positions that were said, and all rows must lie within.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -27,7 +27,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   if (!read_segment(memory, whole, nonce, test::expectation_of(layout, 512), &content, &manifest).ok()) return 0;
   if (content->size() > 512 || content->positions.size() != content->tokens.size()) std::abort();
   for (int64_t part = 0; part < 4; part++) {
-    if (static_cast<int64_t>(test::rows_of(*content, part).size()) != content->size() * content->layout.parts[static_cast<size_t>(part)].row_bytes())
+    if (static_cast<int64_t>(test::rows_of(*content, part).size()) !=
+        content->size() * content->layout.parts[static_cast<size_t>(part)].row_bytes())
       std::abort();
   }
   if (content->state.bytes.get() + content->state.size != memory.get() + whole) std::abort();
