@@ -40,7 +40,7 @@ class SealedMemory {
  private:
   SealedMemory() = default;
 
-  int descriptor_ = -1;
+  [[maybe_unused]] int descriptor_ = -1;  // where memory is shared
   SealedName name_;
 };
 

@@ -207,10 +207,20 @@ describe("in one process", () => {
     for (const sequence of [whole, head, tail, joined, twice, empty]) await sequence.dispose();
   });
 
-  it("a sequence of another pool is copied, and one of another model refused", async () => {
+  it("a sequence of another pool is copied as a handle is, and one of another model refused", async () => {
     const there = other.sequence();
     expect(await there.importKv(source)).toMatchObject({ positions, moved: 0, way: "copy" });
     expect((await bytesOf(there)).equals(await bytesOf(source))).toBe(true);
+    await there.truncate(0);
+    // a handle is a copy as well, and its records are a stream
+    for (const [content, way] of [
+      [kv, "copy"],
+      [kv.records(), "stream"],
+    ] as const) {
+      const again = other.sequence();
+      expect(await again.importKv(content)).toMatchObject({ positions, way });
+      await again.dispose();
+    }
     await using tiny = await tinyModel();
     await using own = await tiny.createPool({ contextLength: 1024, maxSequences: 2 });
     expect(await codeOf(() => own.sequence().importKv(source))).toBe("ERR_LATENT_KV_MODEL_MISMATCH");
