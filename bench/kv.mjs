@@ -1,5 +1,5 @@
-// Keys and values out of the cache and back: in the process, through a socket to another process, through a file, and converted, each against a copy
-// of the same bytes on the same way, and against reading the tokens again. Weights are random; the cache has the shape of Qwen3-4B's.
+// Keys and values out of the cache and back: in the process, to another process through shared memory or a socket, through a file, and converted, each
+// against a copy of the same bytes on the same way, and against reading the tokens again. Weights are random; the cache has the shape of Qwen3-4B's.
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import fs from "node:fs/promises";
@@ -9,7 +9,7 @@ import process from "node:process";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
-import { loadModel } from "../dist/index.js";
+import { loadModel, sendKv } from "../dist/index.js";
 import { interleave, promptTokens, row, time } from "./harness.mjs";
 import { qwenCacheModel, temporaryFolder } from "./models.mjs";
 
@@ -33,9 +33,15 @@ async function receive(file) {
     }
     server.listen(address);
     const [socket] = await once(server, "connection");
+    let ms;
     if (what === "bytes") for await (const piece of socket) void piece;
-    else await sequence.importKv(socket);
-    process.send({ what: "done" });
+    else if (what === "link") ({ ms } = await sequence.receiveKv(socket));
+    else if (what === "share") {
+      const [line] = await once(socket, "data");
+      ({ ms } = await sequence.importKv(JSON.parse(line.toString())));
+    } else await sequence.importKv(socket);
+    process.send({ what: "done", ms });
+    socket.destroy();
     server.close();
     await sequence.dispose();
     sequence = pool.sequence();
@@ -47,12 +53,12 @@ async function receive(file) {
 const next = async (child, what) => {
   for (;;) {
     const [message] = await once(child, "message");
-    if (message.what === what) return;
+    if (message.what === what) return message;
   }
 };
 
-/** Milliseconds from the first byte that leaves to the word that everything has been taken in. */
-async function send(child, address, what, source) {
+/** Milliseconds from the first byte that leaves `write(socket)` to the word that everything has been taken in, and the receiver's part of them. */
+async function send(child, address, what, write) {
   child.send({ what, address });
   let socket;
   for (;;) {
@@ -66,12 +72,14 @@ async function send(child, address, what, source) {
   }
   const done = next(child, "done");
   const ready = next(child, "ready");
+  let received;
   const ms = await time(async () => {
-    await pipeline(source(), socket);
-    await done;
+    await write(socket);
+    received = (await done).ms;
   });
+  socket.end();
   await ready;
-  return ms;
+  return { ms, received };
 }
 
 const port = 43117;
@@ -111,10 +119,23 @@ async function measure(model, pool, child, length) {
     ...["unix", "tcp"].flatMap((way) => {
       const address = way === "unix" ? unix : port;
       return [
-        async () => ({ [`${way} plain`]: await send(child, address, "bytes", () => Readable.from(pieces())) }),
-        async () => ({ [`${way} kv`]: await send(child, address, "kv", () => Readable.from(kv.records())) }),
+        async () => ({ [`${way} plain`]: (await send(child, address, "bytes", (socket) => pipeline(Readable.from(pieces()), socket))).ms }),
+        async () => ({ [`${way} kv`]: (await send(child, address, "kv", (socket) => pipeline(Readable.from(kv.records()), socket))).ms }),
       ];
     }),
+    async () => ({ "link stream": (await send(child, unix, "link", (socket) => sendKv(socket, kv, { sharedMemory: false }))).ms }),
+    async () => {
+      let shared;
+      let sent;
+      const { ms, received } = await send(child, unix, "share", async (socket) => {
+        sent = await time(async () => {
+          shared = await kv.share();
+        });
+        socket.write(JSON.stringify(shared.reference));
+      });
+      shared.dispose();
+      return { "shared memory": ms, "share sent": sent, "share received": received };
+    },
     async () => ({
       "file plain": await time(async () => {
         await fs.writeFile(file, plain);
@@ -177,6 +198,15 @@ export async function run(want) {
       0.8,
     );
     add("TCP to another process", times["tcp kv"], { "the bytes alone": times["tcp plain"] }, times["tcp plain"] / times["tcp kv"], 0.8);
+    add(
+      "unix socket by a link",
+      times["link stream"],
+      { "the bytes alone": times["unix plain"] },
+      times["unix plain"] / times["link stream"],
+    );
+    add("shared memory to another process", times["shared memory"], { memcpy: times.memcpy }, times.memcpy / times["shared memory"], 0.7);
+    add("shared memory, the sender's part", times["share sent"], { memcpy: times.memcpy }, times.memcpy / times["share sent"]);
+    add("shared memory, the receiver's part", times["share received"], { memcpy: times.memcpy }, times.memcpy / times["share received"]);
     add("file, written and read", times["file kv"], { "the bytes alone": times["file plain"] }, times["file plain"] / times["file kv"]);
     for (const format of ["q8_0", "q4_0"]) {
       const rate = bytes / 1e6 / times[format];

@@ -1,15 +1,14 @@
-// A reader and a writer in two processes: the reader reads the facts and sends what it holds, the writer answers from it. If the reader is lost,
-// here when it is started with "die", the writer reads the text instead, and the result says so.
+// A reader and a writer in two processes: the reader reads the facts and sends what it holds over a link, the writer answers from it. On one machine
+// it goes by shared memory, else as a stream. If the reader is lost, here when it is started with "die", the writer reads the text instead, and the
+// result says so.
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { Readable } from "node:stream";
-import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
-import { bundledModel, LatentError, loadModel, type ChatMessage, type Sequence } from "latentwire";
+import { bundledModel, LatentError, loadModel, sendKv, type ChatMessage, type Sequence } from "latentwire";
 
 const facts: ChatMessage[] = [
   { role: "user", content: "mia has the red key. tom lives in oslo. ann has the blue coin. ben lives in lima." },
@@ -30,13 +29,10 @@ async function read(address: string, dies: boolean): Promise<void> {
   await reader.think({ steps: 8 });
   using kv = await reader.exportKv({ label: "the reader" });
   const socket = net.connect(address);
-  if (dies) {
-    // half of the stream goes out, then the process is killed
-    const bytes = await kv.toBytes();
-    await new Promise((sent) => socket.write(bytes.subarray(0, bytes.length / 2), sent));
-    process.kill(process.pid, "SIGKILL");
-  }
-  await pipeline(Readable.from(kv.records()), socket);
+  // as soon as the writer has said what it wants
+  if (dies) socket.once("readable", () => process.kill(process.pid, "SIGKILL"));
+  await sendKv(socket, kv);
+  socket.end();
   process.send?.((await answer(reader)).tokens);
 }
 
@@ -52,8 +48,8 @@ async function write(dies: boolean): Promise<void> {
     const writer = pool.sequence();
     let medium = "kv";
     try {
-      const { positions, bytes, ms } = await writer.importKv(socket, { idleMs: 10_000 });
-      console.log(`${positions} positions came in ${bytes} bytes, ${ms.toFixed(1)} ms`);
+      const { positions, way, why, ms } = await writer.receiveKv(socket, { idleMs: 10_000 });
+      console.log(`${positions} positions came by ${way} (${why}), ${ms.toFixed(1)} ms`);
     } catch (error) {
       if (!LatentError.isInstance(error)) throw error;
       console.log(`${error.code}: ${error.message}`);

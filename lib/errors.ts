@@ -33,16 +33,18 @@ const nativeHints = {
   ERR_LATENT_KV_LAYOUT: "Keys and values of this cache cannot be read, or not be used here; pass text instead.",
   ERR_LATENT_KV_VERSION: "The sender is of a newer version; bring this package up to date.",
   ERR_LATENT_KV_LIMIT: "It holds more than this pool's context can; open the pool with a larger `contextLength`, or send less.",
+  ERR_LATENT_KV_UNREACHABLE:
+    "Shared memory does not reach from there to here; send the records as a stream, or use a link, which does so by itself.",
   ERR_LATENT_KV_POSITION: "Import with `positions: 'append'` or `{ at }`, which lay the entries out anew.",
 } as const;
 
 const ownHints = {
   ERR_LATENT_NATIVE_LOAD: "Install again on this platform, or build from source and name the file in LATENTWIRE_NATIVE_PATH.",
   ERR_LATENT_TEMPLATE: "The model's chat template cannot render these messages; pass a template or a ready-made prompt.",
-  ERR_LATENT_KV_PEER_LOST: "The sender went away; ask for a new stream, which may leave out what the receiver holds, or pass text.",
+  ERR_LATENT_KV_PEER_LOST: "The other side went away; begin anew, which may leave out what the receiver holds, or pass text.",
   ERR_LATENT_KV_AUTH: "The stream is not from whom it should be, or not for you, or too old; do not use it, and find out who sent it.",
   ERR_LATENT_KV_FORGED: "Do not use what this sender sends; read the text instead.",
-  ERR_LATENT_KV_STALLED: "The sender stayed silent too long; try again, give it more time, or pass text.",
+  ERR_LATENT_KV_STALLED: "The other side stayed silent or took too long; try again, give it more time, or pass text.",
   ERR_LATENT_KV_DISK_FULL: "Make room or allow more `diskBytes`; until then the store serves what it holds, and puts nothing on disk.",
   ERR_LATENT_PACKAGE_MISSING: "Install the package that the message names, or leave out the option that needs it.",
   ERR_LATENT_MODEL_DIGEST: "The model file is not the one that the manifest names; download it again.",

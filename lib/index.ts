@@ -83,8 +83,11 @@ export {
   type ExportKvOptions,
   type ImportKvOptions,
   type KvImport,
+  type KvReceipt,
+  type KvWay,
   type PrefillInput,
   type PrefillOptions,
+  type ReceiveKvOptions,
   type SignalOption,
   type ThinkOptions,
   type ThinkStep,
@@ -103,6 +106,8 @@ export {
 export type { KvIdentity } from "./kv/identity.js";
 export { decryptKv, encryptKv } from "./kv/encryption.js";
 export { KvLease } from "./kv/lease.js";
+export type { KvLinkOptions } from "./kv/channel.js";
+export { sendKv, type KvArrival, type KvReceived, type KvReceiveOptions, type KvSendOptions, type KvSent } from "./kv/link.js";
 export {
   KvMeter,
   planHandOver,
@@ -115,6 +120,7 @@ export {
 export type { PrefillRecordsOptions, PrefillText } from "./kv/prefill-records.js";
 export { kvQuality, type KvQuality, type KvQualityOptions } from "./kv/quality.js";
 export { KvReceiver, type KvReadOptions, type KvReceiverOptions } from "./kv/receiver.js";
+export { KvShared, type KvSharedReference } from "./kv/shared.js";
 export type { KvSigner, KvVerifier } from "./kv/signature.js";
 export type { KvSource } from "./kv/source.js";
 export type { KvSpot } from "./kv/spot.js";

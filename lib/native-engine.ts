@@ -1,6 +1,6 @@
 // The typed view of what native/addon exports for the engine: runtime, model, pool and sequence. Only lib/models uses it.
 import type { NativeJob, NativeTensor } from "./native.js";
-import type { NativeFields, NativeKv, NativeKvReader } from "./native-kv.js";
+import type { NativeFields, NativeKv, NativeKvReader, NativeSegmentName } from "./native-kv.js";
 
 export interface NativeRuntimeInfo {
   readonly directory: string;
@@ -128,6 +128,8 @@ export interface NativeSequence {
   exportKv(from: number, to: number): NativeJob<NativeKv>;
   /** Adds the content to the end, entry i at positions[i]. */
   importKv(kv: NativeKv, positions: Int32Array): NativeJob<void>;
+  /** Adds the cells of `other` to the end, at their positions. With a base >= 0 only if they lie there, one after the other; else false. */
+  shareCells(other: NativeSequence, base: number): NativeJob<boolean>;
   /** Input rows of the logged latents, [count, d] f32, in order of position. */
   rows(): NativeTensor | null;
   dispose(): NativeJob<void>;
@@ -138,6 +140,12 @@ export interface NativePool {
   counters(): NativePoolCounters;
   createSequence(): NativeSequence;
   kvReader(identity: NativeFields, sealed: boolean): NativeKvReader;
+  /** The content of a segment; its rows stay where they are. */
+  openKv(
+    identity: NativeFields,
+    name: NativeSegmentName,
+    nonce: Uint8Array,
+  ): NativeJob<{ readonly kv: NativeKv; readonly notes: NativeFields }>;
   readonly disposed: boolean;
   dispose(): NativeJob<void>;
 }

@@ -64,7 +64,25 @@ export interface NativeKvReader {
   dispose(): void;
 }
 
+/** Where a process keeps a segment. */
+export interface NativeSegmentName {
+  readonly process: number;
+  readonly descriptor: number;
+  readonly device: number;
+  readonly inode: number;
+  readonly bytes: number;
+}
+
+/** Sealed memory with a content, for other processes of this host; they find it until it is disposed. */
+export interface NativeKvSegment {
+  name(): NativeSegmentName;
+  readonly disposed: boolean;
+  dispose(): void;
+}
+
 export interface NativeKvModule {
+  /** `nonce`: 16 bytes. */
+  kvSegment(kv: NativeKv, identity: NativeFields, notes: NativeFields, nonce: Uint8Array): NativeJob<NativeKvSegment>;
   /** Of a content of `entries`, of which `kv` holds the first. */
   kvWriter(kv: NativeKv, identity: NativeFields, notes: NativeFields, sealed: boolean, entries: number): NativeKvWriter;
   kvOfTicket(ticket: string): NativeKv;

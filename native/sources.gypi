@@ -4,6 +4,7 @@
       "native/core/cpu_features.cpp",
       "native/core/dtype.cpp",
       "native/core/large_memory.cpp",
+      "native/core/sealed_memory.cpp",
       "native/core/tensor.cpp",
       "native/core/thread_pool.cpp"
     ],
@@ -47,6 +48,7 @@
       "native/kv/manifest.cpp",
       "native/kv/rope.cpp",
       "native/kv/rows.cpp",
+      "native/kv/segment.cpp",
       "native/kv/shared_contents.cpp",
       "native/kv/wire.cpp"
     ],
@@ -90,6 +92,7 @@
       "native/addon/kernel_input.cpp",
       "native/addon/kernel_objects.cpp",
       "native/addon/kv_object.cpp",
+      "native/addon/kv_segment_object.cpp",
       "native/addon/kv_stream_objects.cpp",
       "native/addon/linear_fits.cpp",
       "native/addon/model_object.cpp",

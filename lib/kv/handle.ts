@@ -1,18 +1,20 @@
 // What a sequence holds, taken out of its cache: a handle to native memory that can be cut, joined, converted, sent, and given to another
 // sequence of the same model.
 import { constants } from "node:buffer";
+import { randomBytes } from "node:crypto";
 import { inspect } from "node:util";
 import { checkInteger, checkKeys, checkOneOf, checkString, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import { native } from "../native.js";
-import type { NativeKv, NativeKvInfo } from "../native-kv.js";
+import type { NativeFields, NativeKv, NativeKvInfo } from "../native-kv.js";
 import { Latent } from "../spaces/latent.js";
 import type { Space } from "../spaces/space.js";
 import { Tensor } from "../tensor.js";
 import { requireSameIdentity, type KvIdentity } from "./identity.js";
-import { RecordStream } from "./records.js";
-import type { KvSigner } from "./signature.js";
+import { notesOf, RecordStream } from "./records.js";
+import { KvShared, machineIdentity, requireSameMachine } from "./shared.js";
+import { signerOf, type KvSigner } from "./signature.js";
 
 /** How numbers of keys and values are stored: `f32`, `f16`, `bf16`, or ggml's blocks of 32 with 8.5 (`q8_0`) or 4.5 bits a number (`q4_0`). */
 export type KvFormat = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
@@ -90,12 +92,16 @@ export class KvHandle {
   /** @internal The first entry of which it is not known that it was made by reading the entries before it, all of them and nothing else. */
   readonly mixedFrom: number;
 
+  /** @internal Whether its rows lie in memory that another process filled. */
+  readonly isShared: boolean;
+
   /** @internal */
-  constructor(handle: NativeKv, identity: KvIdentity, label: string, mixedFrom = Number.POSITIVE_INFINITY) {
+  constructor(handle: NativeKv, identity: KvIdentity, label: string, mixedFrom = Number.POSITIVE_INFINITY, isShared = false) {
     this.#handle = handle;
     this.identity = identity;
     this.label = label;
     this.mixedFrom = mixedFrom;
+    this.isShared = isShared;
     const info: NativeKvInfo = handle.info();
     this.info = Object.freeze(info);
   }
@@ -194,6 +200,30 @@ export class KvHandle {
   }
 
   /**
+   * Puts the content into memory that other processes of this host can take it from, by a small reference and without a copy of theirs. It is sealed:
+   * nobody can change it any more. Linux only, and for processes of the same user and container; what {@link records} send goes everywhere. The
+   * memory goes with its last user, however that one ends.
+   * @throws {@link LatentError} `ERR_LATENT_KV_UNREACHABLE` (not on this system), `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DISPOSED`
+   */
+  async share(options: { readonly sign?: KvSigner; readonly signal?: AbortSignal } = {}): Promise<KvShared> {
+    checkKeys("options", options, ["sign", "signal"]);
+    const sign = options.sign === undefined ? undefined : signerOf(options.sign);
+    const machine = machineIdentity();
+    requireSameMachine(machine);
+    const nonce = randomBytes(16);
+    const notes = this.#notes(sign !== undefined);
+    const shared = LatentError.translate(() => native().kvSegment(this.#handle, Object.entries(this.identity), notes, nonce));
+    const segment = await run(shared, options.signal);
+    try {
+      const signature = sign === undefined ? new Uint8Array(0) : sign(await sealOf(this, notes, options.signal));
+      return new KvShared(segment, machine, nonce, signature);
+    } catch (error) {
+      segment.dispose();
+      throw error;
+    }
+  }
+
+  /**
    * A copy with numbers of another format; what has it already keeps its bits. Quantised rows are rotated as llama.cpp does it (Walsh-Hadamard, where
    * heads are multiples of 64), so that a large channel does not take the precision of its neighbours.
    * @throws {@link LatentError} `ERR_LATENT_NON_FINITE` (a number that the format cannot hold), `ERR_LATENT_INVALID_ARGUMENT` (rows that are no whole blocks)
@@ -248,7 +278,11 @@ export class KvHandle {
   }
 
   #with(handle: NativeKv, mixedFrom: number): KvHandle {
-    return new KvHandle(handle, this.identity, this.label, mixedFrom);
+    return new KvHandle(handle, this.identity, this.label, mixedFrom, this.isShared);
+  }
+
+  #notes(isSigned: boolean): NativeFields {
+    return notesOf(this.label, isSigned ? Math.min(this.mixedFrom, this.length) : undefined);
   }
 
   #range(range: KvRange): KvRange {
@@ -268,8 +302,8 @@ export class KvHandle {
     const bufferBytes = checkBufferBytes(options.bufferBytes);
     const held = fallback(options.held, new Uint8Array(0));
     if (!(held instanceof Uint8Array)) throw invalid("held", "a Uint8Array", held);
-    const asRead = Math.min(this.mixedFrom, this.length);
-    const stream = new RecordStream(this, { entries: this.length, asRead, sign: options.sign, bufferBytes });
+    const { sign } = options;
+    const stream = new RecordStream(this, { entries: this.length, notes: this.#notes(sign !== undefined), sign, bufferBytes });
     try {
       yield* stream.write(held, options.signal);
     } finally {
@@ -305,6 +339,18 @@ export interface KvRecordsOptions {
   /** Default: no signature. The seal that is signed takes about twice the time of the rest. */
   readonly sign?: KvSigner;
   readonly signal?: AbortSignal;
+}
+
+/** @internal What a signature of this content signs, as its stream would have it. */
+export async function sealOf(kv: KvHandle, notes: NativeFields, signal: AbortSignal | undefined): Promise<Uint8Array> {
+  const writer = LatentError.translate(() => native().kvWriter(kv.toNative(), Object.entries(kv.identity), notes, true, kv.length));
+  try {
+    const passed = LatentError.translate(() => writer.passOver(0, writer.sizes().length - 1));
+    await run(passed, signal);
+    return writer.seal();
+  } finally {
+    writer.dispose();
+  }
 }
 
 /**

@@ -6,7 +6,7 @@ import type { PrefillInput, Sequence } from "../models/sequence.js";
 import type { Latent } from "../spaces/latent.js";
 import type { Tensor } from "../tensor.js";
 import { checkBufferBytes, checkLabel } from "./handle.js";
-import { RecordStream } from "./records.js";
+import { notesOf, RecordStream } from "./records.js";
 import { signerOf, type KvSigner } from "./signature.js";
 
 /** What {@link Sequence.prefillRecords} reads: its positions are known before they are read. */
@@ -60,8 +60,9 @@ export async function* prefillRecords(
   let read = before;
   try {
     using held = await sequence.exportKv({ range: { from, to: before }, label, signal });
-    const asRead = Math.min(held.mixedFrom, before + tokens.length - from);
-    stream = new RecordStream(held, { entries: before + tokens.length - from, asRead, sign: options.sign, bufferBytes });
+    const entries = before + tokens.length - from;
+    const notes = notesOf(label, options.sign === undefined ? undefined : Math.min(held.mixedFrom, entries));
+    stream = new RecordStream(held, { entries, notes, sign: options.sign, bufferBytes });
     while (read < before + tokens.length) {
       // chunks of the stream end where pieces do, so that each piece can be sent whole
       const to = Math.min(read + step - ((read - from) % chunk), before + tokens.length);

@@ -1,12 +1,16 @@
 // The receiving end of a stream of records: it verifies each one as it comes, keeps what is whole when a sender is lost, and has nothing to
 // use before the root has come.
-import { Readable } from "node:stream";
+import { Readable, type Duplex } from "node:stream";
 import { setImmediate } from "node:timers/promises";
 import { checkInteger, checkKeys, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
-import type { NativeKvReader } from "../native-kv.js";
-import { KvHandle, labelLimit } from "./handle.js";
+import { run } from "../jobs.js";
+import type { NativeJob } from "../native.js";
+import type { NativeFields, NativeKv, NativeKvReader, NativeSegmentName } from "../native-kv.js";
+import { KvHandle, labelLimit, sealOf } from "./handle.js";
 import type { KvIdentity } from "./identity.js";
+import { keep, receiveOver, repeatAnswer, type KvReceived, type KvReceiveOptions } from "./link.js";
+import { placeOf, requireSameMachine, type KvSharedReference } from "./shared.js";
 import { verifierOf, type KvVerifier } from "./signature.js";
 import { iteratorOf, requirePiece, type KvSource } from "./source.js";
 
@@ -27,20 +31,27 @@ export interface KvReadOptions {
   readonly signal?: AbortSignal;
 }
 
+/** @internal What a receiver asks of its pool. */
+export interface KvEntrance {
+  readonly identity: KvIdentity;
+  reader(sealed: boolean): NativeKvReader;
+  segment(name: NativeSegmentName, nonce: Uint8Array): NativeJob<{ readonly kv: NativeKv; readonly notes: NativeFields }>;
+}
+
 /** Made by `pool.kvReceiver`. One stream at a time; after a lost one, the next goes on where it broke off. */
 export class KvReceiver {
   readonly #reader: NativeKvReader;
-  readonly #identity: KvIdentity;
+  readonly #entrance: KvEntrance;
   readonly #verify: ((seal: Uint8Array, signature: Uint8Array) => void) | undefined;
   #reading = false;
   #taken = false;
 
   /** @internal */
-  constructor(open: (sealed: boolean) => NativeKvReader, identity: KvIdentity, options: KvReceiverOptions) {
+  constructor(entrance: KvEntrance, options: KvReceiverOptions) {
     checkKeys("options", options, ["verify"]);
     this.#verify = options.verify === undefined ? undefined : verifierOf(options.verify);
-    this.#reader = LatentError.translate(() => open(this.#verify !== undefined));
-    this.#identity = identity;
+    this.#reader = LatentError.translate(() => entrance.reader(this.#verify !== undefined));
+    this.#entrance = entrance;
   }
 
   /** True when all of the content has come and was verified. */
@@ -68,9 +79,7 @@ export class KvReceiver {
   async read(source: KvSource, options: KvReadOptions = {}): Promise<KvHandle> {
     checkKeys("options", options, ["idleMs", "signal"]);
     const idleMs = checkInteger("idleMs", fallback(options.idleMs, 0), 0, 2 ** 31 - 1);
-    if (this.#reading) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "this receiver is reading another stream");
-    if (this.#taken) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "this receiver has already given its content away");
-    this.#reading = true;
+    this.#begin();
     let pieces: AsyncIterator<unknown> | Iterator<unknown> | undefined;
     let ended = false;
     try {
@@ -95,22 +104,68 @@ export class KvReceiver {
         }
       }
       const { kv, notes, seal, signature } = LatentError.translate(() => this.#reader.finish());
+      return await this.#give(this.#handleOf(kv, notes, false), () => seal, signature);
+    } finally {
+      this.#reading = false;
+      if (!ended) leave(source, pieces);
+    }
+  }
+
+  /**
+   * Takes the content of {@link KvHandle.share} from the memory of its process: nothing is copied. All but the numbers is verified now, and the numbers
+   * when they are imported.
+   * @throws {@link LatentError} `ERR_LATENT_KV_UNREACHABLE` (another machine or container, no right to look into the process, gone, or not sealed), and
+   * what {@link read} throws of content
+   */
+  async open(reference: KvSharedReference, options: { readonly signal?: AbortSignal } = {}): Promise<KvHandle> {
+    checkKeys("options", options, ["signal"]);
+    const place = placeOf(reference);
+    this.#begin();
+    try {
+      requireSameMachine(place.machine);
+      const opened = LatentError.translate(() => this.#entrance.segment(place.name, place.nonce));
+      const { kv, notes } = await run(opened, options.signal);
+      const handle = this.#handleOf(kv, notes, true);
+      return await this.#give(handle, () => sealOf(handle, notes, options.signal), place.signature);
+    } finally {
+      this.#reading = false;
+    }
+  }
+
+  /**
+   * Takes what {@link sendKv} sends over a link, by whatever way the two agree on. When the link breaks, whole records are kept, and the next link goes on
+   * from there. Resolves with null if the content came before and only the answer to the sender was lost: the sender is told now.
+   * @throws {@link LatentError} what {@link read} throws; `ERR_LATENT_KV_STALLED` also for `deadlineMs`
+   */
+  async receive(duplex: Duplex, options: KvReceiveOptions = {}): Promise<KvReceived | null> {
+    return this.#taken ? await repeatAnswer(duplex, options) : await receiveOver(duplex, this, options, keep);
+  }
+
+  #begin(): void {
+    if (this.#reading) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "this receiver is reading another stream");
+    if (this.#taken) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "this receiver has already given its content away");
+    this.#reading = true;
+  }
+
+  #handleOf(kv: NativeKv, notes: NativeFields, isShared: boolean): KvHandle {
+    const noteOf = (wanted: string): string => notes.find(([name]) => name === wanted)?.[1] ?? "";
+    // only who is known is believed: it decides what a store takes for content of its tokens
+    const mixedFrom = this.#verify === undefined ? 0 : mixedFromOf(noteOf("asRead"), kv.info().positions);
+    return new KvHandle(kv, this.#entrance.identity, noteOf("label").slice(0, labelLimit), mixedFrom, isShared);
+  }
+
+  async #give(kv: KvHandle, seal: () => Uint8Array | Promise<Uint8Array>, signature: Uint8Array): Promise<KvHandle> {
+    if (this.#verify) {
       try {
-        this.#verify?.(seal, signature);
+        this.#verify(await seal(), signature);
       } catch (error) {
         kv.dispose();
         this.dispose();
         throw error;
       }
-      this.#taken = true;
-      const noteOf = (wanted: string): string => notes.find(([name]) => name === wanted)?.[1] ?? "";
-      // only who is known is believed: it decides what a store takes for content of its tokens
-      const mixedFrom = this.#verify === undefined ? 0 : mixedFromOf(noteOf("asRead"), kv.info().positions);
-      return new KvHandle(kv, this.#identity, noteOf("label").slice(0, labelLimit), mixedFrom);
-    } finally {
-      this.#reading = false;
-      if (!ended) leave(source, pieces);
     }
+    this.#taken = true;
+    return kv;
   }
 
   #feed(bytes: Uint8Array): void {

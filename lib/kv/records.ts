@@ -1,6 +1,6 @@
 // A content on its way out: the stream of records of what a handle holds, or of what a sequence is still reading.
 import { native } from "../native.js";
-import type { NativeKvWriter } from "../native-kv.js";
+import type { NativeFields, NativeKvWriter } from "../native-kv.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { KvHandle } from "./handle.js";
@@ -10,10 +10,17 @@ import { signerOf, type KvSigner } from "./signature.js";
 export interface RecordStreamOptions {
   /** Positions of the whole content; those that the first handle lacks are appended. */
   readonly entries: number;
-  /** How many of its first positions were made by reading the ones before them, all of them and nothing else. */
-  readonly asRead: number;
+  readonly notes: NativeFields;
   readonly sign: KvSigner | undefined;
   readonly bufferBytes: number;
+}
+
+/**
+ * @internal What travels along, beside what it is. `asRead`: how many of the first positions were made by reading the ones before them, all of them and
+ * nothing else; a word that nobody would believe without a signature.
+ */
+export function notesOf(label: string, asRead: number | undefined): NativeFields {
+  return [...(asRead === undefined ? [] : [["asRead", String(asRead)] as const]), ["label", label]];
 }
 
 /** @internal */
@@ -26,11 +33,8 @@ export class RecordStream {
   constructor(kv: KvHandle, options: RecordStreamOptions) {
     this.#sign = options.sign === undefined ? undefined : signerOf(options.sign);
     this.#bufferBytes = options.bufferBytes;
-    // a word that nobody would believe without a signature
-    const asRead = this.#sign === undefined ? [] : [["asRead", String(options.asRead)] as const];
-    const notes = [...asRead, ["label", kv.label] as const];
     this.#writer = LatentError.translate(() =>
-      native().kvWriter(kv.toNative(), Object.entries(kv.identity), notes, this.#sign !== undefined, options.entries),
+      native().kvWriter(kv.toNative(), Object.entries(kv.identity), options.notes, this.#sign !== undefined, options.entries),
     );
   }
 

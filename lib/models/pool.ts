@@ -1,11 +1,14 @@
 // One context and its scheduler: the sequences of a pool are decoded together and can hand cells to each other without moving a byte.
+import type { Duplex } from "node:stream";
 import { checkInteger, checkKeys, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
-import { run } from "../jobs.js";
+import { run, withSignal } from "../jobs.js";
 import type { NativePool, NativePoolCounters, NativePoolInfo } from "../native-engine.js";
 import type { KvHandle } from "../kv/handle.js";
 import { kvIdentity, type KvIdentity } from "../kv/identity.js";
+import { keep, receiveOver, type KvReceived, type KvReceiveOptions } from "../kv/link.js";
 import { KvReceiver, type KvReadOptions, type KvReceiverOptions } from "../kv/receiver.js";
+import { isSharedReference, type KvSharedReference } from "../kv/shared.js";
 import type { KvVerifier } from "../kv/signature.js";
 import type { KvSource } from "../kv/source.js";
 import type { Model } from "./model.js";
@@ -67,19 +70,39 @@ export class Pool {
   kvReceiver(options: KvReceiverOptions = {}): KvReceiver {
     if (this.disposed) throw new LatentError("ERR_LATENT_DISPOSED", "the pool is disposed");
     const identity = this.kvIdentity;
-    return new KvReceiver((sealed) => this.#handle.kvReader(Object.entries(identity), sealed), identity, options);
+    const fields = Object.entries(identity);
+    return new KvReceiver(
+      {
+        identity,
+        reader: (sealed) => this.#handle.kvReader(fields, sealed),
+        segment: (name, nonce) => this.#handle.openKv(fields, name, nonce),
+      },
+      options,
+    );
   }
 
   /**
-   * Reads a whole stream of {@link KvHandle.records}, or a file of {@link KvHandle.toBytes}. All that comes is verified, and held against this
-   * pool's model, before it is used.
-   * @throws {@link LatentError} what {@link KvReceiver.read} throws
+   * Reads a whole stream of {@link KvHandle.records}, a file of {@link KvHandle.toBytes}, or what a reference of {@link KvHandle.share} names. All that
+   * comes is verified, and held against this pool's model, before it is used.
+   * @throws {@link LatentError} what {@link KvReceiver.read} throws, for a reference what {@link KvReceiver.open} throws
    */
-  async readKv(source: KvSource, options: KvReadOptions & KvReceiverOptions = {}): Promise<KvHandle> {
+  async readKv(source: KvSource | KvSharedReference, options: KvReadOptions & KvReceiverOptions = {}): Promise<KvHandle> {
     checkKeys("options", options, ["verify", "idleMs", "signal"]);
     const { verify, ...reading } = options;
     using receiver = this.kvReceiver(verify === undefined ? {} : { verify });
-    return await receiver.read(source, reading);
+    return isSharedReference(source) ? await receiver.open(source, withSignal(options.signal)) : await receiver.read(source, reading);
+  }
+
+  /**
+   * Takes what {@link sendKv} sends over a link: any Duplex, a Unix socket, TCP, a pipe to a child. Between processes of one host it comes through shared
+   * memory, else as a stream of records. The sender learns that it was taken, or why not. To go on after a link that broke, use
+   * {@link KvReceiver.receive}; to tell the sender only when the content lies in a sequence, {@link Sequence.receiveKv}.
+   * @throws {@link LatentError} what {@link KvReceiver.receive} throws
+   */
+  async receiveKv(duplex: Duplex, options: KvReceiveOptions & KvReceiverOptions = {}): Promise<KvReceived> {
+    const { verify, ...receiving } = options;
+    using receiver = this.kvReceiver(verify === undefined ? {} : { verify });
+    return await receiveOver(duplex, receiver, receiving, keep);
   }
 
   /**

@@ -1,12 +1,15 @@
 // One sequence of a pool: what an agent holds. Its cells are fed by tokens or by input rows, continued by generating or thinking, shared by forking,
 // and cut, joined, saved and restored.
+import type { Duplex } from "node:stream";
 import { checkArray, checkBoolean, checkCallback, checkInteger, checkKeys, checkNumber, checkOneOf, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run, withSignal } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
 import { checkLabel, KvHandle, type KvFormat, type KvRange } from "../kv/handle.js";
 import { requireSameIdentity } from "../kv/identity.js";
+import { receiveOptions, receiveOver, type KvReceiveOptions } from "../kv/link.js";
 import { prefillRecords, type PrefillRecordsOptions, type PrefillText } from "../kv/prefill-records.js";
+import type { KvSharedReference } from "../kv/shared.js";
 import { signerOf, type KvSigner, type KvVerifier } from "../kv/signature.js";
 import type { KvSource } from "../kv/source.js";
 import { checkSpot, spotOf, type KvSpot } from "../kv/spot.js";
@@ -80,7 +83,7 @@ export interface ImportKvOptions {
   readonly positions?: "append" | "keep" | { readonly at: number };
   /** Of a stream: the longest silence of the sender, in milliseconds. Default: no limit. */
   readonly idleMs?: number;
-  /** Take only what one of these has signed. For a stream; a handle is verified when it is read ({@link Pool.readKv}). */
+  /** Take only what one of these has signed. For a stream or a reference; a handle is verified when it is read ({@link Pool.readKv}). */
   readonly verify?: KvVerifier;
   /** Read the first tokens again and compare. Default: do not. */
   readonly spot?: KvSpot;
@@ -92,12 +95,25 @@ export interface KvImport {
   /** Positions that were added. */
   readonly positions: number;
   readonly latents: number;
-  /** Of keys and values, as they came. */
+  /** Of keys and values, as they came; 0 where cells are shared. */
   readonly bytes: number;
   /** Positions whose keys were turned. */
   readonly moved: number;
-  readonly from: "handle" | "stream";
+  /** How it came: cells of the pool are shared and no bytes move; a copy of a handle's memory; memory that another process shares; a stream of records. */
+  readonly way: KvWay;
   readonly ms: number;
+}
+
+/** From the shortest to the longest. */
+export type KvWay = "cells" | "copy" | "shared-memory" | "stream";
+
+/** Options of {@link Sequence.receiveKv}. */
+export interface ReceiveKvOptions extends KvReceiveOptions, Pick<ImportKvOptions, "positions" | "verify" | "spot"> {}
+
+/** What {@link Sequence.receiveKv} did. */
+export interface KvReceipt extends KvImport {
+  /** Why it came by this way, in a line. */
+  readonly why: string;
 }
 
 /**
@@ -338,44 +354,45 @@ export class Sequence {
   }
 
   /**
-   * Adds content to the end: that of a handle, or a stream of {@link KvHandle.records}. All of it is verified first; when this fails or is
-   * aborted, the sequence is as it was. Numbers of another format are converted. `positions` says where the entries come to lie: `append`, the
-   * default, behind what is there; `keep`, where they were; `{ at }`, from there on. Keys that move are turned to their new positions. What lay in
-   * the sequence before was not read by the sender: the joint content then is an approximation of having read both.
+   * Adds content to the end, by the shortest way that there is from `source`: another sequence, of this pool (its cells are shared where positions allow
+   * it) or of another one; a handle; the reference of {@link KvHandle.share}; or a stream of {@link KvHandle.records}. All of it is verified first; when
+   * this fails or is aborted, the sequence is as it was. Numbers of another format are converted. `positions` says where the entries come to lie:
+   * `append`, the default, behind what is there; `keep`, where they were; `{ at }`, from there on. Keys that move are turned to their new positions. What
+   * lay in the sequence before was not read by the sender: the joint content then is an approximation of having read both.
    * @throws {@link LatentError} `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT` (a cache that cannot be read; content that lacks layers), `ERR_LATENT_KV_POSITION` (positions that overlap, are repeated, or
    * lie outside the context), `ERR_LATENT_POSITION_SCHEME` (keys of this model cannot move), `ERR_LATENT_CONTEXT_OVERFLOW` (no room),
    * `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`; with `spot`, `ERR_LATENT_KV_FORGED` and `ERR_LATENT_SEQUENCE_LIMIT`; for a stream also what
-   * {@link KvReceiver.read} throws
+   * {@link KvReceiver.read} throws, for a reference what {@link KvReceiver.open} throws
    */
-  async importKv(source: KvHandle | KvSource, options: ImportKvOptions = {}): Promise<KvImport> {
+  async importKv(source: Sequence | KvHandle | KvSharedReference | KvSource, options: ImportKvOptions = {}): Promise<KvImport> {
     checkKeys("options", options, ["positions", "idleMs", "verify", "spot", "signal"]);
-    const spot = options.spot === undefined ? undefined : spotOf(options.spot);
-    if (options.verify !== undefined && source instanceof KvHandle)
-      throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "a handle carries no signature any more: verify the stream that it is read from");
-    const where = fallback(options.positions, "append");
-    if (where !== "keep" && where !== "append") {
-      checkKeys("positions", where, ["at"]);
-      checkInteger("positions.at", where.at, 0, 2 ** 31 - 1);
-    }
+    if (options.spot !== undefined) spotOf(options.spot);
+    if (options.verify !== undefined && (source instanceof KvHandle || source instanceof Sequence))
+      throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "a handle or sequence carries no signature any more: verify what it is read from");
+    checkPlace(options.positions);
     const started = performance.now();
-    const { positions: _where, spot: _spot, ...reading } = options;
-    const received = source instanceof KvHandle ? undefined : await this.pool.readKv(source, reading);
-    const kv = received ?? (source as KvHandle);
-    try {
-      requireSameIdentity(kv.identity, this.pool.kvIdentity);
-      // of some layers only, it is refused in any case
-      if (spot && !kv.info.partial) await checkSpot(this.pool, kv, spot, options.signal);
-      const there = kv.positions();
-      const base = where === "append" ? this.nextPosition : where === "keep" ? 0 : where.at;
-      const positions = where === "keep" ? there : there.map((_position, entry) => base + entry);
-      const moved = there.reduce((count, position, entry) => count + (position === positions[entry] ? 0 : 1), 0);
-      const before = this.length;
-      await run(LatentError.translate(() => this.#handle.importKv(kv.toNative(), positions)), options.signal);
-      if (kv.length > 0) this.#mix(before > 0 ? before : moved > 0 ? 0 : kv.mixedFrom);
-      return { positions: kv.length, latents: kv.info.latents, bytes: kv.info.bytes, moved, from: received === undefined ? "handle" : "stream", ms: performance.now() - started };
-    } finally {
-      received?.dispose();
-    }
+    const facts = source instanceof Sequence ? await this.#importSequence(source, options) : await this.#importContent(source, options);
+    return { ...facts, ms: performance.now() - started };
+  }
+
+  /**
+   * Adds what {@link sendKv} sends over a link to the end, and tells the sender only then that it was taken: `positions`, `verify` and `spot` as for
+   * {@link importKv}, the rest as for {@link Pool.receiveKv}.
+   * @throws {@link LatentError} what {@link importKv} and {@link KvReceiver.receive} throw; the sender throws the same
+   */
+  async receiveKv(duplex: Duplex, options: ReceiveKvOptions = {}): Promise<KvReceipt> {
+    const { positions, verify, spot, ...receiving } = options;
+    checkKeys("options", receiving, receiveOptions);
+    checkPlace(positions);
+    if (spot !== undefined) spotOf(spot);
+    const started = performance.now();
+    const importing = { ...(positions !== undefined && { positions }), ...(spot !== undefined && { spot }) };
+    using receiver = this.pool.kvReceiver(verify === undefined ? {} : { verify });
+    return await receiveOver(duplex, receiver, receiving, async (received, { way, why }, signal) => {
+      using kv = received;
+      const report = await this.importKv(kv, { ...importing, signal });
+      return { ...report, way, why, ms: performance.now() - started };
+    });
   }
 
   /**
@@ -406,6 +423,51 @@ export class Sequence {
     return [...new Set(layers)].sort((a, b) => a - b);
   }
 
+  async #importContent(source: KvHandle | KvSharedReference | KvSource, options: ImportKvOptions): Promise<Omit<KvImport, "ms">> {
+    const { positions: where = "append", spot, ...reading } = options;
+    const received = source instanceof KvHandle ? undefined : await this.pool.readKv(source, reading);
+    const kv = received ?? (source as KvHandle);
+    try {
+      requireSameIdentity(kv.identity, this.pool.kvIdentity);
+      // of some layers only, it is refused in any case
+      if (spot && !kv.info.partial) await checkSpot(this.pool, kv, spotOf(spot), options.signal);
+      const there = kv.positions();
+      const base = this.#base(where);
+      const positions = base < 0 ? there : there.map((_position, entry) => base + entry);
+      const moved = there.reduce((count, position, entry) => count + (position === positions[entry] ? 0 : 1), 0);
+      const before = this.length;
+      await run(LatentError.translate(() => this.#handle.importKv(kv.toNative(), positions)), options.signal);
+      if (kv.length > 0) this.#mix(before > 0 ? before : moved > 0 ? 0 : kv.mixedFrom);
+      const way = kv.isShared ? "shared-memory" : received === undefined ? "copy" : "stream";
+      return { positions: kv.length, latents: kv.info.latents, bytes: kv.info.bytes, moved, way };
+    } finally {
+      received?.dispose();
+    }
+  }
+
+  /** Shares cells if nothing has to be turned, converted or looked at; else one export and one import. */
+  async #importSequence(source: Sequence, options: ImportKvOptions): Promise<Omit<KvImport, "ms">> {
+    if (source === this) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "a sequence cannot be joined with itself");
+    const { positions: where = "append", spot, signal } = options;
+    if (source.pool === this.pool && spot === undefined) {
+      const before = this.length;
+      const log = source.log();
+      const shared = LatentError.translate(() => this.#handle.shareCells(source.#handle, this.#base(where)));
+      if (await run(shared, signal)) {
+        if (log.length > 0) this.#mix(before > 0 ? before : source.#mixedFrom);
+        const latents = log.reduce((sum, token) => sum + (token < 0 ? 1 : 0), 0);
+        return { positions: log.length, latents, bytes: 0, moved: 0, way: "cells" };
+      }
+    }
+    using kv = await source.exportKv(withSignal(signal));
+    return await this.#importContent(kv, options);
+  }
+
+  /** Where the first of entries comes to lie that follow each other; -1 where each stays where it is. */
+  #base(where: NonNullable<ImportKvOptions["positions"]>): number {
+    return where === "keep" ? -1 : where === "append" ? this.nextPosition : where.at;
+  }
+
   #mix(from: number): void {
     this.#mixedFrom = Math.min(this.#mixedFrom, from);
   }
@@ -424,4 +486,10 @@ export class Sequence {
     if (!(other instanceof Sequence)) throw invalid("other", "a Sequence", other);
     return other.#handle;
   }
+}
+
+function checkPlace(where: ImportKvOptions["positions"]): void {
+  if (where === undefined || where === "keep" || where === "append") return;
+  checkKeys("positions", where, ["at"]);
+  checkInteger("positions.at", where.at, 0, 2 ** 31 - 1);
 }

@@ -13,6 +13,7 @@ namespace latentwire::addon {
 // Exports kvWriter, and defines the classes behind the objects that it, pools and sequences make.
 void init_kv(Napi::Env env, Napi::Object exports);
 void init_kv_object(Napi::Env env, Napi::Object exports);
+void init_kv_segment(Napi::Env env, Napi::Object exports);
 
 // Resolves to a new Kv object.
 Job::ToValue kv_value(std::shared_ptr<const KvContent> content);
@@ -24,5 +25,8 @@ KvManifest::Fields fields_of(const Napi::Value& pairs, const char* name);
 Napi::Array pairs_of(Napi::Env env, const KvManifest::Fields& fields);
 
 Napi::Object wrap_kv_reader(Napi::Env env, KvExpectation expected);
+
+// open(name, nonce) of a pool -> job of { kv, notes }
+Napi::Value open_segment(const Napi::CallbackInfo& call, KvExpectation expected);
 
 }  // namespace latentwire::addon

@@ -21,6 +21,7 @@ class PoolObject : public TaggedWrap<PoolObject> {
                            InstanceMethod<&PoolObject::counters>("counters"),
                            InstanceMethod<&PoolObject::create_sequence>("createSequence"),
                            InstanceMethod<&PoolObject::kv_reader>("kvReader"),
+                           InstanceMethod<&PoolObject::open_kv>("openKv"),
                            InstanceAccessor<&PoolObject::disposed>("disposed"),
                            InstanceMethod<&PoolObject::dispose>("dispose"),
                        });
@@ -65,17 +66,28 @@ class PoolObject : public TaggedWrap<PoolObject> {
     return translate(call.Env(), [&] { return wrap_sequence(call.Env(), pool_, pool_->create_sequence()); });
   }
 
+  // What content from outside is held against; throws Failure.
+  KvExpectation expectation(const Napi::Value& identity) const {
+    KvExpectation expected;
+    expected.manifest.layout = pool_->layout();
+    expected.manifest.identity = fields_of(identity, "identity");
+    expected.vocabulary = pool_->model().info().vocabulary_size;
+    expected.max_entries = pool_->context_length();
+    return expected;
+  }
+
   // kvReader(identity, sealed)
   Napi::Value kv_reader(const Napi::CallbackInfo& call) {
     return translate(call.Env(), [&] {
-      KvExpectation expected;
-      expected.manifest.layout = pool_->layout();
-      expected.manifest.identity = fields_of(call[0], "identity");
-      expected.vocabulary = pool_->model().info().vocabulary_size;
-      expected.max_entries = pool_->context_length();
+      KvExpectation expected = expectation(call[0]);
       expected.sealed = require_bool(call, 1, "sealed");
       return wrap_kv_reader(call.Env(), std::move(expected));
     });
+  }
+
+  // openKv(identity, name, nonce) -> job of { kv, notes }
+  Napi::Value open_kv(const Napi::CallbackInfo& call) {
+    return translate(call.Env(), [&] { return open_segment(call, expectation(call[0])); });
   }
 
   Napi::Value disposed(const Napi::CallbackInfo& call) { return Napi::Boolean::New(call.Env(), pool_->closed()); }

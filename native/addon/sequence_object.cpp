@@ -42,6 +42,7 @@ class SequenceObject : public TaggedWrap<SequenceObject> {
                            InstanceMethod<&SequenceObject::drop>("drop"),
                            InstanceMethod<&SequenceObject::export_kv>("exportKv"),
                            InstanceMethod<&SequenceObject::import_kv>("importKv"),
+                           InstanceMethod<&SequenceObject::share_cells>("shareCells"),
                            InstanceMethod<&SequenceObject::dispose>("dispose"),
                        });
   }
@@ -362,6 +363,23 @@ class SequenceObject : public TaggedWrap<SequenceObject> {
       *incoming = pool->encode_kv(*content, positions, &job->cancel_flag());
     };
     return {call.Env(), start_request(call.Env(), parts_.pool, request, job, {}, nullptr, prepare)};
+  }
+
+  // shareCells(other, base) -> job of whether they are shared now: with a base >= 0, only if the entries lie there, one after the other.
+  Napi::Value share_cells(const Napi::CallbackInfo& call) {
+    const Parts& source = other(call);
+    const auto base = static_cast<int32_t>(require_int(call, 1, "base", -1, INT32_MAX));
+    auto shared = std::make_shared<bool>(false);
+    return edit(
+        call,
+        [shared, base, to = parts_.state, from = source.state.get()](Pool& pool) {
+          const std::vector<int32_t>& there = from->positions;
+          // they ascend, so those without a gap can be told by their ends
+          *shared = base < 0 || there.empty() || (there.front() == base && from->next() - base == from->log.size());
+          if (*shared) pool.join_cells(*to, *from);
+        },
+        [shared]() -> Job::ToValue { return [done = *shared](napi_env env) -> napi_value { return Napi::Boolean::New(env, done); }; },
+        source.state);
   }
 
   Napi::Value dispose(const Napi::CallbackInfo& call) { return start(call, std::make_shared<DisposeRequest>(parts_.state), {}); }

@@ -101,6 +101,8 @@ class Pool {
   KvContent export_kv(const SequenceState& sequence, int32_t from, int32_t to);
   // Adds what `incoming` holds to the end. Throws Failure: kv_position, context_overflow.
   void import_kv(SequenceState& sequence, Incoming incoming);
+  // Adds what `source` holds to the end, at the positions that it has there: cells are shared, no bytes move. Throws Failure: kv_position.
+  void join_cells(SequenceState& target, const SequenceState& source);
   void release(SequenceState& sequence);
   std::shared_ptr<SequenceState> fork(const SequenceState& source);
 
@@ -165,6 +167,7 @@ class Pool {
   KvContent read_cells(const SequenceState& sequence, int32_t from, int32_t to);
   int32_t read_piece(const SequenceState& sequence, int32_t from, int32_t to, KvContent* content);
   void require_movable_keys() const;
+  void require_behind(const SequenceState& sequence, const std::vector<int32_t>& positions) const;
   void move_down(SequenceState& sequence, int32_t from, int32_t to);
   void load_scratch(const uint8_t* state, size_t size);
   void clear_scratch();

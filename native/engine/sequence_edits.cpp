@@ -198,10 +198,11 @@ Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> po
     move.ropes = ropes_;
     for (size_t i = 0; i < positions.size(); i++) move.shifts.push_back(positions[i] - content.positions[i]);
   }
-  incoming.state = {large_memory(size), size, geometry_};
-  if (incoming.state.bytes == nullptr) fail(Code::out_of_memory, "no memory for " + std::to_string(size) + " bytes of keys and values");
+  std::shared_ptr<uint8_t> state = large_memory(size);
+  if (state == nullptr) fail(Code::out_of_memory, "no memory for " + std::to_string(size) + " bytes of keys and values");
   std::vector<uint8_t*> parts;
-  begin_state(*geometry_, positions, incoming.state.bytes.get(), &parts);
+  begin_state(*geometry_, positions, state.get(), &parts);
+  incoming.state = {std::move(state), size, geometry_};
   if (content.size() > 0) {
     if (Status status = write_rows(content, local, moves ? &move : nullptr, parts, geometry_->transposed_values, cancel); !status.ok())
       throw Failure(std::move(status));
@@ -210,22 +211,27 @@ Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> po
   return incoming;
 }
 
-// Into the scratch sequence, and committed by sharing its cells: on any failure `s` is as it was.
-void Pool::import_kv(SequenceState& s, Incoming incoming) {
-  const auto count = static_cast<int32_t>(incoming.positions.size());
-  if (count == 0) return;
-  const int32_t first = incoming.positions.front();
+// Whether entries at these positions, which ascend, can follow what the sequence holds.
+void Pool::require_behind(const SequenceState& s, const std::vector<int32_t>& positions) const {
+  const int32_t first = positions.front();
   if (first < s.next()) {
     fail(Code::kv_position,
          "position " + std::to_string(first) + " lies before " + std::to_string(s.next()) + ", where the sequence goes on");
   }
-  if (incoming.positions.back() >= context_length_) {
+  if (positions.back() >= context_length_) {
     fail(Code::kv_position,
-         "position " + std::to_string(incoming.positions.back()) + " lies outside the context of " + std::to_string(context_length_));
+         "position " + std::to_string(positions.back()) + " lies outside the context of " + std::to_string(context_length_));
   }
   // the last position is decoded again when its outputs are asked for, right behind what lies before it
-  const int32_t before_last = count > 1 ? incoming.positions[static_cast<size_t>(count) - 2] : s.next() - 1;
-  if (incoming.positions.back() != before_last + 1) fail(Code::kv_position, "a gap in the positions must leave two positions behind it");
+  const int32_t before_last = positions.size() > 1 ? positions[positions.size() - 2] : s.next() - 1;
+  if (positions.back() != before_last + 1) fail(Code::kv_position, "a gap in the positions must leave two positions behind it");
+}
+
+// Into the scratch sequence, and committed by sharing its cells: on any failure `s` is as it was.
+void Pool::import_kv(SequenceState& s, Incoming incoming) {
+  const auto count = static_cast<int32_t>(incoming.positions.size());
+  if (count == 0) return;
+  require_behind(s, incoming.positions);
   if (ledger_.used() + count > context_length_) {
     fail(Code::context_overflow, "needs " + std::to_string(count) + " cells, the pool has " +
                                      std::to_string(context_length_ - ledger_.used()) + " of " + std::to_string(context_length_) + " free");
@@ -247,6 +253,29 @@ void Pool::import_kv(SequenceState& s, Incoming incoming) {
   s.contiguous = s.next() == s.log.size();
   s.invalidate_outputs();
   s.publish();
+}
+
+void Pool::join_cells(SequenceState& target, const SequenceState& source) {
+  if (source.positions.empty()) return;
+  require_behind(target, source.positions);
+  // then the outputs of its last position are the same
+  if (target.positions.empty()) return replace(target, source);
+  // nothing may fail for want of memory once the cells are there
+  target.cells.reserve(target.cells.size() + source.cells.size());
+  target.positions.reserve(target.positions.size() + source.positions.size());
+  target.log.tokens.reserve(target.log.tokens.size() + source.log.tokens.size());
+  target.log.rows.reserve(target.log.rows.size() + source.log.rows.size());
+  share_cells(source.id, target.id, -1, -1);
+  for (const uint32_t cell : source.cells) {
+    ledger_.share(cell);
+    target.cells.push_back(cell);
+  }
+  target.positions.insert(target.positions.end(), source.positions.begin(), source.positions.end());
+  target.log.tokens.insert(target.log.tokens.end(), source.log.tokens.begin(), source.log.tokens.end());
+  target.log.rows.insert(target.log.rows.end(), source.log.rows.begin(), source.log.rows.end());
+  target.contiguous = target.next() == target.log.size();
+  target.invalidate_outputs();
+  target.publish();
 }
 
 void Pool::require_movable_keys() const {

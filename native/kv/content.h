@@ -44,7 +44,7 @@ struct KvSegment {
 
 // The bytes that llama.cpp gave a content as, and takes it as again where states have the same geometry.
 struct LlamaState {
-  std::shared_ptr<uint8_t> bytes;
+  std::shared_ptr<const uint8_t> bytes;
   size_t size = 0;
   std::shared_ptr<const StateGeometry> geometry;
 };

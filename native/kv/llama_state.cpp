@@ -238,6 +238,22 @@ Status read_state(const uint8_t* blob, size_t size, const StateGeometry& local, 
   return {};
 }
 
+// Calls visit(offset, head, part) -> whether to go on, for what comes before the rows of each part.
+template <typename Visit>
+bool for_heads(const StateGeometry& local, const std::vector<int32_t>& positions, const Visit& visit) {
+  const StateHeads heads = state_heads(local, positions);
+  size_t offset = 0;
+  for (size_t i = 0; i < heads.bytes.size(); i++) {
+    const size_t part = i < heads.parts.size() ? heads.parts[i] : SIZE_MAX;
+    if (!visit(offset, heads.bytes[i], part)) return false;
+    offset += heads.bytes[i].size();
+    if (part == SIZE_MAX) continue;
+    const StateLayer& layer = local.layers[part / 2];
+    offset += positions.size() * (part % 2 == 1 ? layer.value_row_bytes : layer.key_row_bytes);
+  }
+  return true;
+}
+
 }  // namespace
 
 bool same_form(const StateGeometry& a, const StateGeometry& b) {
@@ -282,48 +298,64 @@ uint64_t state_bytes(const StateGeometry& local, uint64_t cells) {
   return bytes;
 }
 
-void begin_state(const StateGeometry& local, const std::vector<int32_t>& positions, uint8_t* blob, std::vector<uint8_t*>* parts) {
-  uint8_t* at = blob;
-  const auto put = [&at](auto value) {
-    std::memcpy(at, &value, sizeof value);
-    at += sizeof value;
-  };
+StateHeads state_heads(const StateGeometry& local, const std::vector<int32_t>& positions) {
+  StateHeads heads;
+  ByteWriter head;
   const auto put_part = [&](size_t layer, bool values) {
     const StateLayer& kind = local.layers[layer];
     const int32_t type = values ? kind.value_type : kind.key_type;
     const uint64_t row_bytes = values ? kind.value_row_bytes : kind.key_row_bytes;
-    put(type);
+    head.put(type);
     if (values && local.transposed_values) {
       const uint32_t element_bytes = layout_of(type)->block_bytes;
-      put(element_bytes);
-      put(static_cast<uint32_t>(row_bytes / element_bytes));
+      head.put(element_bytes);
+      head.put(static_cast<uint32_t>(row_bytes / element_bytes));
     } else {
-      put(row_bytes);
+      head.put(row_bytes);
     }
-    (*parts)[2 * layer + (values ? 1 : 0)] = at;
-    at += positions.size() * row_bytes;
+    heads.bytes.push_back(head.take());
+    head = ByteWriter();
+    heads.parts.push_back(2 * layer + (values ? 1 : 0));
   };
-  put(kMagic);
-  put(int32_t{0});
-  parts->assign(2 * local.layers.size(), nullptr);
+  head.put(kMagic);
+  head.put(int32_t{0});
   for (const std::vector<int32_t>& layers : sections_of(local)) {
-    put(local.streams);
-    put(static_cast<uint32_t>(positions.size()));
+    head.put(local.streams);
+    head.put(static_cast<uint32_t>(positions.size()));
     if (!positions.empty()) {
       for (const int32_t position : positions) {
-        put(position);
-        put(uint32_t{1});
-        put(int32_t{0});
+        head.put(position);
+        head.put(uint32_t{1});
+        head.put(int32_t{0});
       }
-      put(uint32_t{local.transposed_values ? 1U : 0U});
-      put(static_cast<uint32_t>(layers.size()));
+      head.put(uint32_t{local.transposed_values ? 1U : 0U});
+      head.put(static_cast<uint32_t>(layers.size()));
       for (const bool values : {false, true}) {
         for (const int32_t layer : layers) put_part(static_cast<size_t>(layer), values);
       }
     }
     // the sequence lies in the first stream
-    for (uint32_t stream = 1; stream < local.streams; ++stream) put(uint32_t{0});
+    for (uint32_t stream = 1; stream < local.streams; ++stream) head.put(uint32_t{0});
   }
+  if (std::vector<uint8_t> rest = head.take(); !rest.empty()) heads.bytes.push_back(std::move(rest));
+  return heads;
+}
+
+void begin_state(const StateGeometry& local, const std::vector<int32_t>& positions, uint8_t* blob, std::vector<uint8_t*>* parts) {
+  parts->assign(2 * local.layers.size(), nullptr);
+  for_heads(local, positions, [&](size_t offset, const std::vector<uint8_t>& head, size_t part) {
+    std::memcpy(blob + offset, head.data(), head.size());
+    if (part < parts->size()) (*parts)[part] = blob + offset + head.size();
+    return true;
+  });
+}
+
+bool begins_as(const StateGeometry& local, const std::vector<int32_t>& positions, const uint8_t* blob, std::vector<const uint8_t*>* parts) {
+  parts->assign(2 * local.layers.size(), blob);
+  return for_heads(local, positions, [&](size_t offset, const std::vector<uint8_t>& head, size_t part) {
+    if (part < parts->size()) (*parts)[part] = blob + offset + head.size();
+    return std::memcmp(blob + offset, head.data(), head.size()) == 0;
+  });
 }
 
 }  // namespace latentwire

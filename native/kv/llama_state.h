@@ -74,9 +74,19 @@ Status locate_rows(const uint8_t* blob, size_t size, const StateGeometry& local,
 // The exact size of a state of so many cells.
 uint64_t state_bytes(const StateGeometry& local, uint64_t cells);
 
+// What a state with cells at `positions`, in this order, has before the rows of each part, and the parts in the order of the state; where
+// there is one piece more, it stands behind the last part. Geometries with extended positions have no heads.
+struct StateHeads {
+  std::vector<std::vector<uint8_t>> bytes;
+  std::vector<size_t> parts;  // 2 * layer for keys, 2 * layer + 1 for values
+};
+StateHeads state_heads(const StateGeometry& local, const std::vector<int32_t>& positions);
+
 // Writes everything of a state but the rows, cells at `positions` in this order, into `blob` of state_bytes bytes. Where the rows of each
-// part go is in `parts`, as above: [cells, row], or [channels, cells] for transposed values. Geometries with extended positions are not
-// written.
+// part go is in `parts`, as above: [cells, row], or [channels, cells] for transposed values.
 void begin_state(const StateGeometry& local, const std::vector<int32_t>& positions, uint8_t* blob, std::vector<uint8_t*>* parts);
+
+// Whether `blob`, of state_bytes bytes, has these heads, and only rows besides. Where those of each part are is in `parts`, [2 * layers].
+bool begins_as(const StateGeometry& local, const std::vector<int32_t>& positions, const uint8_t* blob, std::vector<const uint8_t*>* parts);
 
 }  // namespace latentwire

@@ -13,7 +13,6 @@
 namespace latentwire {
 namespace {
 
-// As in ggml_type, which is stable: files depend on it.
 struct FormatNumber {
   RowFormat format;
   uint32_t number;
@@ -66,6 +65,10 @@ void write_fields(const KvManifest::Fields& fields, ByteWriter* writer) {
 
 }  // namespace
 
+uint32_t format_number(RowFormat format) noexcept {
+  return std::find_if(std::begin(format_numbers), std::end(format_numbers), [&](const auto& f) { return f.format == format; })->number;
+}
+
 std::vector<uint8_t> write_manifest(const KvManifest& manifest) {
   ByteWriter writer;
   writer.put(manifest.layout.numbers.empty() ? all_layers : some_layers);
@@ -76,9 +79,7 @@ std::vector<uint8_t> write_manifest(const KvManifest& manifest) {
   writer.put(static_cast<uint32_t>(manifest.layout.layers()));
   for (const int32_t number : manifest.layout.numbers) writer.put(static_cast<uint32_t>(number));
   for (const CacheRows& part : manifest.layout.parts) {
-    const auto* found =
-        std::find_if(std::begin(format_numbers), std::end(format_numbers), [&](const auto& f) { return f.format == part.format; });
-    writer.put(found->number);
+    writer.put(format_number(part.format));
     writer.put(static_cast<uint32_t>(part.channels));
     writer.put(static_cast<uint32_t>(part.rotation));
   }

@@ -26,6 +26,9 @@ constexpr size_t max_manifest_bytes = size_t{1} << 20;
 constexpr int64_t max_layers = 1024;
 constexpr int64_t max_channels = int64_t{1} << 20;
 
+// What stands for a format of rows in manifests and in states of llama.cpp: its ggml_type, which is stable.
+uint32_t format_number(RowFormat format) noexcept;
+
 std::vector<uint8_t> write_manifest(const KvManifest& manifest);
 
 // Errors: kv_truncated, kv_format, kv_limit. `out` is only written on success.

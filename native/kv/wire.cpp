@@ -219,6 +219,28 @@ void KvWriter::pass_over(int64_t record) {
 
 // ------------------------------------------------------------------------------------------------------------------------------ reading
 
+Status check_expected(const KvManifest& sent, const KvExpectation& expected) {
+  if (Status status = check_manifest(sent, expected.manifest); !status.ok()) return status;
+  if (sent.entries <= static_cast<uint64_t>(expected.max_entries)) return {};
+  return Status::fail(Code::kv_limit,
+                      std::to_string(sent.entries) + " entries, more than the " + std::to_string(expected.max_entries) + " of the context");
+}
+
+Status check_entries(const std::vector<int32_t>& tokens, const std::vector<int32_t>& positions, const std::vector<float>& rows,
+                     const KvExpectation& expected) {
+  if (std::any_of(tokens.begin(), tokens.end(), [&](int32_t t) { return t < row_entry || t >= expected.vocabulary; }))
+    return Status::fail(Code::kv_format, "tokens that the vocabulary lacks");
+  if (std::any_of(positions.begin(), positions.end(), [](int32_t p) { return p < 0 || p == INT32_MAX; }))
+    return Status::fail(Code::kv_position, "positions outside of any context");
+  const int32_t dimension = expected.manifest.layout.dimension;
+  const auto count = static_cast<int64_t>(rows.size()) / dimension;
+  if (latents_in(tokens.data(), static_cast<int64_t>(tokens.size())) * dimension != static_cast<int64_t>(rows.size()))
+    return Status::fail(Code::kv_format, "another number of latents than the entries have");
+  if (first_non_finite_row({RowFormat::f32, dimension, 0}, reinterpret_cast<const uint8_t*>(rows.data()), count) != count)
+    return Status::fail(Code::non_finite, "a latent holds NaN or an infinity");
+  return {};
+}
+
 void KvReader::expect(State state, uint64_t bytes) {
   state_ = state;
   wanted_ = bytes;
@@ -389,11 +411,7 @@ Status KvReader::take_manifest() {
     if (leaf_ != manifest_leaf_) return another_content();
   } else {
     if (Status status = read_manifest(gathered_.data(), gathered_.size(), &manifest); !status.ok()) return status;
-    if (Status status = check_manifest(manifest, expected_.manifest); !status.ok()) return status;
-    if (manifest.entries > static_cast<uint64_t>(expected_.max_entries)) {
-      return Status::fail(Code::kv_limit, std::to_string(manifest.entries) + " entries, more than the " +
-                                              std::to_string(expected_.max_entries) + " of the context");
-    }
+    if (Status status = check_expected(manifest, expected_); !status.ok()) return status;
     manifest_ = std::move(manifest);
     chunks_.resize((manifest_.entries + chunk_entries - 1) / chunk_entries);
     manifest_leaf_ = leaf_;
@@ -435,16 +453,7 @@ Status KvReader::take_entries() {
   copy(&chunk.tokens, count);
   copy(&chunk.positions, count);
   copy(&chunk.rows, reader.left() / 4);
-  if (std::any_of(chunk.tokens.begin(), chunk.tokens.end(), [&](int32_t t) { return t < row_entry || t >= expected_.vocabulary; }))
-    return Status::fail(Code::kv_format, "tokens that the vocabulary lacks");
-  if (std::any_of(chunk.positions.begin(), chunk.positions.end(), [](int32_t p) { return p < 0 || p == INT32_MAX; }))
-    return Status::fail(Code::kv_position, "positions outside of any context");
-  const auto d = static_cast<int64_t>(manifest_.layout.dimension);
-  if (latents_in(chunk.tokens.data(), header_.part) * d != static_cast<int64_t>(chunk.rows.size()))
-    return Status::fail(Code::kv_format, "another number of latents than the entries have");
-  if (first_non_finite_row({RowFormat::f32, manifest_.layout.dimension, 0}, reinterpret_cast<const uint8_t*>(chunk.rows.data()),
-                           static_cast<int64_t>(chunk.rows.size()) / d) != static_cast<int64_t>(chunk.rows.size()) / d)
-    return Status::fail(Code::non_finite, "a latent holds NaN or an infinity");
+  if (Status status = check_entries(chunk.tokens, chunk.positions, chunk.rows, expected_); !status.ok()) return status;
   if (Status status = allocate_segment(manifest_.layout, header_.part, &chunk.segment, &chunk.writable); !status.ok()) return status;
   chunk.parts.resize(manifest_.layout.parts.size());
   chunk.leaves.resize(1 + chunk.parts.size());

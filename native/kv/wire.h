@@ -94,6 +94,14 @@ struct KvExpectation {
   bool sealed = false;  // the seal will be asked for
 };
 
+// Whether content of this manifest may come at all. Errors: kv_model_mismatch, kv_layout, kv_limit (more entries than may be).
+Status check_expected(const KvManifest& sent, const KvExpectation& expected);
+
+// Whether these can be entries of such content: tokens of the vocabulary, positions, and latents in f32, `dimension` numbers each, one for
+// each `row_entry`. Errors: kv_format, kv_position, non_finite.
+Status check_entries(const std::vector<int32_t>& tokens, const std::vector<int32_t>& positions, const std::vector<float>& rows,
+                     const KvExpectation& expected);
+
 class KvReader {
  public:
   explicit KvReader(KvExpectation expected) : expected_(std::move(expected)) {}

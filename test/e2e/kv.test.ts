@@ -33,7 +33,7 @@ describe("content", () => {
     expect(kv.info.latents).toBe(3);
     expect(kv.info.bytes).toBe(source.length * pool.info.kvBytesPerPosition - source.length * 12);
     const report = await target.importKv(kv);
-    expect(report).toMatchObject({ positions: source.length, latents: 3, moved: 0, from: "handle" });
+    expect(report).toMatchObject({ positions: source.length, latents: 3, moved: 0, way: "copy" });
     expect((await bytesOf(target)).equals(await bytesOf(source))).toBe(true);
     expect(target.log()).toEqual(source.log());
     expect(await floats(target.logits())).toEqual(await floats(source.logits()));

@@ -1,0 +1,248 @@
+// One end of a link: messages over a Duplex, with the clock that tells a peer that is gone from one that is slow. The Duplex is read as messages are
+// asked for, and no byte further, so that it can carry something else afterwards.
+import { Duplex } from "node:stream";
+import { checkInteger, checkKeys, fallback, invalid } from "../check.js";
+import { isLatentErrorCode, LatentError } from "../errors.js";
+import { framesOf, headBytes, malformed, readHead, readPayload, type LinkKind, type LinkMessage } from "./frames.js";
+
+/** What both ends of a link can set. */
+export interface KvLinkOptions {
+  /** The longest silence of the other side, in milliseconds: it says that it is there as long as it works. Default 30 000; 0 for no limit. */
+  readonly idleMs?: number;
+  /** How long all of it may take, in milliseconds. Default: no limit. */
+  readonly deadlineMs?: number;
+  /** Default true: shared memory where it reaches. False: always the stream. */
+  readonly sharedMemory?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+export const linkOptions = ["idleMs", "deadlineMs", "sharedMemory", "signal"] as const;
+
+/** How long the last words to a peer may take after a failure. */
+const partingMs = 1000;
+
+export class Channel {
+  readonly idleMs: number;
+  readonly #duplex: Duplex;
+  readonly #signal: AbortSignal | undefined;
+  readonly #controller = new AbortController();
+  #failure: Error | undefined;
+  /** The peer has said why, or cannot hear. */
+  #peerGone = false;
+  #head: { readonly kind: LinkKind; readonly bytes: number } | undefined;
+  #waiting = new Set<() => void>();
+  #heardAt = 0;
+  #seen = 0;
+  readonly #timers: { deadline?: NodeJS.Timeout; beat?: NodeJS.Timeout } = {};
+  readonly #listeners: readonly (readonly [string, (value: unknown) => void])[];
+  readonly #aborted = (): void => {
+    this.fail(this.#signal?.reason as Error);
+  };
+
+  constructor(duplex: Duplex, options: KvLinkOptions, more: readonly string[]) {
+    checkKeys("options", options, [...linkOptions, ...more]);
+    if (!(duplex instanceof Duplex)) throw invalid("duplex", "a Duplex", duplex);
+    this.idleMs = checkInteger("idleMs", fallback(options.idleMs, 30_000), 0, 2 ** 31 - 1);
+    const deadlineMs = checkInteger("deadlineMs", fallback(options.deadlineMs, 0), 0, 2 ** 31 - 1);
+    this.#duplex = duplex;
+    this.#signal = options.signal;
+    const wake = (): void => {
+      this.#wake();
+    };
+    this.#listeners = [
+      ["readable", wake],
+      ["end", wake],
+      ["drain", wake],
+      ["close", wake],
+      [
+        "error",
+        (error) => {
+          this.#lose(error);
+        },
+      ],
+    ];
+    for (const [event, listener] of this.#listeners) duplex.on(event, listener);
+    options.signal?.addEventListener("abort", this.#aborted, { once: true });
+    if (options.signal?.aborted === true) this.#aborted();
+    if (deadlineMs > 0)
+      this.#timers.deadline = setTimeout(() => {
+        this.fail(new LatentError("ERR_LATENT_KV_STALLED", `the transfer took longer than ${deadlineMs} ms`, { details: { deadlineMs } }));
+      }, deadlineMs);
+  }
+
+  /** Aborts when this fails, whatever the reason: for the work that goes on beside the link. */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** Ends what waits, and everything that is asked for from now on. The first failure counts. */
+  fail(error: Error): void {
+    if (this.#failure !== undefined) return;
+    this.#failure = error;
+    this.#controller.abort(error);
+    this.#wake();
+  }
+
+  /** Says that this side lives, often enough for a peer that bears so much silence. */
+  beat(idleMs: number): void {
+    clearInterval(this.#timers.beat);
+    if (idleMs === 0) return;
+    this.#timers.beat = setInterval(
+      () => {
+        // who does not read is not told more often for it
+        if (this.#failure === undefined && !this.#duplex.writableNeedDrain) this.#write({ kind: "beat" });
+      },
+      Math.max(5, Math.floor(idleMs / 3)),
+    );
+  }
+
+  /** Resolves when the Duplex takes more. */
+  async send(message: LinkMessage): Promise<void> {
+    this.#requireSound();
+    this.#write(message);
+    while (this.#duplex.writableNeedDrain) {
+      await this.#change(undefined);
+      this.#requireSound();
+    }
+  }
+
+  /** The next message; a peer that says that it failed makes this fail. */
+  async next(): Promise<LinkMessage> {
+    this.#heardAt = performance.now();
+    for (;;) {
+      this.#requireSound();
+      const message = this.#read();
+      if (message === undefined) {
+        if (this.#duplex.readableEnded || this.#duplex.destroyed) this.#lose(undefined);
+        else await this.#change(this.idleMs);
+      } else if (message.kind === "failed") {
+        this.#peerGone = true;
+        this.fail(toldBy(message));
+      } else if (message.kind !== "beat") {
+        return message;
+      }
+    }
+  }
+
+  /** The next message, which must be one of these. */
+  async expect<K extends LinkKind>(...wanted: readonly K[]): Promise<Extract<LinkMessage, { kind: K }>> {
+    const message = await this.next();
+    if (!(wanted as readonly string[]).includes(message.kind)) throw malformed(`'${message.kind}' where ${wanted.join(" or ")} was due`);
+    return message as Extract<LinkMessage, { kind: K }>;
+  }
+
+  /** The transfer is over, and the Duplex can carry something else. */
+  release(): void {
+    this.#stop();
+    for (const [event, listener] of this.#listeners) this.#duplex.off(event, listener);
+  }
+
+  /** The transfer has failed: tells the peer, if it can hear, and closes the Duplex. What to throw comes back. */
+  abandon(error: unknown): unknown {
+    const cause = this.#failure ?? error;
+    this.release();
+    const duplex = this.#duplex;
+    duplex.on("error", () => undefined);
+    if (this.#peerGone || duplex.destroyed || !duplex.writable) {
+      duplex.destroy();
+      return cause;
+    }
+    const known = LatentError.isInstance(cause);
+    for (const piece of framesOf({
+      kind: "failed",
+      code: known ? cause.code : "",
+      message: cause instanceof Error ? cause.message : String(cause),
+    }))
+      duplex.write(piece);
+    duplex.end();
+    // unread bytes would reset the connection before the peer has heard
+    duplex.resume();
+    const parting = setTimeout(() => duplex.destroy(), partingMs);
+    duplex.once("close", () => {
+      clearTimeout(parting);
+    });
+    return cause;
+  }
+
+  #stop(): void {
+    clearTimeout(this.#timers.deadline);
+    clearInterval(this.#timers.beat);
+    this.#signal?.removeEventListener("abort", this.#aborted);
+  }
+
+  #requireSound(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  #wake(): void {
+    for (const resolve of this.#waiting) resolve();
+    this.#waiting.clear();
+  }
+
+  #lose(cause: unknown): void {
+    this.#peerGone = true;
+    const why = cause instanceof Error ? cause.message : "it closed the link";
+    this.fail(new LatentError("ERR_LATENT_KV_PEER_LOST", `the other side was lost: ${why}`, cause === undefined ? {} : { cause }));
+  }
+
+  #write(message: LinkMessage): void {
+    if (this.#duplex.destroyed || !this.#duplex.writable) {
+      this.#lose(undefined);
+      return;
+    }
+    this.#duplex.cork();
+    for (const piece of framesOf(message)) this.#duplex.write(piece);
+    this.#duplex.uncork();
+  }
+
+  #read(): LinkMessage | undefined {
+    // bytes of a message that is still coming are a sign of life as well
+    if (this.#duplex.readableLength !== this.#seen) this.#heardAt = performance.now();
+    this.#seen = this.#duplex.readableLength;
+    if (this.#head === undefined) {
+      const head = this.#take(headBytes);
+      if (head === undefined) return undefined;
+      this.#head = readHead(head);
+    }
+    const payload = this.#head.bytes === 0 ? new Uint8Array(0) : this.#take(this.#head.bytes);
+    if (payload === undefined) return undefined;
+    const { kind } = this.#head;
+    this.#head = undefined;
+    return readPayload(kind, payload);
+  }
+
+  #take(bytes: number): Uint8Array | undefined {
+    const piece: unknown = this.#duplex.read(bytes);
+    if (piece === null) return undefined;
+    if (!(piece instanceof Uint8Array)) throw invalid("duplex", "a Duplex of bytes", piece);
+    // the rest of a stream that has ended
+    if (piece.length < bytes) return undefined;
+    return piece;
+  }
+
+  /** Until something may have changed. Fails for silence only while somebody waits to hear something. */
+  async #change(idleMs: number | undefined): Promise<void> {
+    let resolveNow: () => void = () => undefined;
+    const change = new Promise<void>((resolve) => (resolveNow = resolve));
+    this.#waiting.add(resolveNow);
+    let timer: NodeJS.Timeout | undefined;
+    if (idleMs !== undefined && idleMs > 0) {
+      const left = Math.max(1, Math.ceil(this.#heardAt + idleMs - performance.now()));
+      timer = setTimeout(() => {
+        // what has come while the event loop was busy is heard first
+        setImmediate(() => {
+          if (this.#duplex.readableLength !== this.#seen || performance.now() - this.#heardAt < idleMs) resolveNow();
+          else this.fail(new LatentError("ERR_LATENT_KV_STALLED", `the other side was silent for ${idleMs} ms`, { details: { idleMs } }));
+        });
+      }, left);
+    }
+    await change;
+    clearTimeout(timer);
+    this.#waiting.delete(resolveNow);
+  }
+}
+
+function toldBy({ code, message }: { readonly code: string; readonly message: string }): LatentError {
+  if (isLatentErrorCode(code)) return new LatentError(code, `the other side refused: ${message}`, { details: { by: "peer" } });
+  return new LatentError("ERR_LATENT_KV_PEER_LOST", `the other side gave up: ${message}`, { details: { by: "peer" } });
+}
