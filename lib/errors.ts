@@ -34,6 +34,7 @@ const nativeHints = {
   ERR_LATENT_KV_VERSION: "The sender is of a newer version; bring this package up to date.",
   ERR_LATENT_KV_LIMIT: "It holds more than this pool's context can; open the pool with a larger `contextLength`, or send less.",
   ERR_LATENT_KV_POSITION: "Import with `positions: 'append'` or `{ at }`, which lay the entries out anew.",
+  ERR_LATENT_KV_CODEC: "Name the codec that the message tells among `codecs`, or ask the sender for another one.",
 } as const;
 
 const ownHints = {

@@ -33,13 +33,38 @@ export interface NativeKv {
 
 export type NativeFields = readonly (readonly [string, string])[];
 
+/** A codec that was fitted to a model. */
+export interface NativeKvtc {
+  name(): string;
+  identity(): NativeFields;
+  /** [2 * layers] */
+  ranks(): Int32Array;
+  bytes(): Uint8Array;
+  dispose(): void;
+}
+
+/** Of one part: a built-in one by its name, a fitted one, one that JavaScript works, or none. */
+export type NativeKvCodec = string | NativeKvtc | { readonly outside: string } | null;
+
+/** `part`: 2 * layer, plus 1 for values; entries [from, to). */
+export interface NativeKvPlace {
+  readonly part: number;
+  readonly from: number;
+  readonly to: number;
+  readonly channels: number;
+}
+
 export interface NativeKvWriter {
-  /** Bytes of each record. */
+  /** Bytes of each record, of an encoded tile the most that it can have. */
   sizes(): Float64Array;
   /** The records [from, to). */
   write(from: number, to: number): NativeJob<Uint8Array>;
   /** Takes the records [from, to) into the root without writing them. */
   passOver(from: number, to: number): NativeJob<void>;
+  /** The tiles among the records [from, to) that JavaScript encodes. */
+  outside(from: number, to: number): readonly (NativeKvPlace & { readonly record: number })[];
+  /** Such a tile, before it is written or passed over. */
+  provide(record: number, bytes: Uint8Array): void;
   /** What a signature signs, 32 bytes, once all but the root were written or passed over; of a writer that was made `sealed`. */
   seal(): Uint8Array;
   dispose(): void;
@@ -54,11 +79,25 @@ export interface NativeKvReader {
   finish(): { readonly kv: NativeKv; readonly notes: NativeFields; readonly seal: Uint8Array; readonly signature: Uint8Array };
   readonly done: boolean;
   readonly bytes: number;
+  /** Those of `bytes` that are keys and values. */
+  readonly tileBytes: number;
+  /** The first tile that JavaScript must decode, before anything else is fed. */
+  outside(): (NativeKvPlace & { readonly codec: string; readonly bytes: Uint8Array }) | null;
+  /** [to - from, channels] of that tile. */
+  decoded(numbers: Float32Array): void;
   dispose(): void;
 }
 
 export interface NativeKvModule {
-  kvWriter(kv: NativeKv, identity: NativeFields, notes: NativeFields, sealed: boolean): NativeKvWriter;
+  /** `codecs`: one a part, or none at all. */
+  kvWriter(
+    kv: NativeKv,
+    identity: NativeFields,
+    notes: NativeFields,
+    sealed: boolean,
+    codecs: readonly NativeKvCodec[],
+  ): NativeKvWriter;
+  readKvtc(bytes: Uint8Array): NativeJob<NativeKvtc>;
   kvOfTicket(ticket: string): NativeKv;
   /** The record that carries a signature. */
   kvSignature(signature: Uint8Array): Uint8Array;

@@ -5,19 +5,27 @@ import { setImmediate } from "node:timers/promises";
 import { checkInteger, checkKeys, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
 import type { NativeKvReader } from "../native-kv.js";
+import { decodeOutside, knownCodecs, type KvPlugin, type ResolvedCodecs } from "./codec.js";
 import { KvHandle, labelLimit } from "./handle.js";
 import type { KvIdentity } from "./identity.js";
+import type { Kvtc } from "./kvtc.js";
 import { verifierOf, type KvVerifier } from "./signature.js";
 import { iteratorOf, requirePiece, type KvSource } from "./source.js";
 
-/** So much is verified at a time, a fraction of a millisecond; after `turn` bytes the event loop gets its turn. */
-const step = 256 << 10;
+/**
+ * So much is verified at a time, a fraction of a millisecond unless it travels in a codec; after `turn` bytes, or `turnMs`, the event loop gets its
+ * turn.
+ */
+const step = 64 << 10;
 const turn = 1 << 20;
+const turnMs = 4;
 
 /** Options of {@link Pool.kvReceiver}. */
 export interface KvReceiverOptions {
   /** Take only what one of these has signed. Default: whatever is sound. */
   readonly verify?: KvVerifier;
+  /** Those that content may travel in besides the built-in ones. Default: none. */
+  readonly codecs?: readonly (Kvtc | KvPlugin)[];
 }
 
 /** Options of {@link KvReceiver.read}. */
@@ -31,15 +39,24 @@ export interface KvReadOptions {
 export class KvReceiver {
   readonly #reader: NativeKvReader;
   readonly #identity: KvIdentity;
+  readonly #layers: number;
+  readonly #codecs: ResolvedCodecs;
   readonly #verify: ((seal: Uint8Array, signature: Uint8Array) => void) | undefined;
   #reading = false;
   #taken = false;
 
   /** @internal */
-  constructor(open: (sealed: boolean) => NativeKvReader, identity: KvIdentity, options: KvReceiverOptions) {
-    checkKeys("options", options, ["verify"]);
+  constructor(
+    open: (sealed: boolean, codecs: ResolvedCodecs["native"]) => NativeKvReader,
+    identity: KvIdentity,
+    layers: number,
+    options: KvReceiverOptions,
+  ) {
+    checkKeys("options", options, ["verify", "codecs"]);
+    this.#layers = layers;
+    this.#codecs = knownCodecs(options.codecs, identity);
     this.#verify = options.verify === undefined ? undefined : verifierOf(options.verify);
-    this.#reader = LatentError.translate(() => open(this.#verify !== undefined));
+    this.#reader = LatentError.translate(() => open(this.#verify !== undefined, this.#codecs.native));
     this.#identity = identity;
   }
 
@@ -53,6 +70,11 @@ export class KvReceiver {
     return this.#reader.bytes;
   }
 
+  /** @internal Those of {@link bytes} that are keys and values. */
+  get tileBytes(): number {
+    return this.#reader.tileBytes;
+  }
+
   /** A bit a record: what a new stream of the same content may leave out ({@link KvRecordsOptions.held}). */
   held(): Uint8Array {
     return LatentError.translate(() => this.#reader.held());
@@ -63,7 +85,7 @@ export class KvReceiver {
    * whose signature does not hold costs all of them, and disposes the receiver.
    * @throws {@link LatentError} `ERR_LATENT_KV_TRUNCATED` (it ended early), `ERR_LATENT_KV_PEER_LOST` (it failed), `ERR_LATENT_KV_STALLED` (`idleMs`),
    * `ERR_LATENT_KV_FORMAT`, `ERR_LATENT_KV_CHECKSUM`, `ERR_LATENT_KV_VERSION`, `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT`,
-   * `ERR_LATENT_KV_LIMIT`, `ERR_LATENT_KV_POSITION`, `ERR_LATENT_KV_AUTH`, `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`
+   * `ERR_LATENT_KV_LIMIT`, `ERR_LATENT_KV_POSITION`, `ERR_LATENT_KV_CODEC`, `ERR_LATENT_KV_AUTH`, `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`
    */
   async read(source: KvSource, options: KvReadOptions = {}): Promise<KvHandle> {
     checkKeys("options", options, ["idleMs", "signal"]);
@@ -79,7 +101,7 @@ export class KvReceiver {
       });
       pieces = iteratorOf(source);
       // to its very end: what follows the root is an error wherever the pieces are cut
-      for (let unseen = 0; ;) {
+      for (let [unseen, since] = [0, performance.now()]; ;) {
         options.signal?.throwIfAborted();
         const piece = await within(pieces, idleMs, options.signal);
         ended = piece.done === true;
@@ -88,9 +110,9 @@ export class KvReceiver {
         for (let at = 0; at < bytes.length; at += step) {
           this.#feed(bytes.subarray(at, at + step));
           unseen += step;
-          if (unseen < turn) continue;
-          unseen = 0;
+          if (unseen < turn && performance.now() - since < turnMs) continue;
           await setImmediate();
+          [unseen, since] = [0, performance.now()];
           options.signal?.throwIfAborted();
         }
       }
@@ -115,6 +137,8 @@ export class KvReceiver {
   #feed(bytes: Uint8Array): void {
     LatentError.translate(() => {
       this.#reader.feed(bytes);
+      for (let tile = this.#reader.outside(); tile !== null; tile = this.#reader.outside())
+        this.#reader.decoded(decodeOutside(this.#codecs.plugins.get(tile.codec), tile.bytes, tile, this.#layers));
     });
   }
 

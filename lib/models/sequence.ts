@@ -4,8 +4,10 @@ import { checkBoolean, checkCallback, checkInteger, checkKeys, checkNumber, chec
 import { LatentError } from "../errors.js";
 import { run, withSignal } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
+import type { KvCodecChoice, KvPlugin } from "../kv/codec.js";
 import { checkLabel, KvHandle, type KvFormat, type KvRange } from "../kv/handle.js";
 import { requireSameIdentity } from "../kv/identity.js";
+import type { Kvtc } from "../kv/kvtc.js";
 import { signerOf, type KvSigner, type KvVerifier } from "../kv/signature.js";
 import type { KvSource } from "../kv/source.js";
 import { checkSpot, spotOf, type KvSpot } from "../kv/spot.js";
@@ -76,6 +78,8 @@ export interface ImportKvOptions {
   readonly idleMs?: number;
   /** Take only what one of these has signed. For a stream; a handle is verified when it is read ({@link Pool.readKv}). */
   readonly verify?: KvVerifier;
+  /** Of a stream: what it may travel in besides the built-in codecs. Default: none. */
+  readonly codecs?: readonly (Kvtc | KvPlugin)[];
   /** Read the first tokens again and compare. Default: do not. */
   readonly spot?: KvSpot;
   readonly signal?: AbortSignal;
@@ -328,7 +332,7 @@ export class Sequence {
    * {@link KvReceiver.read} throws
    */
   async importKv(source: KvHandle | KvSource, options: ImportKvOptions = {}): Promise<KvImport> {
-    checkKeys("options", options, ["positions", "idleMs", "verify", "spot", "signal"]);
+    checkKeys("options", options, ["positions", "idleMs", "verify", "codecs", "spot", "signal"]);
     const spot = options.spot === undefined ? undefined : spotOf(options.spot);
     if (options.verify !== undefined && source instanceof KvHandle)
       throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "a handle carries no signature any more: verify the stream that it is read from");
@@ -361,8 +365,10 @@ export class Sequence {
    * The whole content as bytes, for {@link Pool.restore} here or in another process: {@link exportKv} and {@link KvHandle.toBytes}.
    * @throws {@link LatentError} what {@link exportKv} throws
    */
-  async save(options: { readonly sign?: KvSigner; readonly signal?: AbortSignal } = {}): Promise<Uint8Array> {
-    checkKeys("options", options, ["sign", "signal"]);
+  async save(
+    options: { readonly codec?: KvCodecChoice; readonly sign?: KvSigner; readonly signal?: AbortSignal } = {},
+  ): Promise<Uint8Array> {
+    checkKeys("options", options, ["codec", "sign", "signal"]);
     if (options.sign !== undefined) signerOf(options.sign);
     using kv = await this.exportKv(withSignal(options.signal));
     return await kv.toBytes(options);

@@ -21,6 +21,7 @@ class PoolObject : public TaggedWrap<PoolObject> {
                            InstanceMethod<&PoolObject::counters>("counters"),
                            InstanceMethod<&PoolObject::create_sequence>("createSequence"),
                            InstanceMethod<&PoolObject::kv_reader>("kvReader"),
+                           InstanceMethod<&PoolObject::fit_codec>("fitKvtc"),
                            InstanceAccessor<&PoolObject::disposed>("disposed"),
                            InstanceMethod<&PoolObject::dispose>("dispose"),
                        });
@@ -64,7 +65,7 @@ class PoolObject : public TaggedWrap<PoolObject> {
     return translate(call.Env(), [&] { return wrap_sequence(call.Env(), pool_, pool_->create_sequence()); });
   }
 
-  // kvReader(identity, sealed)
+  // kvReader(identity, sealed, codecs)
   Napi::Value kv_reader(const Napi::CallbackInfo& call) {
     return translate(call.Env(), [&] {
       KvExpectation expected;
@@ -73,9 +74,12 @@ class PoolObject : public TaggedWrap<PoolObject> {
       expected.vocabulary = pool_->model().info().vocabulary_size;
       expected.max_entries = pool_->context_length();
       expected.sealed = require_bool(call, 1, "sealed");
+      expected.codecs = codecs_of(call[2]);
       return wrap_kv_reader(call.Env(), std::move(expected));
     });
   }
+
+  Napi::Value fit_codec(const Napi::CallbackInfo& call) { return fit_kvtc(call, pool_); }
 
   Napi::Value disposed(const Napi::CallbackInfo& call) { return Napi::Boolean::New(call.Env(), pool_->closed()); }
 

@@ -39,7 +39,8 @@ namespace latentwire {
   X(kv_layout, "ERR_LATENT_KV_LAYOUT")                 \
   X(kv_version, "ERR_LATENT_KV_VERSION")               \
   X(kv_limit, "ERR_LATENT_KV_LIMIT")                   \
-  X(kv_position, "ERR_LATENT_KV_POSITION")
+  X(kv_position, "ERR_LATENT_KV_POSITION")             \
+  X(kv_codec, "ERR_LATENT_KV_CODEC")
 
 enum class Code {
   ok,
