@@ -39,7 +39,7 @@ export interface NativeKvtc {
   identity(): NativeFields;
   /** [2 * layers] */
   ranks(): Int32Array;
-  bytes(): Uint8Array;
+  file(): Uint8Array;
   dispose(): void;
 }
 

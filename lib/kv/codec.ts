@@ -64,12 +64,10 @@ function checkPlugin(name: string, value: unknown): KvPlugin {
   const sound =
     typeof value === "object" && value !== null && typeof plugin.encode === "function" && typeof plugin.decode === "function";
   if (!sound) throw invalid(name, "the name of a codec, a Kvtc, or a plug-in { name, encode, decode }", value);
-  if (typeof plugin.name !== "string" || !pluginName.test(plugin.name) || plugin.name.startsWith("kvtc-") || plugin.name in builtIn)
+  if (typeof plugin.name !== "string" || !pluginName.test(plugin.name) || plugin.name.startsWith("kvtc-") || kvCodecNames.some((own) => own === plugin.name))
     throw invalid(`${name}.name`, "a name of its own: 1 to 100 letters, digits, dots, dashes and underscores", plugin.name);
   return plugin;
 }
-
-const builtIn: Readonly<Record<string, true>> = Object.freeze(Object.fromEntries(kvCodecNames.map((name) => [name, true] as const)));
 
 /** @internal The codecs of a stream: one a part, as native code takes them, and the plug-ins among them by name. */
 export interface ResolvedCodecs {

@@ -50,7 +50,7 @@ export class Kvtc {
    * @throws {@link LatentError} `ERR_LATENT_DISPOSED`
    */
   save(): Uint8Array {
-    return LatentError.translate(() => this.#handle.bytes());
+    return LatentError.translate(() => this.#handle.file());
   }
 
   /** @internal */

@@ -28,7 +28,7 @@ class KvtcObject : public OperandObject<KvtcObject, Kvtc> {
                            InstanceMethod<&KvtcObject::name>("name"),
                            InstanceMethod<&KvtcObject::identity>("identity"),
                            InstanceMethod<&KvtcObject::ranks>("ranks"),
-                           InstanceMethod<&KvtcObject::bytes>("bytes"),
+                           InstanceMethod<&KvtcObject::file>("file"),
                            InstanceMethod<&KvtcObject::dispose>("dispose"),
                        });
   }
@@ -61,7 +61,7 @@ class KvtcObject : public OperandObject<KvtcObject, Kvtc> {
     return array_with<int32_t>(call.Env(), ranks);
   }
 
-  Napi::Value bytes(const Napi::CallbackInfo& call) { return array_with<uint8_t>(call.Env(), operand(call.Env()).bytes()); }
+  Napi::Value file(const Napi::CallbackInfo& call) { return array_with<uint8_t>(call.Env(), operand(call.Env()).file()); }
 };
 
 }  // namespace

@@ -13,7 +13,7 @@
 namespace latentwire {
 namespace {
 
-constexpr int64_t group_components = 16;
+constexpr int64_t group_components = kvtc_group_components;
 // Codes of a group go from -half to half. Fine steps for large budgets, and as coarse ones as still tell something.
 constexpr int32_t halves[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 127};
 // Other texts have larger numbers than the samples, and what is beyond the range of the codes is cut off.

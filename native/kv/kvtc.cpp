@@ -32,6 +32,10 @@ std::string hex(const uint8_t* bytes, size_t size) {
   return text;
 }
 
+bool whole_group(int64_t components, bool last) noexcept {
+  return components == kvtc_group_components || (last && components > 0 && components < kvtc_group_components);
+}
+
 Status cut_off() { return Status::fail(Code::kv_truncated, "the file of the codec is cut off"); }
 Status malformed(std::string why) { return Status::fail(Code::kv_format, "not a sound file of a codec: " + std::move(why)); }
 
@@ -124,6 +128,8 @@ Status read_part(ByteReader* reader, KvtcPart* part) {
     if (!reader->read(&components) || !reader->read(&group.step) || !reader->read(&symbols)) return cut_off();
     rank += components;
     if (components == 0 || rank > channels) return malformed("more components than channels");
+    // a table is larger than its frequencies, so a file must not have more of them than its components are worth
+    if (!whole_group(components, i + 1 == groups)) return malformed("a group of " + std::to_string(components) + " components");
     if (symbols > SymbolTable::most_symbols) return malformed("too many symbols");
     if (!reader->read_all(symbols, &frequencies)) return cut_off();
     if (!group.table.assign(std::move(frequencies))) return malformed("frequencies that are none");
@@ -168,6 +174,7 @@ Status Kvtc::make(KvtcModel model, std::shared_ptr<const Kvtc>* out) {
     if (!std::all_of(part.mean.begin(), part.mean.end(), [](float x) { return std::isfinite(x); }))
       return refuse("has a mean that is not finite");
     for (const KvtcGroup& group : part.groups) {
+      if (!whole_group(group.components, &group == &part.groups.back())) return refuse("has a group of the wrong size");
       if (!(group.step > 0) || static_cast<double>(group.step) > largest_step || group.table.symbols() % 2 == 0)
         return refuse("has a group without a step or a middle");
     }
@@ -177,8 +184,8 @@ Status Kvtc::make(KvtcModel model, std::shared_ptr<const Kvtc>* out) {
     if (Status status = PackedMatrix::pack(source, Dtype::f32, {}, &maps.to); !status.ok()) return status;
     if (Status status = PackedMatrix::pack(source.transposed(), Dtype::f32, {}, &maps.from); !status.ok()) return status;
   }
-  made->bytes_ = write_model(model);
-  made->name_ = "kvtc-" + hex(made->bytes_.data() + made->bytes_.size() - digest_bytes, named_bytes);
+  made->file_ = write_model(model);
+  made->name_ = "kvtc-" + hex(made->file_.data() + made->file_.size() - digest_bytes, named_bytes);
   made->model_ = std::move(model);
   *out = std::move(made);
   return {};
@@ -220,9 +227,18 @@ Status Kvtc::read(const uint8_t* bytes, size_t size, std::shared_ptr<const Kvtc>
   if (status.code == Code::invalid_argument || status.code == Code::non_finite) return malformed(status.message);
   if (!status.ok()) return status;
   // one way to write each fit, so that a name is that of one file
-  if (made->bytes_.size() != size || std::memcmp(made->bytes_.data(), bytes, size) != 0) return malformed("it is written differently");
+  if (made->file_.size() != size || std::memcmp(made->file_.data(), bytes, size) != 0) return malformed("it is written differently");
   *out = std::move(made);
   return {};
+}
+
+size_t Kvtc::bytes() const noexcept {
+  size_t sum = file_.size();
+  for (const Maps& maps : maps_) {
+    if (maps.to != nullptr) sum += maps.to->bytes() + maps.from->bytes();
+  }
+  for (const KvtcPart& part : model_.parts) sum += part.mean.size() * sizeof(float) + part.basis.size() * sizeof(uint16_t);
+  return sum;
 }
 
 Status Kvtc::fits(const CacheLayout& layout, int64_t part) const {

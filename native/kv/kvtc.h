@@ -18,7 +18,9 @@
 
 namespace latentwire {
 
-// Neighbouring components that share a step and a table: codes from -half to half, [2 * half + 1] frequencies.
+// Neighbouring components that share a step and a table: codes from -half to half, [2 * half + 1] frequencies. All groups of a part but the last
+// have so many.
+constexpr int32_t kvtc_group_components = 16;
 struct KvtcGroup {
   int32_t components = 0;
   float step = 0;
@@ -51,7 +53,7 @@ class Kvtc final : public InnerCodec {
  public:
   // Errors: invalid_argument (a model that is none), non_finite, out_of_memory.
   static Status make(KvtcModel model, std::shared_ptr<const Kvtc>* out);
-  // A file of `bytes`. Errors: kv_truncated, kv_format, kv_version, kv_checksum, kv_limit, out_of_memory.
+  // What `file` gave. Errors: kv_truncated, kv_format, kv_version, kv_checksum, kv_limit, out_of_memory.
   static Status read(const uint8_t* bytes, size_t size, std::shared_ptr<const Kvtc>* out);
 
   // "LWTC" u16 major, u16 minor; identity as in a manifest; u32 channels of a head of keys, u32 layers
@@ -59,8 +61,10 @@ class Kvtc final : public InnerCodec {
   //   layers x K|V: { u32 channels, u32 groups, groups x { u32 components, f32 step, u32 symbols, frequencies u16[symbols] },
   //                   mean f32[channels], basis f16[rank, channels] }
   //   the BLAKE3 digest of all that
-  const std::vector<uint8_t>& bytes() const noexcept { return bytes_; }
+  const std::vector<uint8_t>& file() const noexcept { return file_; }
   const KvtcModel& model() const noexcept { return model_; }
+  // Of memory.
+  size_t bytes() const noexcept;
 
   // "kvtc-" and half of the file's digest: who decodes needs the very fit.
   std::string name() const override { return name_; }
@@ -84,7 +88,7 @@ class Kvtc final : public InnerCodec {
 
   KvtcModel model_;
   std::vector<Maps> maps_;  // [2 * layers]
-  std::vector<uint8_t> bytes_;
+  std::vector<uint8_t> file_;
   std::string name_;
 };
 

@@ -30,8 +30,10 @@ class RowCodec final : public KvCodec {
   }
 
  private:
-  // Rotated in blocks of 64 neighbours, so that an outlier spreads over them.
-  CacheRows kind(const CacheRows& rows) const noexcept { return {format_, rows.channels, rows.channels % 64 == 0 ? 64 : 0}; }
+  // Rotated in blocks of 64 neighbours, so that an outlier spreads over them. Rows of this format already stay as they are.
+  CacheRows kind(const CacheRows& rows) const noexcept {
+    return rows.format == format_ ? rows : CacheRows{format_, rows.channels, rows.channels % 64 == 0 ? 64 : 0};
+  }
 
   RowFormat format_;
 };

@@ -25,10 +25,12 @@ std::shared_ptr<const Kvtc> fitted() {
     KvtcPart& one = model.parts.emplace_back();
     one.channels = 32;
     one.mean.assign(32, 0.25F);
-    one.basis.assign(static_cast<size_t>(part) * 32 * 4, 0x3400);
-    for (int g = 0; g < part; g++) {
+    // 0, 4, 16 + 4 and 16 + 16 components
+    const int32_t components[][2] = {{0, 0}, {4, 0}, {16, 4}, {16, 16}};
+    one.basis.assign(static_cast<size_t>(components[part][0] + components[part][1]) * 32, 0x3400);
+    for (int g = 0; g < 2 && components[part][g] > 0; g++) {
       KvtcGroup& group = one.groups.emplace_back();
-      group.components = 4;
+      group.components = components[part][g];
       group.step = 0.125F;
       if (!group.table.assign(frequencies_of(std::vector<int64_t>(g == 0 ? 3 : 255, 1)))) std::abort();
     }
@@ -46,7 +48,7 @@ void read_file(const uint8_t* bytes, size_t size) {
   const Blake3Digest digest = blake3({reinterpret_cast<const std::byte*>(bytes), body});
   std::copy(digest.begin(), digest.end(), file.begin() + static_cast<ptrdiff_t>(body));
   std::shared_ptr<const Kvtc> codec;
-  if (Kvtc::read(file.data(), size, &codec).ok() && codec->bytes() != file) std::abort();
+  if (Kvtc::read(file.data(), size, &codec).ok() && codec->file() != file) std::abort();
 }
 
 void decode_tile(const KvCodec& codec, const KvTile& tile, const uint8_t* bytes, int64_t size) {

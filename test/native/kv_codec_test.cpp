@@ -573,11 +573,11 @@ TEST_CASE("KVTC: budgets of 0, of parts, and numbers that are none") {
 
 TEST_CASE("KVTC: its file comes back as it was, and what is cut, flipped or made up is refused") {
   const Fitted fitted(0.5);
-  const std::vector<uint8_t>& file = fitted.codec->bytes();
+  const std::vector<uint8_t>& file = fitted.codec->file();
   std::shared_ptr<const Kvtc> codec;
   REQUIRE(Kvtc::read(file.data(), file.size(), &codec).ok());
   CHECK(codec->name() == fitted.codec->name());
-  CHECK(codec->bytes() == file);
+  CHECK(codec->file() == file);
   const KvContent content = content_of(fitted.layout, 200);
   CHECK(stream_of(content, all_parts(fitted.layout, codec)) == stream_of(content, all_parts(fitted.layout, fitted.codec)));
   for (size_t size = 0; size < file.size(); size += 1 + size / 50) {
