@@ -90,13 +90,7 @@ export interface NativeKvReader {
 
 export interface NativeKvModule {
   /** `codecs`: one a part, or none at all. */
-  kvWriter(
-    kv: NativeKv,
-    identity: NativeFields,
-    notes: NativeFields,
-    sealed: boolean,
-    codecs: readonly NativeKvCodec[],
-  ): NativeKvWriter;
+  kvWriter(kv: NativeKv, identity: NativeFields, notes: NativeFields, sealed: boolean, codecs: readonly NativeKvCodec[]): NativeKvWriter;
   readKvtc(bytes: Uint8Array): NativeJob<NativeKvtc>;
   kvOfTicket(ticket: string): NativeKv;
   /** The record that carries a signature. */

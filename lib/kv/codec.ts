@@ -61,10 +61,14 @@ const pluginName = /^[A-Za-z0-9._-]{1,100}$/;
 
 function checkPlugin(name: string, value: unknown): KvPlugin {
   const plugin = value as KvPlugin;
-  const sound =
-    typeof value === "object" && value !== null && typeof plugin.encode === "function" && typeof plugin.decode === "function";
+  const sound = typeof value === "object" && value !== null && typeof plugin.encode === "function" && typeof plugin.decode === "function";
   if (!sound) throw invalid(name, "the name of a codec, a Kvtc, or a plug-in { name, encode, decode }", value);
-  if (typeof plugin.name !== "string" || !pluginName.test(plugin.name) || plugin.name.startsWith("kvtc-") || kvCodecNames.some((own) => own === plugin.name))
+  if (
+    typeof plugin.name !== "string" ||
+    !pluginName.test(plugin.name) ||
+    plugin.name.startsWith("kvtc-") ||
+    kvCodecNames.some((own) => own === plugin.name)
+  )
     throw invalid(`${name}.name`, "a name of its own: 1 to 100 letters, digits, dots, dashes and underscores", plugin.name);
   return plugin;
 }

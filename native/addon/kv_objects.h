@@ -28,8 +28,8 @@ std::shared_ptr<const KvContent> kv_of(const Napi::Value& value);
 KvManifest::Fields fields_of(const Napi::Value& pairs, const char* name);
 Napi::Array pairs_of(Napi::Env env, const KvManifest::Fields& fields);
 
-// A codec by what JavaScript has for it: the name of a built-in one, a Kvtc, { outside: name } for one that JavaScript itself encodes and decodes
-// with, or null for none, which is nullptr. And an array of them.
+// A codec by what JavaScript has for it: the name of a built-in one, a Kvtc, { outside: name } for one that JavaScript itself encodes and
+// decodes with, or null for none, which is nullptr. And an array of them.
 std::shared_ptr<const KvCodec> codec_of(const Napi::Value& value);
 PartCodecs codecs_of(const Napi::Value& list);
 

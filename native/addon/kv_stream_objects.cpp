@@ -63,8 +63,7 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
       std::shared_ptr<const KvContent> content = kv_of(call[0]);
       PartCodecs codecs = codecs_of(call[4]);
       check(check_codecs(codecs, content->layout));
-      auto writer =
-          std::make_shared<KvWriter>(std::move(content), std::move(manifest), require_bool(call, 3, "sealed"), std::move(codecs));
+      auto writer = std::make_shared<KvWriter>(std::move(content), std::move(manifest), require_bool(call, 3, "sealed"), std::move(codecs));
       return Napi::Value(call.Env(), wrap(std::make_shared<const SharedWriter>(std::move(writer)))(call.Env()));
     });
   }

@@ -137,8 +137,7 @@ Status fit_part(const KvtcFit& fit, int64_t part, const std::atomic<bool>* cance
 
   std::vector<float> basis(static_cast<size_t>(rank * channels));
   for (int64_t k = 0; k < rank; k++) {
-    for (int64_t c = 0; c < channels; c++)
-      basis[static_cast<size_t>(k * channels + c)] = static_cast<float>(eigen.vectors.row(c)[k]);
+    for (int64_t c = 0; c < channels; c++) basis[static_cast<size_t>(k * channels + c)] = static_cast<float>(eigen.vectors.row(c)[k]);
   }
   Eigen::Map<Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>> x(numbers.data(), rows, channels);
   const Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>> b(basis.data(), rank, channels);

@@ -18,9 +18,9 @@ struct KvtcFit {
 };
 
 // Everything is computed from the samples' entries without the first four, which codecs keep as they are. Bits are allotted by dynamic
-// programming over groups of components (Staniszewski & Łańcucki 2026): each group has a choice of steps, whose squared error and entropy are
-// measured on the samples, and the least error within the budget is found. Errors: invalid_argument (fewer than 2 entries, other layouts
-// among the samples), non_finite, cancelled, out_of_memory.
+// programming over groups of components (Staniszewski & Łańcucki 2026): each group has a choice of steps, whose squared error and entropy
+// are measured on the samples, and the least error within the budget is found. Errors: invalid_argument (fewer than 2 entries, other
+// layouts among the samples), non_finite, cancelled, out_of_memory.
 Status fit_kvtc(const KvtcFit& fit, const std::atomic<bool>* cancel, std::shared_ptr<const Kvtc>* out);
 
 }  // namespace latentwire

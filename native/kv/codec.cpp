@@ -98,8 +98,8 @@ std::shared_ptr<const KvCodec> outside_codec(std::string name) { return std::mak
 
 Status unsound_tile(const KvTile& tile, std::string_view why) {
   return Status::fail(Code::kv_format, "the encoded " + std::string(tile.keys() ? "keys" : "values") + " of layer " +
-                                           std::to_string(tile.part / 2) + " from entry " + std::to_string(tile.first) + " on: a tile that " +
-                                           std::string(why));
+                                           std::to_string(tile.part / 2) + " from entry " + std::to_string(tile.first) +
+                                           " on: a tile that " + std::string(why));
 }
 
 }  // namespace latentwire

@@ -1,7 +1,7 @@
-// How the rows of a tile travel when they are not sent as they are stored: fewer bytes for numbers that are about the same. A codec is chosen
-// for each part, the manifest names it, and the receiver decodes on arrival into rows as the sender's cache had them. All sizes follow from
-// the tile and the parameters of the codec, so what comes from outside is held against them before it is used. One thread; codecs are
-// constant and shared.
+// How the rows of a tile travel when they are not sent as they are stored: fewer bytes for numbers that are about the same. A codec is
+// chosen for each part, the manifest names it, and the receiver decodes on arrival into rows as the sender's cache had them. All sizes
+// follow from the tile and the parameters of the codec, so what comes from outside is held against them before it is used. One thread;
+// codecs are constant and shared.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +18,9 @@ namespace latentwire {
 struct KvTile {
   CacheRows rows;  // as both sides store them
   int64_t part = 0;
-  int64_t first = 0;    // entry of the content
-  int64_t count = 0;    // at most 256
-  int64_t entries = 0;  // of the whole content
+  int64_t first = 0;                   // entry of the content
+  int64_t count = 0;                   // at most 256
+  int64_t entries = 0;                 // of the whole content
   const int32_t* positions = nullptr;  // [count], those that keys are turned to
 
   bool keys() const noexcept { return part % 2 == 0; }
@@ -45,17 +45,18 @@ class KvCodec {
 
   // `rows` are finite, and `out` has most_bytes. Errors: non_finite (a number that the codec cannot hold), out_of_memory.
   virtual Status encode(const KvTile& tile, const uint8_t* rows, uint8_t* out, int64_t* written) const = 0;
-  // Bytes of a foreign sender, at most most_bytes; the rows that come of them are finite. Errors: kv_format, and then `rows` are unspecified;
-  // out_of_memory.
+  // Bytes of a foreign sender, at most most_bytes; the rows that come of them are finite. Errors: kv_format, and then `rows` are
+  // unspecified; out_of_memory.
   virtual Status decode(const KvTile& tile, const uint8_t* bytes, int64_t size, uint8_t* rows) const = 0;
 };
 
-// Attention leans on the first entries of a content, and most on the last ones: so many of them stay as they are in codecs that are meant for
-// few bits (KIVI, KVTC).
+// Attention leans on the first entries of a content, and most on the last ones: so many of them stay as they are in codecs that are meant
+// for few bits (KIVI, KVTC).
 constexpr int64_t exact_first_entries = 4;
 constexpr int64_t exact_last_entries = 128;
 
-// A codec that keeps those entries as they are. Its tiles: the exact rows, in their order, then what the codec makes of the numbers between.
+// A codec that keeps those entries as they are. Its tiles: the exact rows, in their order, then what the codec makes of the numbers
+// between.
 class InnerCodec : public KvCodec {
  public:
   int64_t most_bytes(const KvTile& tile) const final;
@@ -76,8 +77,8 @@ std::shared_ptr<const KvCodec> built_in_codec(std::string_view name);
 std::shared_ptr<const KvCodec> row_codec(RowFormat format);
 // e4m3 with one f32 scale, max |x| / 448, for each 128 neighbours: 8.25 bits a number.
 std::shared_ptr<const KvCodec> fp8_codec();
-// KIVI (Liu et al. 2024): codes of 4 or 2 bits above the least number of a group; keys in groups of 32 entries of a channel, values in groups
-// of 32 channels of an entry, each with f16 scale and minimum: 5 or 3 bits a number.
+// KIVI (Liu et al. 2024): codes of 4 or 2 bits above the least number of a group; keys in groups of 32 entries of a channel, values in
+// groups of 32 channels of an entry, each with f16 scale and minimum: 5 or 3 bits a number.
 std::shared_ptr<const KvCodec> kivi_codec(int bits);
 
 // Of a plug-in, which gives tiles of its own to the writer and takes them from the reader.

@@ -1,5 +1,6 @@
-// KIVI tiles. Channels of keys have outliers, so a key is coded among the same channel of 32 entries; values have none, and are coded among 32
-// channels of one entry. A group has the f16 minimum m and the f16 scale s, and its numbers are m + code * s. The last group may be shorter.
+// KIVI tiles. Channels of keys have outliers, so a key is coded among the same channel of 32 entries; values have none, and are coded among
+// 32 channels of one entry. A group has the f16 minimum m and the f16 scale s, and its numbers are m + code * s. The last group may be
+// shorter.
 //
 //   keys, for each 32 entries: minima f16[channels], scales f16[channels], codes [entries][packed channels]
 //   values, for each entry: minima f16[groups], scales f16[groups], codes [packed channels]
@@ -46,8 +47,8 @@ struct Ranges {
   explicit Ranges(int64_t count)
       : least(static_cast<size_t>(count)), greatest(least.size()), inverse(least.size()), minima(least.size()), scales(least.size()) {}
 
-  // Minima rounded down and scales up, so that no number is cut off; then `least` are the minima as they are stored. False if one of them is
-  // no f16.
+  // Minima rounded down and scales up, so that no number is cut off; then `least` are the minima as they are stored. False if one of them
+  // is no f16.
   bool round(float levels) {
     const auto n = static_cast<int64_t>(least.size());
     const RowKernels& rows = kernels().rows;
@@ -127,7 +128,8 @@ class KiviCodec final : public InnerCodec {
       out = put_ranges(ranges, out);
       for (int64_t i = 0; i < n; i++) {
         const float* x = first + i * channels;
-        for (int64_t k = 0; k < channels; k++) codes[static_cast<size_t>(k)] = code_of(x[k], least[k], ranges.inverse[static_cast<size_t>(k)]);
+        for (int64_t k = 0; k < channels; k++)
+          codes[static_cast<size_t>(k)] = code_of(x[k], least[k], ranges.inverse[static_cast<size_t>(k)]);
         out = pack(codes, out);
       }
     }

@@ -117,7 +117,8 @@ Status read_part(ByteReader* reader, KvtcPart* part) {
   uint32_t channels = 0;
   uint32_t groups = 0;
   if (!reader->read(&channels) || !reader->read(&groups)) return cut_off();
-  if (channels == 0 || channels > max_channels || groups > channels) return malformed("a part of " + std::to_string(channels) + " channels");
+  if (channels == 0 || channels > max_channels || groups > channels)
+    return malformed("a part of " + std::to_string(channels) + " channels");
   part->channels = static_cast<int32_t>(channels);
   uint64_t rank = 0;
   for (uint32_t i = 0; i < groups; i++) {
@@ -214,7 +215,8 @@ Status Kvtc::read(const uint8_t* bytes, size_t size, std::shared_ptr<const Kvtc>
   uint32_t layers = 0;
   if (!reader.read(&head) || !reader.read(&layers)) return cut_off();
   if (head == 0 || head > max_channels || layers == 0 || layers > max_layers)
-    return Status::fail(Code::kv_limit, "a codec for " + std::to_string(layers) + " layers with heads of " + std::to_string(head) + " channels");
+    return Status::fail(Code::kv_limit,
+                        "a codec for " + std::to_string(layers) + " layers with heads of " + std::to_string(head) + " channels");
   model.key_head = static_cast<int32_t>(head);
   if (Status status = read_ropes(&reader, layers, &model); !status.ok()) return status;
   model.parts.resize(2 * size_t{layers});
@@ -262,9 +264,11 @@ Status Kvtc::encode_inner(const KvTile& tile, float* numbers, uint8_t* out, int6
   if (rank > 0) {
     RowTreatment centred;
     centred.shift = part.mean.data();
-    const Status status = multiply({Dtype::f32, numbers, tile.count, part.channels, 0}, centred, *maps_[p].to, false, [&](const ProductTile& t) {
-      for (int64_t i = 0; i < t.rows; i++) std::copy_n(t.values + i * t.stride, t.columns, coordinates.data() + (t.row + i) * rank + t.column);
-    });
+    const Status status =
+        multiply({Dtype::f32, numbers, tile.count, part.channels, 0}, centred, *maps_[p].to, false, [&](const ProductTile& t) {
+          for (int64_t i = 0; i < t.rows; i++)
+            std::copy_n(t.values + i * t.stride, t.columns, coordinates.data() + (t.row + i) * rank + t.column);
+        });
     if (!status.ok()) return status;
   }
   RansEncoder encoder;
@@ -304,12 +308,13 @@ Status Kvtc::decode_inner(const KvTile& tile, const uint8_t* bytes, int64_t size
   if (!decoder.ended()) return unsound_tile(tile, "no encoder has written");
   for (int64_t i = 0; i < tile.count; i++) std::copy(part.mean.begin(), part.mean.end(), numbers + i * part.channels);
   if (rank > 0) {
-    const Status status = multiply({Dtype::f32, coordinates.data(), tile.count, rank, 0}, {}, *maps_[p].from, false, [&](const ProductTile& t) {
-      for (int64_t i = 0; i < t.rows; i++) {
-        float* row = numbers + (t.row + i) * part.channels + t.column;
-        kernels().rows.add(row, t.values + i * t.stride, t.columns, row);
-      }
-    });
+    const Status status =
+        multiply({Dtype::f32, coordinates.data(), tile.count, rank, 0}, {}, *maps_[p].from, false, [&](const ProductTile& t) {
+          for (int64_t i = 0; i < t.rows; i++) {
+            float* row = numbers + (t.row + i) * part.channels + t.column;
+            kernels().rows.add(row, t.values + i * t.stride, t.columns, row);
+          }
+        });
     if (status.code == Code::non_finite) return unsound_tile(tile, "holds numbers too large");
     if (!status.ok()) return status;
   }

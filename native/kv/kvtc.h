@@ -1,7 +1,8 @@
-// KVTC (Staniszewski & Łańcucki 2026): keys are turned back to position 0, the numbers of a part of the cache are written in their principal
-// components, which were fitted to samples of the same model, each group of components is rounded to steps of its own, as fine as its share
-// of a budget of bits allows, and what comes of it is entropy coded. The paper packs codes of whole bits and deflates them; here the range of
-// a group's codes and their frequencies are part of the fit, which needs no table in a tile, spends fractions of bits, and cannot inflate.
+// KVTC (Staniszewski & Łańcucki 2026): keys are turned back to position 0, the numbers of a part of the cache are written in their
+// principal components, which were fitted to samples of the same model, each group of components is rounded to steps of its own, as fine as
+// its share of a budget of bits allows, and what comes of it is entropy coded. The paper packs codes of whole bits and deflates them; here
+// the range of a group's codes and their frequencies are part of the fit, which needs no table in a tile, spends fractions of bits, and
+// cannot inflate.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +19,8 @@
 
 namespace latentwire {
 
-// Neighbouring components that share a step and a table: codes from -half to half, [2 * half + 1] frequencies. All groups of a part but the last
-// have so many.
+// Neighbouring components that share a step and a table: codes from -half to half, [2 * half + 1] frequencies. All groups of a part but the
+// last have so many.
 constexpr int32_t kvtc_group_components = 16;
 struct KvtcGroup {
   int32_t components = 0;
@@ -32,7 +33,7 @@ struct KvtcGroup {
 // Of the keys or values of a layer. Components that have no bits are left out.
 struct KvtcPart {
   int32_t channels = 0;
-  std::vector<float> mean;     // [channels]
+  std::vector<float> mean;      // [channels]
   std::vector<uint16_t> basis;  // [rank, channels] f16, orthonormal rows up to rounding
   std::vector<KvtcGroup> groups;
 
@@ -57,8 +58,8 @@ class Kvtc final : public InnerCodec {
   static Status read(const uint8_t* bytes, size_t size, std::shared_ptr<const Kvtc>* out);
 
   // "LWTC" u16 major, u16 minor; identity as in a manifest; u32 channels of a head of keys, u32 layers
-  //   u32 ropes, ropes x { u32 pairs (0 neox, 1 norm), u32 head, u32 rotated, frequencies f64[rotated / 2] }, layers x u32 rope + 1, 0 for none
-  //   layers x K|V: { u32 channels, u32 groups, groups x { u32 components, f32 step, u32 symbols, frequencies u16[symbols] },
+  //   u32 ropes, ropes x { u32 pairs (0 neox, 1 norm), u32 head, u32 rotated, frequencies f64[rotated / 2] }, layers x u32 rope + 1, 0 for
+  //   none layers x K|V: { u32 channels, u32 groups, groups x { u32 components, f32 step, u32 symbols, frequencies u16[symbols] },
   //                   mean f32[channels], basis f16[rank, channels] }
   //   the BLAKE3 digest of all that
   const std::vector<uint8_t>& file() const noexcept { return file_; }

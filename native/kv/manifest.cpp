@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cstring>
 
-
 namespace latentwire {
 namespace {
 

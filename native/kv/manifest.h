@@ -18,8 +18,8 @@ struct KvManifest {
   uint64_t entries = 0;
   Fields identity;  // sorted by name, unique: model weights, architecture, rotation of keys, ... both sides must have the same
   Fields notes;     // what does not decide about use, e.g. a label of the sender
-  // Codecs that tiles travel in, each of use to a part, in the order of their first use; and which of them each part travels in, [2 * layers]
-  // of its number + 1 and 0 for none. Both are empty where all tiles are rows as they are stored.
+  // Codecs that tiles travel in, each of use to a part, in the order of their first use; and which of them each part travels in, [2 *
+  // layers] of its number + 1 and 0 for none. Both are empty where all tiles are rows as they are stored.
   std::vector<std::string> codecs;
   std::vector<uint32_t> part_codecs;
 
@@ -32,7 +32,8 @@ constexpr int64_t max_layers = 1024;
 constexpr int64_t max_channels = int64_t{1} << 20;
 constexpr size_t max_codec_name = 100;
 
-// u32 fields, fields x { u32 length, name, u32 length, value }; read, they are in order and unique. Errors: kv_truncated, kv_format, kv_limit.
+// u32 fields, fields x { u32 length, name, u32 length, value }; read, they are in order and unique. Errors: kv_truncated, kv_format,
+// kv_limit.
 void write_fields(const KvManifest::Fields& fields, ByteWriter* writer);
 Status read_fields(ByteReader* reader, KvManifest::Fields* out);
 

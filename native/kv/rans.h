@@ -52,7 +52,8 @@ class RansDecoder {
   RansDecoder(const uint8_t* bytes, int64_t size);
   // Some symbol of the table when the bytes have run out.
   uint32_t get(const SymbolTable& table) noexcept;
-  // Whether all bytes were used, none were missing, and the state is that of a beginning encoder: bytes that no encoder wrote seldom get here.
+  // Whether all bytes were used, none were missing, and the state is that of a beginning encoder: bytes that no encoder wrote seldom get
+  // here.
   bool ended() const noexcept { return sound_ && at_ == end_ && state_ == 1U << 16; }
 
  private:

@@ -10,9 +10,7 @@ class RowCodec final : public KvCodec {
 
   std::string name() const override { return std::string(row_format_name(format_)); }
 
-  Status fits(const CacheLayout& layout, int64_t part) const override {
-    return check_rows(kind(layout.parts[static_cast<size_t>(part)]));
-  }
+  Status fits(const CacheLayout& layout, int64_t part) const override { return check_rows(kind(layout.parts[static_cast<size_t>(part)])); }
 
   int64_t most_bytes(const KvTile& tile) const override { return tile.count * kind(tile.rows).row_bytes(); }
 

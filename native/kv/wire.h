@@ -14,8 +14,8 @@
 // the manifest, then chunk by chunk of the entries and their tiles. A parent is the digest of its two children, and one without a neighbour
 // moves up as it is. Known kinds have no flag but 1: what a later version adds must not be taken for what this one knows.
 //
-// Where tiles travel in codecs, the manifest names them, and its header and those of the encoded tiles have the flags 3: who knows no codecs
-// refuses them. The payload of such a tile is what its codec made of the rows, and digests are of that.
+// Where tiles travel in codecs, the manifest names them, and its header and those of the encoded tiles have the flags 3: who knows no
+// codecs refuses them. The payload of such a tile is what its codec made of the rows, and digests are of that.
 //
 // XXH3 finds damage and not forgery, so what is signed is a seal: the BLAKE3 digest of the leaves in their order, where a leaf is the
 // digest of the first 40 bytes of a header and the digest of its payload. Who does not verify a signature passes over it.
@@ -63,9 +63,9 @@ class KvWriter {
   int64_t records() const noexcept { return 2 + chunks_ * records_a_chunk(); }
   // With its header; of a tile that travels in a codec, the most that it can have.
   int64_t record_bytes(int64_t record) const noexcept;
-  // `out` has record_bytes bytes; `written` is how many it took, all of them unless there is a codec. The root can be written when all others
-  // have been written or passed over, in any order, one at a time. Errors: non_finite (rows that a codec cannot hold), invalid_argument (a
-  // tile that was not provided), out_of_memory.
+  // `out` has record_bytes bytes; `written` is how many it took, all of them unless there is a codec. The root can be written when all
+  // others have been written or passed over, in any order, one at a time. Errors: non_finite (rows that a codec cannot hold),
+  // invalid_argument (a tile that was not provided), out_of_memory.
   Status write(int64_t record, uint8_t* out, int64_t* written);
   // Takes the record into the root without writing it. Errors: as above.
   Status pass_over(int64_t record);

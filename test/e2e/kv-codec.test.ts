@@ -13,6 +13,8 @@ import {
   type Pool,
   type Sequence,
 } from "../../lib/index.js";
+import { LatentError } from "../../lib/errors.js";
+import { native } from "../../lib/native.js";
 import { codeOf, filled, floats, klDivergence } from "./helpers.js";
 
 const text = "tom is in the red house. the key is in the box. ana has the blue ball. where is the key? ";
@@ -113,7 +115,11 @@ describe("built-in codecs", () => {
     expect(await kl(await source.save({ codec: "q8_0" }))).toBeLessThan(5e-3);
     const target = await filled(pool, "where is ana?");
     const before = target.length;
-    expect(await target.importKv(await kv.toBytes({ codec: "fp8" }))).toMatchObject({ positions: kv.length, moved: kv.length, from: "stream" });
+    expect(await target.importKv(await kv.toBytes({ codec: "fp8" }))).toMatchObject({
+      positions: kv.length,
+      moved: kv.length,
+      from: "stream",
+    });
     expect(target.length).toBe(before + kv.length);
     await target.dispose();
   });
@@ -180,6 +186,41 @@ describe("plug-ins", () => {
       "ERR_LATENT_KV_LIMIT",
     );
     await target.dispose();
+  });
+});
+
+describe("native code", () => {
+  it("refuses what lib/ would not have passed", async () => {
+    const open = (codecs: unknown): unknown => native().kvWriter(kv.toNative(), [], [], false, codecs as never);
+    const parts = 2 * model.info.layers;
+    const fill = (one: unknown): unknown[] => Array.from({ length: parts }, () => one);
+    for (const codecs of [
+      undefined,
+      {},
+      ["fp8"],
+      fill(7),
+      fill("q9"),
+      fill({}),
+      fill({ outside: "" }),
+      fill({ outside: 7 }),
+      fill(kv.toNative()),
+    ])
+      expect(await codeOf(() => LatentError.translate(() => open(codecs)))).toBe("ERR_LATENT_INVALID_ARGUMENT");
+    const writer = native().kvWriter(kv.toNative(), [], [], false, fill({ outside: "mine" }) as never);
+    const refused = async (call: () => unknown): Promise<void> => {
+      expect(await codeOf(() => LatentError.translate(call))).toBe("ERR_LATENT_INVALID_ARGUMENT");
+    };
+    await refused(() => {
+      writer.provide(0, new Uint8Array(1));
+    });
+    await refused(() => {
+      writer.provide(2, "bytes" as never);
+    });
+    await refused(() => writer.outside(5, 2));
+    await expect(writer.write(2, 3).promise).rejects.toMatchObject({ code: "ERR_LATENT_INVALID_ARGUMENT" });
+    writer.dispose();
+    expect(() => Reflect.construct(writer.constructor, [{}]) as unknown).toThrow(TypeError);
+    await refused(() => native().readKvtc("file" as never));
   });
 });
 

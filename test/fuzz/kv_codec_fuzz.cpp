@@ -1,5 +1,5 @@
-// Fuzz target of the codecs of tiles and of the file of a fitted one. The first byte chooses the codec, the second the shape; the rest is a tile of a
-// foreign sender. What is accepted has finite rows, and can be encoded again within the size that the codec names.
+// Fuzz target of the codecs of tiles and of the file of a fitted one. The first byte chooses the codec, the second the shape; the rest is a
+// tile of a foreign sender. What is accepted has finite rows, and can be encoded again within the size that the codec names.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

@@ -1,5 +1,5 @@
-// Fuzz target of the manifest of a KV stream: what is accepted has one way to be written, which are the bytes that were read, and every part has a
-// codec that is named or none.
+// Fuzz target of the manifest of a KV stream: what is accepted has one way to be written, which are the bytes that were read, and every
+// part has a codec that is named or none.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

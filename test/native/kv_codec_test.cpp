@@ -21,7 +21,9 @@ using testing::rounds;
 constexpr int64_t lengths[] = {0, 1, 4, 5, 131, 132, 133, 164, 255, 256, 257, 600};
 const std::string names[] = {"q8_0", "q4_0", "fp8", "kivi4", "kivi2"};
 
-PartCodecs all_parts(const CacheLayout& layout, const std::shared_ptr<const KvCodec>& codec) { return PartCodecs(layout.parts.size(), codec); }
+PartCodecs all_parts(const CacheLayout& layout, const std::shared_ptr<const KvCodec>& codec) {
+  return PartCodecs(layout.parts.size(), codec);
+}
 
 KvExpectation expecting(const CacheLayout& layout, std::vector<std::shared_ptr<const KvCodec>> codecs = {}) {
   KvExpectation expected = expectation_of(layout);
@@ -29,7 +31,8 @@ KvExpectation expecting(const CacheLayout& layout, std::vector<std::shared_ptr<c
   return expected;
 }
 
-Status read(const std::vector<uint8_t>& bytes, KvExpectation expected, std::shared_ptr<const KvContent>* content, int64_t* tile_bytes = nullptr) {
+Status read(const std::vector<uint8_t>& bytes, KvExpectation expected, std::shared_ptr<const KvContent>* content,
+            int64_t* tile_bytes = nullptr) {
   KvReader reader(std::move(expected));
   if (Status status = reader.feed(bytes.data(), bytes.size()); !status.ok()) return status;
   if (tile_bytes != nullptr) *tile_bytes = reader.tile_bytes();
@@ -75,7 +78,8 @@ int64_t bytes_of(const std::string& name, const CacheRows& rows, bool keys, int6
   const int64_t bits = name == "kivi4" ? 4 : 2;
   int64_t bytes = exact_rows(n) * rows.row_bytes();
   for (int64_t first = 0; first < n; first += chunk_entries) {
-    const int64_t inner = std::max<int64_t>(0, std::min(first + chunk_entries, n - exact_last_entries) - std::max(first, exact_first_entries));
+    const int64_t inner =
+        std::max<int64_t>(0, std::min(first + chunk_entries, n - exact_last_entries) - std::max(first, exact_first_entries));
     bytes += inner * ((c * bits + 7) / 8) + 4 * (keys ? (inner + 31) / 32 * c : inner * ((c + 31) / 32));
   }
   return bytes;
@@ -186,7 +190,8 @@ TEST_CASE("fp8: each number is the nearest e4m3 of its group's scale, and odd ch
     CacheLayout layout = layout_of(1, RowFormat::f32, channels);
     const int64_t n = random.below(20);
     std::vector<std::vector<float>> numbers;
-    for (int part = 0; part < 2; part++) numbers.push_back(random.normals(n * channels, std::ldexp(1.0F, static_cast<int>(random.below(40)) - 20)));
+    for (int part = 0; part < 2; part++)
+      numbers.push_back(random.normals(n * channels, std::ldexp(1.0F, static_cast<int>(random.below(40)) - 20)));
     const KvContent whole = content_with(layout, numbers, n);
     std::shared_ptr<const KvContent> content;
     REQUIRE(read(stream_of(whole, all_parts(layout, fp8_codec())), expecting(layout), &content).ok());
@@ -197,7 +202,8 @@ TEST_CASE("fp8: each number is the nearest e4m3 of its group's scale, and odd ch
         for (int64_t g = 0; g < channels; g += 128) {
           double largest = 0;
           const int64_t end = std::min<int64_t>(g + 128, channels);
-          for (int64_t k = g; k < end; k++) largest = std::max(largest, std::abs(static_cast<double>(x[static_cast<size_t>(i * channels + k)])));
+          for (int64_t k = g; k < end; k++)
+            largest = std::max(largest, std::abs(static_cast<double>(x[static_cast<size_t>(i * channels + k)])));
           const double scale = largest / 448;
           for (int64_t k = g; k < end; k++) {
             const auto at = static_cast<size_t>(i * channels + k);
@@ -211,7 +217,8 @@ TEST_CASE("fp8: each number is the nearest e4m3 of its group's scale, and odd ch
   }
 }
 
-TEST_CASE("KIVI: each number is within half a step of its group, whose range is of f16; groups are of keys' channels and of values' entries") {
+TEST_CASE(
+    "KIVI: each number is within half a step of its group, whose range is of f16; groups are of keys' channels and of values' entries") {
   testing::Numbers random(4);
   for (int round = 0; round < rounds(24); round++) {
     const int bits = round % 2 == 0 ? 4 : 2;
@@ -231,7 +238,9 @@ TEST_CASE("KIVI: each number is within half a step of its group, whose range is 
     for (const int64_t part : {0, 1}) {
       const std::vector<float> got = floats_of(*content, part);
       const std::vector<float>& x = numbers[static_cast<size_t>(part)];
-      const auto number = [&](const std::vector<float>& of, int64_t i, int64_t k) { return static_cast<double>(of[static_cast<size_t>(i * channels + k)]); };
+      const auto number = [&](const std::vector<float>& of, int64_t i, int64_t k) {
+        return static_cast<double>(of[static_cast<size_t>(i * channels + k)]);
+      };
       for (int64_t i = exact_first_entries; i < n - exact_last_entries; i++) {
         for (int64_t k = 0; k < channels; k++) {
           // the group that it is in
@@ -263,7 +272,8 @@ TEST_CASE("a codec a part: layers with few bits beside layers that are exact, an
   int64_t bytes = 0;
   REQUIRE(read(stream_of(whole, codecs), expecting(layout), &content, &bytes).ok());
   const CacheRows& rows = layout.parts[0];
-  CHECK(bytes == 2 * 300 * 128 + bytes_of("kivi2", rows, false, 300) + 2 * bytes_of("fp8", rows, true, 300) + bytes_of("q4_0", rows, true, 300));
+  CHECK(bytes ==
+        2 * 300 * 128 + bytes_of("kivi2", rows, false, 300) + 2 * bytes_of("fp8", rows, true, 300) + bytes_of("q4_0", rows, true, 300));
   for (const int64_t part : {0, 5}) CHECK(rows_of(*content, part) == rows_of(whole, part));
   for (const int64_t part : {1, 2, 3, 4}) CHECK(rows_of(*content, part) != rows_of(whole, part));
   // nothing but nullptr is no codec at all
@@ -305,7 +315,9 @@ TEST_CASE("2. and 3. encoded streams that are cut or have a bit flipped") {
     // all but six entries of KIVI and KVTC are exact, and those are what is looked at
     const KvContent whole = content_of(layout, name == "fp8" ? 6 : 138);
     const std::vector<uint8_t> bytes = stream_of(whole, all_parts(layout, codec));
-    const auto known = [&] { return expecting(layout, own ? std::vector<std::shared_ptr<const KvCodec>>{codec} : std::vector<std::shared_ptr<const KvCodec>>{}); };
+    const auto known = [&] {
+      return expecting(layout, own ? std::vector<std::shared_ptr<const KvCodec>>{codec} : std::vector<std::shared_ptr<const KvCodec>>{});
+    };
     REQUIRE(code_of(bytes, known()) == Code::ok);
     const size_t stride = bytes.size() > 20000 ? 97 : 7;
     for (size_t at = 0; at < bytes.size(); at += stride) {
@@ -351,7 +363,8 @@ TEST_CASE("9. tiles with a right digest and nonsense in them are refused by name
       }
       for (int round = 0; round < rounds(300); round++) {
         std::vector<uint8_t> other = sound;
-        for (uint32_t k = 0; k < 1 + engine() % 20; k++) other[engine() % other.size()] = round % 3 == 0 ? 0xff : static_cast<uint8_t>(engine());
+        for (uint32_t k = 0; k < 1 + engine() % 20; k++)
+          other[engine() % other.size()] = round % 3 == 0 ? 0xff : static_cast<uint8_t>(engine());
         take(other);
       }
       // 0xff in the scales of ggml's blocks, of f32 and of f16, is NaN
@@ -429,7 +442,8 @@ TEST_CASE("the manifest of codecs has one way to be written") {
   manifest.codecs = {"a", "b"};
   manifest.part_codecs = {0, 1, 2, 1};
   CHECK(code() == Code::ok);
-  for (const std::vector<uint32_t>& wrong : {std::vector<uint32_t>{2, 1, 0, 0}, {1, 1, 1, 1}, {0, 0, 0, 0}, {1, 2, 3, 0}, {0xffffffff, 1, 2, 0}}) {
+  for (const std::vector<uint32_t>& wrong :
+       {std::vector<uint32_t>{2, 1, 0, 0}, {1, 1, 1, 1}, {0, 0, 0, 0}, {1, 2, 3, 0}, {0xffffffff, 1, 2, 0}}) {
     manifest.part_codecs = wrong;
     CHECK(code() == Code::kv_format);
   }
@@ -526,7 +540,8 @@ TEST_CASE("KVTC: few bits carry what has few dimensions, at any position, within
     for (const KvContent* content : {fitted.sample.get(), &other}) {
       std::shared_ptr<const KvContent> got;
       int64_t bytes = 0;
-      REQUIRE(read(stream_of(*content, all_parts(fitted.layout, fitted.codec)), expecting(fitted.layout, {fitted.codec}), &got, &bytes).ok());
+      REQUIRE(
+          read(stream_of(*content, all_parts(fitted.layout, fitted.codec)), expecting(fitted.layout, {fitted.codec}), &got, &bytes).ok());
       const double coded = static_cast<double>(bytes) - 4.0 * 132 * 64 * 4;
       CHECK(coded * 8 / (4 * (1500 - 132) * 64) < bits * 1.02 + 0.05);
       for (const int64_t part : {0, 1, 2, 3}) {
@@ -546,7 +561,8 @@ TEST_CASE("KVTC: budgets of 0, of parts, and numbers that are none") {
   const Fitted nothing(0);
   for (const KvtcPart& part : nothing.codec->model().parts) CHECK(part.rank() == 0);
   std::shared_ptr<const KvContent> got;
-  REQUIRE(read(stream_of(*nothing.sample, all_parts(nothing.layout, nothing.codec)), expecting(nothing.layout, {nothing.codec}), &got).ok());
+  REQUIRE(
+      read(stream_of(*nothing.sample, all_parts(nothing.layout, nothing.codec)), expecting(nothing.layout, {nothing.codec}), &got).ok());
   std::shared_ptr<const Kvtc> codec;
   KvtcFit fit{{}, {nothing.rope, nullptr}, {nothing.sample}, {0, 1, 2, 3}};
   REQUIRE(fit_kvtc(fit, nullptr, &codec).ok());
@@ -596,7 +612,8 @@ TEST_CASE("KVTC: its file comes back as it was, and what is cut, flipped or made
   int refused = 0;
   for (int round = 0; round < rounds(500); round++) {
     std::vector<uint8_t> other = file;
-    for (uint32_t k = 0; k < 1 + engine() % 4; k++) other[8 + engine() % std::min<size_t>(other.size() - 40, 700)] = static_cast<uint8_t>(engine());
+    for (uint32_t k = 0; k < 1 + engine() % 4; k++)
+      other[8 + engine() % std::min<size_t>(other.size() - 40, 700)] = static_cast<uint8_t>(engine());
     const Blake3Digest digest = blake3({reinterpret_cast<const std::byte*>(other.data()), other.size() - 32});
     std::copy(digest.begin(), digest.end(), other.end() - 32);
     const Status status = Kvtc::read(other.data(), other.size(), &codec);
