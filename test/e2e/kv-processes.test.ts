@@ -115,6 +115,7 @@ it("encoded content from another process, broken off and resumed, comes to lie b
   await plain.prefill(start);
   await plain.importKv(kv);
   const want = await floats(plain.logits());
+  for (const sequence of [local, plain]) await sequence.dispose();
   for (const [codec, limit] of [
     ["fp8", 0.05],
     ["kivi4", 0.2],
@@ -138,7 +139,6 @@ it("encoded content from another process, broken off and resumed, comes to lie b
     expect(klDivergence(want, await floats(target.logits())), codec).toBeLessThan(limit);
     await target.dispose();
   }
-  for (const sequence of [local, plain]) await sequence.dispose();
 });
 
 it("25. a sender that stops is told from one that is slow, and its content can still come", async () => {
