@@ -264,11 +264,10 @@ Status Kvtc::encode_inner(const KvTile& tile, float* numbers, uint8_t* out, int6
   if (rank > 0) {
     RowTreatment centred;
     centred.shift = part.mean.data();
-    const Status status =
-        multiply({Dtype::f32, numbers, tile.count, part.channels, 0}, centred, *maps_[p].to, false, [&](const ProductTile& t) {
-          for (int64_t i = 0; i < t.rows; i++)
-            std::copy_n(t.values + i * t.stride, t.columns, coordinates.data() + (t.row + i) * rank + t.column);
-        });
+    Status status = multiply({Dtype::f32, numbers, tile.count, part.channels, 0}, centred, *maps_[p].to, false, [&](const ProductTile& t) {
+      for (int64_t i = 0; i < t.rows; i++)
+        std::copy_n(t.values + i * t.stride, t.columns, coordinates.data() + (t.row + i) * rank + t.column);
+    });
     if (!status.ok()) return status;
   }
   RansEncoder encoder;
@@ -308,13 +307,12 @@ Status Kvtc::decode_inner(const KvTile& tile, const uint8_t* bytes, int64_t size
   if (!decoder.ended()) return unsound_tile(tile, "no encoder has written");
   for (int64_t i = 0; i < tile.count; i++) std::copy(part.mean.begin(), part.mean.end(), numbers + i * part.channels);
   if (rank > 0) {
-    const Status status =
-        multiply({Dtype::f32, coordinates.data(), tile.count, rank, 0}, {}, *maps_[p].from, false, [&](const ProductTile& t) {
-          for (int64_t i = 0; i < t.rows; i++) {
-            float* row = numbers + (t.row + i) * part.channels + t.column;
-            kernels().rows.add(row, t.values + i * t.stride, t.columns, row);
-          }
-        });
+    Status status = multiply({Dtype::f32, coordinates.data(), tile.count, rank, 0}, {}, *maps_[p].from, false, [&](const ProductTile& t) {
+      for (int64_t i = 0; i < t.rows; i++) {
+        float* row = numbers + (t.row + i) * part.channels + t.column;
+        kernels().rows.add(row, t.values + i * t.stride, t.columns, row);
+      }
+    });
     if (status.code == Code::non_finite) return unsound_tile(tile, "holds numbers too large");
     if (!status.ok()) return status;
   }

@@ -17,7 +17,7 @@ constexpr uint32_t kind_of(const char (&name)[5]) noexcept {
 constexpr uint32_t magic = kind_of("LWKV");
 constexpr uint32_t head = kind_of("HEAD");
 constexpr uint32_t entries_kind = kind_of("ENTR");
-constexpr uint32_t tile = kind_of("TILE");
+constexpr uint32_t tile_kind = kind_of("TILE");
 constexpr uint32_t sign = kind_of("SIGN");
 constexpr uint32_t root = kind_of("ROOT");
 constexpr uint32_t must_understand = 1;
@@ -238,7 +238,7 @@ void KvWriter::write_header(int64_t record, const uint8_t* payload, int64_t byte
   const int64_t within = record == 0 || is_root ? -1 : (record - 1) % records_a_chunk();
   const int64_t first = within < 0 ? 0 : (record - 1) / records_a_chunk() * chunk_entries;
   const int64_t part = within < 0 ? 0 : within == 0 ? std::min(chunk_entries, content_->size() - first) : within - 1;
-  const uint32_t kind = record == 0 ? head : is_root ? root : within == 0 ? entries_kind : tile;
+  const uint32_t kind = record == 0 ? head : is_root ? root : within == 0 ? entries_kind : tile_kind;
   const auto size = static_cast<size_t>(bytes);
   const bool encoded = record == 0 ? !codecs_.empty() : codec_of(record) != nullptr;
   put_header(kind, encoded ? with_codecs : must_understand, static_cast<uint32_t>(first), static_cast<uint32_t>(part), payload, size, out);
@@ -387,7 +387,7 @@ Status KvReader::take_payload() {
       return take_manifest();
     case entries_kind:
       return take_entries();
-    case tile:
+    case tile_kind:
       return take_encoded();
     case sign:
       signature_ = gathered_;
@@ -431,8 +431,8 @@ Status KvReader::take_header() {
   if (check != check_of(gathered_.data(), sealed_bytes)) return Status::fail(Code::kv_checksum, "the header of a record is damaged");
   leaf_ = digest_of(gathered_.data(), sealed_bytes);
   std::memcpy(sealed_header_, gathered_.data(), sealed_bytes);
-  const bool known = header_.kind == head || header_.kind == entries_kind || header_.kind == tile || header_.kind == root;
-  const bool may_encode = header_.kind == head || header_.kind == tile;
+  const bool known = header_.kind == head || header_.kind == entries_kind || header_.kind == tile_kind || header_.kind == root;
+  const bool may_encode = header_.kind == head || header_.kind == tile_kind;
   if (known ? header_.flags != must_understand && !(may_encode && header_.flags == with_codecs) : (header_.flags & must_understand) != 0)
     return Status::fail(Code::kv_version, "a record that a newer version must have written");
   if (header_.kind == sign) {
@@ -449,7 +449,7 @@ Status KvReader::take_header() {
     expect(State::skip, header_.bytes);
     return {};
   }
-  if (header_.kind == tile) return begin_tile();
+  if (header_.kind == tile_kind) return begin_tile();
   if (header_.kind == entries_kind) return begin_entries();
   if (header_.first != 0 || header_.part != 0) return Status::fail(Code::kv_format, "a manifest or root with a place");
   if (header_.kind == head) {
@@ -637,7 +637,7 @@ Status KvReader::take_encoded() {
   if (codec.outside()) {
     outside_.push_back({codec.name(), tile, gathered_});
   } else {
-    const Status status = codec.decode(tile, gathered_.data(), static_cast<int64_t>(gathered_.size()), chunk.writable[header_.part]);
+    Status status = codec.decode(tile, gathered_.data(), static_cast<int64_t>(gathered_.size()), chunk.writable[header_.part]);
     if (!status.ok()) return status;
   }
   hold_tile(gathered_.data());
