@@ -74,7 +74,7 @@ std::vector<Choice> choices_of(const std::vector<float>& coordinates, int64_t ro
       const float code = std::nearbyint(x * inverse);
       const auto off = static_cast<double>(x - code * choice.step);
       error += off * off;
-      counts[static_cast<size_t>(static_cast<int32_t>(code) + half)]++;
+      counts[static_cast<size_t>(static_cast<int64_t>(code) + half)]++;
     });
     choice.frequencies = frequencies_of(counts);
     double bits = 0;
