@@ -14,6 +14,7 @@ import { interleave, promptTokens, row, time } from "./harness.mjs";
 import { qwenCacheModel, temporaryFolder } from "./models.mjs";
 
 const lengths = [448, 2048];
+const codecs = ["q8_0", "fp8", "q4_0", "kivi4", "kivi2", "kvtc"];
 const contextLength = 4352;
 const rounds = 7;
 
@@ -84,12 +85,24 @@ async function send(child, address, what, write) {
 
 const port = 43117;
 
-async function measure(model, pool, child, length) {
+/** Fitted to random weights, whose keys and values have no small dimension: the rates tell something, the ratio little. */
+async function fitted(model, pool) {
+  const sample = pool.sequence();
+  await sample.prefill(promptTokens(model, lengths[0]));
+  const kv = await sample.exportKv();
+  const codec = await pool.fitKvtc([kv], { bits: 2 });
+  kv.dispose();
+  await sample.dispose();
+  return codec;
+}
+
+async function measure(model, pool, child, kvtc, length) {
   const tokens = promptTokens(model, length);
   const sender = pool.sequence();
   const prefill = await time(() => sender.prefill(tokens));
   const kv = await sender.exportKv();
   const { bytes } = kv.info;
+  const sizes = {};
   const plain = Buffer.alloc(bytes, 1);
   const target = Buffer.alloc(bytes, 2);
   const pieces = function* () {
@@ -149,6 +162,16 @@ async function measure(model, pool, child, length) {
       await receiver.dispose();
       return { "file kv": ms };
     },
+    ...codecs.map((name) => async () => {
+      const codec = name === "kvtc" ? kvtc : name;
+      const encoded = [];
+      const encode = await time(async () => {
+        for await (const piece of kv.records({ codec })) encoded.push(piece);
+      });
+      sizes[name] = encoded.reduce((sum, piece) => sum + piece.length, 0);
+      const decode = await time(async () => (await pool.readKv(encoded, { codecs: [kvtc] })).dispose());
+      return { [`${name} encode`]: encode, [`${name} decode`]: decode };
+    }),
     ...["q8_0", "q4_0"].map((format) => async () => {
       let made;
       const ms = await time(async () => {
@@ -161,7 +184,7 @@ async function measure(model, pool, child, length) {
   const times = await interleave(cases, { rounds });
   kv.dispose();
   await sender.dispose();
-  return { times, bytes, prefill };
+  return { times, bytes, prefill, sizes };
 }
 
 export async function run(want) {
@@ -171,9 +194,10 @@ export async function run(want) {
   const pool = await model.createPool({ contextLength, maxSequences: 4 });
   const child = fork(fileURLToPath(import.meta.url), [file]);
   await next(child, "ready");
+  const kvtc = await fitted(model, pool);
   const rows = [];
   for (const length of lengths) {
-    const { times, bytes, prefill } = await measure(model, pool, child, length);
+    const { times, bytes, prefill, sizes } = await measure(model, pool, child, kvtc, length);
     const shape = `${length} positions, ${(bytes / 1e6).toFixed(0)} MB f16, cache of Qwen3-4B's shape, random weights`;
     const add = (name, ms, peers, share, limit) =>
       rows.push(
@@ -221,10 +245,20 @@ export async function run(want) {
         }),
       );
     }
+    for (const codec of codecs) {
+      for (const step of ["encode", "decode"]) {
+        const ms = times[`${codec} ${step}`];
+        const rate = bytes / 1e6 / ms;
+        const target = codec === "q8_0" || codec === "fp8" ? { what: "GB/s", compare: ">=", limit: 1, unit: "", value: rate } : null;
+        const name = `kv transfer: codec ${codec}, ${step}, ${(bytes / sizes[codec]).toFixed(2)} times smaller`;
+        rows.push(row({ name, shape, ms, peers: { memcpy: times.memcpy }, ratio: rate, target }));
+      }
+    }
     add("unix socket, against reading again", times["unix kv"], { "prefill again": prefill }, prefill / times["unix kv"]);
   }
   child.send({ what: "end" });
   await once(child, "exit");
+  kvtc.dispose();
   await pool.dispose();
   await model.dispose();
   return rows;

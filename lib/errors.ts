@@ -36,6 +36,7 @@ const nativeHints = {
   ERR_LATENT_KV_UNREACHABLE:
     "Shared memory does not reach from there to here; send the records as a stream, or use a link, which does so by itself.",
   ERR_LATENT_KV_POSITION: "Import with `positions: 'append'` or `{ at }`, which lay the entries out anew.",
+  ERR_LATENT_KV_CODEC: "Name the codec that the message tells among `codecs`, or ask the sender for another one.",
 } as const;
 
 const ownHints = {

@@ -103,7 +103,9 @@ export {
   type KvTicket,
   type KvTile,
 } from "./kv/handle.js";
+export type { KvCodec, KvCodecChoice, KvCodecName, KvPart, KvPlugin, KvTileShape } from "./kv/codec.js";
 export type { KvIdentity } from "./kv/identity.js";
+export { Kvtc } from "./kv/kvtc.js";
 export { decryptKv, encryptKv } from "./kv/encryption.js";
 export { KvLease } from "./kv/lease.js";
 export type { KvLinkOptions } from "./kv/channel.js";

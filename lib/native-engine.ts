@@ -1,6 +1,6 @@
 // The typed view of what native/addon exports for the engine: runtime, model, pool and sequence. Only lib/models uses it.
 import type { NativeJob, NativeTensor } from "./native.js";
-import type { NativeFields, NativeKv, NativeKvReader, NativeSegmentName } from "./native-kv.js";
+import type { NativeFields, NativeKv, NativeKvCodec, NativeKvReader, NativeKvtc, NativeSegmentName } from "./native-kv.js";
 
 export interface NativeRuntimeInfo {
   readonly directory: string;
@@ -139,7 +139,10 @@ export interface NativePool {
   info(): NativePoolInfo;
   counters(): NativePoolCounters;
   createSequence(): NativeSequence;
-  kvReader(identity: NativeFields, sealed: boolean): NativeKvReader;
+  /** `codecs`: those that content may travel in besides the built-in ones. */
+  kvReader(identity: NativeFields, sealed: boolean, codecs: readonly NativeKvCodec[]): NativeKvReader;
+  /** `bits`: [2 * layers] */
+  fitKvtc(samples: readonly NativeKv[], identity: NativeFields, bits: Float64Array): NativeJob<NativeKvtc>;
   /** The content of a segment; its rows stay where they are. */
   openKv(
     identity: NativeFields,

@@ -36,17 +36,45 @@ export interface NativeKv {
 
 export type NativeFields = readonly (readonly [string, string])[];
 
+/** A codec that was fitted to a model. */
+export interface NativeKvtc {
+  name(): string;
+  identity(): NativeFields;
+  /** [2 * layers] */
+  ranks(): Int32Array;
+  file(): Uint8Array;
+  dispose(): void;
+}
+
+/** Of one part: a built-in one by its name, a fitted one, one that JavaScript works, or none. */
+export type NativeKvCodec = string | NativeKvtc | { readonly outside: string } | null;
+
+/** `part`: 2 * layer, plus 1 for values; entries [from, to). */
+export interface NativeKvPlace {
+  readonly part: number;
+  readonly from: number;
+  readonly to: number;
+  readonly channels: number;
+}
+
 export interface NativeKvWriter {
   /** Of the whole content. */
   readonly records: number;
   /** The next entries. Not while records are being written. */
   append(kv: NativeKv): void;
-  /** Bytes of each record that can be written by now: those of whole chunks, and all of them once every entry is there. */
+  /**
+   * Bytes of each record that can be written by now: those of whole chunks, and all of them once every entry is there; of an encoded tile the most
+   * that it can have.
+   */
   sizes(): Float64Array;
   /** The records [from, to). */
   write(from: number, to: number): NativeJob<Uint8Array>;
   /** Takes the records [from, to) into the root without writing them. */
   passOver(from: number, to: number): NativeJob<void>;
+  /** The tiles among the records [from, to) that JavaScript encodes. */
+  outside(from: number, to: number): readonly (NativeKvPlace & { readonly record: number })[];
+  /** Such a tile, before it is written or passed over. */
+  provide(record: number, bytes: Uint8Array): void;
   /** What a signature signs, 32 bytes, once all but the root were written or passed over; of a writer that was made `sealed`. */
   seal(): Uint8Array;
   dispose(): void;
@@ -61,6 +89,12 @@ export interface NativeKvReader {
   finish(): { readonly kv: NativeKv; readonly notes: NativeFields; readonly seal: Uint8Array; readonly signature: Uint8Array };
   readonly done: boolean;
   readonly bytes: number;
+  /** Those of `bytes` that are keys and values. */
+  readonly tileBytes: number;
+  /** The first tile that JavaScript must decode, before anything else is fed. */
+  outside(): (NativeKvPlace & { readonly codec: string; readonly bytes: Uint8Array }) | null;
+  /** [to - from, channels] of that tile. */
+  decoded(numbers: Float32Array): void;
   dispose(): void;
 }
 
@@ -83,8 +117,16 @@ export interface NativeKvSegment {
 export interface NativeKvModule {
   /** `nonce`: 16 bytes. */
   kvSegment(kv: NativeKv, identity: NativeFields, notes: NativeFields, nonce: Uint8Array): NativeJob<NativeKvSegment>;
-  /** Of a content of `entries`, of which `kv` holds the first. */
-  kvWriter(kv: NativeKv, identity: NativeFields, notes: NativeFields, sealed: boolean, entries: number): NativeKvWriter;
+  /** Of a content of `entries`, of which `kv` holds the first. `codecs`: one a part, or none at all. */
+  kvWriter(
+    kv: NativeKv,
+    identity: NativeFields,
+    notes: NativeFields,
+    sealed: boolean,
+    entries: number,
+    codecs: readonly NativeKvCodec[],
+  ): NativeKvWriter;
+  readKvtc(bytes: Uint8Array): NativeJob<NativeKvtc>;
   kvOfTicket(ticket: string): NativeKv;
   /** The record that carries a signature. */
   kvSignature(signature: Uint8Array): Uint8Array;

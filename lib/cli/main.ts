@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { LatentError } from "../errors.js";
+import { kvCodecNames } from "../kv/codec.js";
 import { kvFormats, type KvFormat } from "../kv/handle.js";
 import { packageRoot } from "../native.js";
 import { demo } from "./demo.js";
@@ -51,6 +52,13 @@ function formats(value: string): readonly KvFormat[] {
   });
 }
 
+function codecs(value: string): readonly string[] {
+  const names = value.split(",");
+  if (!names.every((name) => kvCodecNames.some((known) => known === name) || name.startsWith("kvtc:")))
+    throw new InvalidArgumentError(`It is a list of ${kvCodecNames.join(", ")}, kvtc:BITS and kvtc:FILE.`);
+  return names;
+}
+
 function packageVersion(): string {
   const { version } = JSON.parse(readFileSync(path.join(packageRoot, "package.json"), "utf8")) as { readonly version: string };
   return version;
@@ -78,10 +86,13 @@ function build(): Command {
     .option("--medium <medium>", "kv, latent or text", medium, "kv");
   command(program, "doctor", "check that this machine can run latentwire", doctor);
   const kv = program.command("kv").description("keys and values");
-  command(kv, "quality", "what number formats of keys and values do to a model's predictions", quality)
+  command(kv, "quality", "what number formats and codecs of keys and values do to a model's predictions", quality)
     .requiredOption("--model <file>", "a GGUF file")
     .requiredOption("--text <file>", "text that the model knows to read")
-    .option("--formats <list>", "comma-separated (default: q8_0,q4_0)", formats);
+    .option("--formats <list>", "comma-separated (default: q8_0,q4_0, or none with --codec)", formats)
+    .option("--codec <list>", `comma-separated: ${kvCodecNames.join(", ")}, kvtc:BITS a number, kvtc:FILE`, codecs)
+    .option("--calibration <file>", "text that kvtc:BITS is fitted to; take another one than --text")
+    .option("--save <file>", "save what was fitted, for kvtc:FILE and Kvtc.load");
   command(program, "inspect", "facts of a model file", inspect).argument("<model>", "a GGUF file");
   return program;
 }

@@ -7,10 +7,11 @@ import { checkInteger, checkKeys, checkOneOf, checkString, fallback, invalid } f
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import { native } from "../native.js";
-import type { NativeFields, NativeKv, NativeKvInfo } from "../native-kv.js";
+import type { NativeFields, NativeKv, NativeKvInfo, NativeKvWriter } from "../native-kv.js";
 import { Latent } from "../spaces/latent.js";
 import type { Space } from "../spaces/space.js";
 import { Tensor } from "../tensor.js";
+import { codecsOf, encodeOutside, type KvCodecChoice, type ResolvedCodecs } from "./codec.js";
 import { requireSameIdentity, type KvIdentity } from "./identity.js";
 import { notesOf, RecordStream } from "./records.js";
 import { KvShared, machineIdentity, requireSameMachine } from "./shared.js";
@@ -294,20 +295,56 @@ export class KvHandle {
   /**
    * The content as a stream of verified records (docs/kv-transfer.md has the format), in buffers of about `bufferBytes`; iterate over it, or pass
    * it to `Readable.from`. Nothing is written before it is asked for, so a slow reader holds the writer back. Records of which the receiver says
-   * that it holds them already ({@link KvReceiver.held}) are left out. With `sign`, the stream says who made it.
-   * @throws {@link LatentError} `ERR_LATENT_DISPOSED`, `ERR_LATENT_INVALID_ARGUMENT`
+   * that it holds them already ({@link KvReceiver.held}) are left out. With `sign`, the stream says who made it. With `codec`, keys and values travel
+   * in fewer bytes, and arrive as about what they were; records of one content must then be of one codec.
+   * @throws {@link LatentError} `ERR_LATENT_DISPOSED`, `ERR_LATENT_INVALID_ARGUMENT` (also for rows that the codec has no blocks for),
+   * `ERR_LATENT_NON_FINITE` (numbers that the codec cannot hold), `ERR_LATENT_KV_MODEL_MISMATCH` (a {@link Kvtc} of another model),
+   * `ERR_LATENT_KV_LIMIT` (a plug-in made more bytes than a receiver takes)
    */
   async *records(options: KvRecordsOptions = {}): AsyncGenerator<Uint8Array, void, undefined> {
-    checkKeys("options", options, ["held", "bufferBytes", "sign", "signal"]);
+    checkKeys("options", options, ["held", "bufferBytes", "codec", "sign", "signal"]);
     const bufferBytes = checkBufferBytes(options.bufferBytes);
     const held = fallback(options.held, new Uint8Array(0));
     if (!(held instanceof Uint8Array)) throw invalid("held", "a Uint8Array", held);
-    const { sign } = options;
-    const stream = new RecordStream(this, { entries: this.length, notes: this.#notes(sign !== undefined), sign, bufferBytes });
+    if (options.codec !== undefined && this.info.partial)
+      throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "content of some layers only travels without a codec");
+    const { sign, signal } = options;
+    const codecs = codecsOf(options.codec, this.info.layers.length, this.identity);
+    const stream = new RecordStream(this, {
+      entries: this.length,
+      notes: this.#notes(sign !== undefined),
+      sign,
+      bufferBytes,
+      codecs: codecs.native,
+      ...(codecs.plugins.size > 0 && { encode: (writer, from, to) => this.#encodeOutside(writer, from, to, codecs, signal) }),
+    });
     try {
-      yield* stream.write(held, options.signal);
+      yield* stream.write(held, signal);
     } finally {
       stream.dispose();
+    }
+  }
+
+  async #encodeOutside(
+    writer: NativeKvWriter,
+    from: number,
+    to: number,
+    { plugins, native: codecs }: ResolvedCodecs,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    for (const place of LatentError.translate(() => writer.outside(from, to))) {
+      const codec = codecs[place.part];
+      const name = typeof codec === "object" && codec !== null && "outside" in codec ? codec.outside : "";
+      using numbers = Tensor.fromNative(
+        await run(
+          LatentError.translate(() => this.#handle.part(place.part, place.from, place.to)),
+          signal,
+        ),
+      );
+      const bytes = encodeOutside(plugins.get(name), numbers.toFloat32(), place, this.info.layers.length);
+      LatentError.translate(() => {
+        writer.provide(place.record, bytes);
+      });
     }
   }
 
@@ -315,8 +352,10 @@ export class KvHandle {
    * All of {@link records} in one piece: a file of the content.
    * @throws {@link LatentError} `ERR_LATENT_KV_LIMIT` (larger than a buffer can be: write the records to a file instead)
    */
-  async toBytes(options: { readonly sign?: KvSigner; readonly signal?: AbortSignal } = {}): Promise<Uint8Array> {
-    checkKeys("options", options, ["sign", "signal"]);
+  async toBytes(
+    options: { readonly codec?: KvCodecChoice; readonly sign?: KvSigner; readonly signal?: AbortSignal } = {},
+  ): Promise<Uint8Array> {
+    checkKeys("options", options, ["codec", "sign", "signal"]);
     const pieces: Uint8Array[] = [];
     let size = 0;
     for await (const piece of this.records({ ...options, bufferBytes: 64 << 20 })) {
@@ -336,6 +375,8 @@ export interface KvRecordsOptions {
   readonly held?: Uint8Array;
   /** Size of the buffers that are yielded; a single record may be larger. Default 1 MiB. */
   readonly bufferBytes?: number;
+  /** What keys and values travel in. Default: as they are stored. A fitted codec and a plug-in must be named to the receiver as well. */
+  readonly codec?: KvCodecChoice;
   /** Default: no signature. The seal that is signed takes about twice the time of the rest. */
   readonly sign?: KvSigner;
   readonly signal?: AbortSignal;
@@ -343,7 +384,7 @@ export interface KvRecordsOptions {
 
 /** @internal What a signature of this content signs, as its stream would have it. */
 export async function sealOf(kv: KvHandle, notes: NativeFields, signal: AbortSignal | undefined): Promise<Uint8Array> {
-  const writer = LatentError.translate(() => native().kvWriter(kv.toNative(), Object.entries(kv.identity), notes, true, kv.length));
+  const writer = LatentError.translate(() => native().kvWriter(kv.toNative(), Object.entries(kv.identity), notes, true, kv.length, []));
   try {
     const passed = LatentError.translate(() => writer.passOver(0, writer.sizes().length - 1));
     await run(passed, signal);

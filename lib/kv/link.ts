@@ -3,6 +3,7 @@
 import type { Duplex } from "node:stream";
 import { checkBoolean, checkInteger, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
+import type { KvCodecChoice } from "./codec.js";
 import { Channel, linkOptions, type KvLinkOptions } from "./channel.js";
 import { dataBytes, malformed, type LinkMessage } from "./frames.js";
 import { KvHandle } from "./handle.js";
@@ -12,6 +13,8 @@ import { signerOf, type KvSigner } from "./signature.js";
 
 /** Options of {@link sendKv}. */
 export interface KvSendOptions extends KvLinkOptions {
+  /** In which codecs the stream travels; shared memory has no use for one. Default: as the content is stored. */
+  readonly codec?: KvCodecChoice;
   /** Default: no signature. */
   readonly sign?: KvSigner;
 }
@@ -59,9 +62,10 @@ export async function sendKv(duplex: Duplex, kv: KvHandle, options: KvSendOption
   if (!(kv instanceof KvHandle)) throw invalid("kv", "a KvHandle", kv);
   if (options.sign !== undefined) signerOf(options.sign);
   const sharedMemory = checkBoolean("sharedMemory", fallback(options.sharedMemory, true));
-  const channel = new Channel(duplex, options, ["sign"]);
+  const channel = new Channel(duplex, options, ["codec", "sign"]);
   const started = performance.now();
   const signing = { signal: channel.signal, ...(options.sign !== undefined && { sign: options.sign }) };
+  const encoding = options.codec === undefined ? {} : { codec: options.codec };
   try {
     const hello = await channel.expect("hello", "again");
     const facts = hello.kind === "again" ? { way: "none" as const, why: "taken before", bytes: 0 } : await send(hello);
@@ -108,7 +112,7 @@ export async function sendKv(duplex: Duplex, kv: KvHandle, options: KvSendOption
     const bufferBytes = Math.min(1 << 20, Math.floor(windowBytes / 32));
     // so many bytes there are to be had, though the receiver says what it has taken a quarter of the window at a time
     const most = Math.min(dataBytes, Math.floor(windowBytes / 4));
-    for await (const piece of kv.records({ held, bufferBytes, ...signing })) {
+    for await (const piece of kv.records({ held, bufferBytes, ...encoding, ...signing })) {
       for (let at = 0; at < piece.length;) {
         const part = piece.subarray(at, at + most);
         await credit.take(part.length);

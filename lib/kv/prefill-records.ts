@@ -1,11 +1,13 @@
 // A sender that does not wait until it has read everything: what is read goes on its way while the rest is being read.
-import { checkInteger, checkKeys, fallback } from "../check.js";
+import { checkInteger, checkKeys, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { withSignal } from "../jobs.js";
 import type { PrefillInput, Sequence } from "../models/sequence.js";
 import type { Latent } from "../spaces/latent.js";
 import type { Tensor } from "../tensor.js";
+import { codecsOf, type KvCodecName } from "./codec.js";
 import { checkBufferBytes, checkLabel } from "./handle.js";
+import type { Kvtc } from "./kvtc.js";
 import { notesOf, RecordStream } from "./records.js";
 import { signerOf, type KvSigner } from "./signature.js";
 
@@ -20,6 +22,8 @@ export interface PrefillRecordsOptions {
   readonly label?: string;
   /** Size of the buffers that are yielded; a single record may be larger. Default 1 MiB. */
   readonly bufferBytes?: number;
+  /** In which codec it travels; a plug-in does not work here. Default: as the cache has it. */
+  readonly codec?: KvCodecName | Kvtc;
   /** Default: no signature. */
   readonly sign?: KvSigner;
   /** Of the prefill, as in {@link PrefillOptions}. */
@@ -36,13 +40,15 @@ export async function* prefillRecords(
   input: PrefillText,
   options: PrefillRecordsOptions,
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  checkKeys("options", options, ["from", "label", "bufferBytes", "sign", "priority", "signal"]);
+  checkKeys("options", options, ["from", "label", "bufferBytes", "codec", "sign", "priority", "signal"]);
   const before = sequence.length;
   const from = checkInteger("from", fallback(options.from, 0), 0, before);
   const priority = checkInteger("priority", fallback(options.priority, 0), -1000, 1000);
   const label = checkLabel(fallback(options.label, ""));
   const bufferBytes = checkBufferBytes(options.bufferBytes);
   if (options.sign !== undefined) signerOf(options.sign);
+  const codecs = codecsOf(options.codec, sequence.pool.model.info.layers, sequence.pool.kvIdentity);
+  if (codecs.plugins.size > 0 || typeof options.codec === "function") throw invalid("codec", "a built-in codec or a Kvtc", options.codec);
   const tokens = sequence.tokensOf(input);
   const { batch, contextLength } = sequence.pool.info;
   // before the first byte: a stream that cannot end is of no use to anybody
@@ -62,7 +68,7 @@ export async function* prefillRecords(
     using held = await sequence.exportKv({ range: { from, to: before }, label, signal });
     const entries = before + tokens.length - from;
     const notes = notesOf(label, options.sign === undefined ? undefined : Math.min(held.mixedFrom, entries));
-    stream = new RecordStream(held, { entries, notes, sign: options.sign, bufferBytes });
+    stream = new RecordStream(held, { entries, notes, sign: options.sign, bufferBytes, codecs: codecs.native });
     while (read < before + tokens.length) {
       // chunks of the stream end where pieces do, so that each piece can be sent whole
       const to = Math.min(read + step - ((read - from) % chunk), before + tokens.length);

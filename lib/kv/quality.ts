@@ -1,24 +1,31 @@
-// What a number format of the cache costs: how far the model's next words move when it goes on from converted keys and values.
+// What a number format of the cache, or a codec on the way, costs: how far the model's next words move when it goes on from what comes of them.
 import { checkArray, checkInteger, checkKeys, checkOneOf, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { withSignal } from "../jobs.js";
 import type { Pool } from "../models/pool.js";
 import type { Sequence } from "../models/sequence.js";
-import { kvFormats, type KvFormat } from "./handle.js";
+import type { KvCodecChoice, KvPlugin } from "./codec.js";
+import { kvFormats, type KvFormat, type KvHandle } from "./handle.js";
+import type { Kvtc } from "./kvtc.js";
 
 /** Options of {@link kvQuality}. */
 export interface KvQualityOptions {
-  /** Default: `q8_0` and `q4_0`. */
+  /** What is held in another format. Default: `q8_0` and `q4_0`, or none if there are `codecs`. */
   readonly formats?: readonly KvFormat[];
+  /** What is sent in a codec, by the names that results shall have. Default: none. */
+  readonly codecs?: Readonly<Record<string, KvCodecChoice>>;
+  /** The fitted codecs and plug-ins among them. Default: none. */
+  readonly known?: readonly (Kvtc | KvPlugin)[];
   /** How many tokens at the end are predicted; those before them are what is converted. Default 64, or half of the tokens if that is less. */
   readonly predicted?: number;
   readonly signal?: AbortSignal;
 }
 
-/** What {@link kvQuality} found of one format. */
+/** What {@link kvQuality} found of one format or codec. */
 export interface KvQuality {
-  readonly format: KvFormat;
-  /** Of keys and values. */
+  /** The format, or the name of the codec. */
+  readonly format: string;
+  /** Of keys and values, exactly: as they are held in a format, or on the wire in a codec. */
   readonly bytes: number;
   /** Bytes as the cache has them over these. */
   readonly ratio: number;
@@ -31,14 +38,15 @@ export interface KvQuality {
 }
 
 /**
- * Reads the first tokens, converts what the cache holds to each format and back into the pool's, feeds the rest token by token, and compares each
- * distribution with that of the same continuation without a conversion. Needs two free sequences, and cells for the tokens twice.
+ * Reads the first tokens, converts what the cache holds to each format and back into the pool's, or sends it in each codec, feeds the rest token by
+ * token, and compares each distribution with that of the same continuation without a conversion. Needs two free sequences, and cells for the tokens twice.
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (fewer than 2 tokens), `ERR_LATENT_CONTEXT_OVERFLOW`, `ERR_LATENT_SEQUENCE_LIMIT`,
  * `ERR_LATENT_KV_LAYOUT`
  */
 export async function kvQuality(pool: Pool, tokens: Int32Array, options: KvQualityOptions = {}): Promise<readonly KvQuality[]> {
-  checkKeys("options", options, ["formats", "predicted", "signal"]);
-  const formats = checkArray("formats", fallback(options.formats, ["q8_0", "q4_0"] as const));
+  checkKeys("options", options, ["formats", "codecs", "known", "predicted", "signal"]);
+  const standard = options.codecs === undefined ? (["q8_0", "q4_0"] as const) : [];
+  const formats = checkArray("formats", fallback(options.formats, standard));
   for (const format of formats) checkOneOf("formats", format, kvFormats);
   if (!(tokens instanceof Int32Array) || tokens.length < 2) throw invalid("tokens", "an Int32Array of at least 2 tokens", tokens);
   const half = Math.floor(tokens.length / 2);
@@ -53,8 +61,7 @@ export async function kvQuality(pool: Pool, tokens: Int32Array, options: KvQuali
   const wanted: Float64Array[] = [];
   await predict(plain, tail, signal, (logits) => wanted.push(logProbabilities(logits)));
   const found: KvQuality[] = [];
-  for (const format of formats) {
-    using converted = await kv.convert(format, signal);
+  const take = async (format: string, converted: KvHandle, bytes: number): Promise<void> => {
     await using sequence = pool.sequence();
     await sequence.importKv(converted, { positions: "keep", ...signal });
     let [sum, max, agree, at] = [0, 0, 0, 0];
@@ -68,13 +75,22 @@ export async function kvQuality(pool: Pool, tokens: Int32Array, options: KvQuali
     });
     found.push({
       format,
-      bytes: converted.info.bytes,
-      ratio: kv.info.bytes / converted.info.bytes,
+      bytes,
+      ratio: kv.info.bytes / bytes,
       kl: { mean: sum / predicted, max },
       top1Agreement: agree / predicted,
       converted: head.length,
       predicted,
     });
+  };
+  for (const format of formats) {
+    using converted = await kv.convert(format, signal);
+    await take(format, converted, converted.info.bytes);
+  }
+  for (const [name, codec] of Object.entries(options.codecs ?? {})) {
+    using receiver = pool.kvReceiver({ codecs: options.known ?? [] });
+    using arrived = await receiver.read(kv.records({ codec, ...signal }), signal);
+    await take(name, arrived, receiver.tileBytes);
   }
   return found;
 }

@@ -7,21 +7,29 @@ import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { NativeJob } from "../native.js";
 import type { NativeFields, NativeKv, NativeKvReader, NativeSegmentName } from "../native-kv.js";
+import { decodeOutside, knownCodecs, type KvPlugin, type ResolvedCodecs } from "./codec.js";
 import { KvHandle, labelLimit, sealOf } from "./handle.js";
 import type { KvIdentity } from "./identity.js";
+import type { Kvtc } from "./kvtc.js";
 import { keep, receiveOver, repeatAnswer, type KvReceived, type KvReceiveOptions } from "./link.js";
 import { placeOf, requireSameMachine, type KvSharedReference } from "./shared.js";
 import { verifierOf, type KvVerifier } from "./signature.js";
 import { iteratorOf, requirePiece, type KvSource } from "./source.js";
 
-/** So much is verified at a time, a fraction of a millisecond; after `turn` bytes the event loop gets its turn. */
-const step = 256 << 10;
+/**
+ * So much is verified at a time, a fraction of a millisecond unless it travels in a codec; after `turn` bytes, or `turnMs`, the event loop gets its
+ * turn.
+ */
+const step = 64 << 10;
 const turn = 1 << 20;
+const turnMs = 4;
 
 /** Options of {@link Pool.kvReceiver}. */
 export interface KvReceiverOptions {
   /** Take only what one of these has signed. Default: whatever is sound. */
   readonly verify?: KvVerifier;
+  /** Those that content may travel in besides the built-in ones. Default: none. */
+  readonly codecs?: readonly (Kvtc | KvPlugin)[];
 }
 
 /** Options of {@link KvReceiver.read}. */
@@ -34,7 +42,8 @@ export interface KvReadOptions {
 /** @internal What a receiver asks of its pool. */
 export interface KvEntrance {
   readonly identity: KvIdentity;
-  reader(sealed: boolean): NativeKvReader;
+  readonly layers: number;
+  reader(sealed: boolean, codecs: ResolvedCodecs["native"]): NativeKvReader;
   segment(name: NativeSegmentName, nonce: Uint8Array): NativeJob<{ readonly kv: NativeKv; readonly notes: NativeFields }>;
 }
 
@@ -42,15 +51,17 @@ export interface KvEntrance {
 export class KvReceiver {
   readonly #reader: NativeKvReader;
   readonly #entrance: KvEntrance;
+  readonly #codecs: ResolvedCodecs;
   readonly #verify: ((seal: Uint8Array, signature: Uint8Array) => void) | undefined;
   #reading = false;
   #taken = false;
 
   /** @internal */
   constructor(entrance: KvEntrance, options: KvReceiverOptions) {
-    checkKeys("options", options, ["verify"]);
+    checkKeys("options", options, ["verify", "codecs"]);
+    this.#codecs = knownCodecs(options.codecs, entrance.identity);
     this.#verify = options.verify === undefined ? undefined : verifierOf(options.verify);
-    this.#reader = LatentError.translate(() => entrance.reader(this.#verify !== undefined));
+    this.#reader = LatentError.translate(() => entrance.reader(this.#verify !== undefined, this.#codecs.native));
     this.#entrance = entrance;
   }
 
@@ -64,6 +75,11 @@ export class KvReceiver {
     return this.#reader.bytes;
   }
 
+  /** @internal Those of {@link bytes} that are keys and values. */
+  get tileBytes(): number {
+    return this.#reader.tileBytes;
+  }
+
   /** A bit a record: what a new stream of the same content may leave out ({@link KvRecordsOptions.held}). */
   held(): Uint8Array {
     return LatentError.translate(() => this.#reader.held());
@@ -74,7 +90,7 @@ export class KvReceiver {
    * whose signature does not hold costs all of them, and disposes the receiver.
    * @throws {@link LatentError} `ERR_LATENT_KV_TRUNCATED` (it ended early), `ERR_LATENT_KV_PEER_LOST` (it failed), `ERR_LATENT_KV_STALLED` (`idleMs`),
    * `ERR_LATENT_KV_FORMAT`, `ERR_LATENT_KV_CHECKSUM`, `ERR_LATENT_KV_VERSION`, `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT`,
-   * `ERR_LATENT_KV_LIMIT`, `ERR_LATENT_KV_POSITION`, `ERR_LATENT_KV_AUTH`, `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`
+   * `ERR_LATENT_KV_LIMIT`, `ERR_LATENT_KV_POSITION`, `ERR_LATENT_KV_CODEC`, `ERR_LATENT_KV_AUTH`, `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`
    */
   async read(source: KvSource, options: KvReadOptions = {}): Promise<KvHandle> {
     checkKeys("options", options, ["idleMs", "signal"]);
@@ -88,7 +104,7 @@ export class KvReceiver {
       });
       pieces = iteratorOf(source);
       // to its very end: what follows the root is an error wherever the pieces are cut
-      for (let unseen = 0; ;) {
+      for (let [unseen, since] = [0, performance.now()]; ;) {
         options.signal?.throwIfAborted();
         const piece = await within(pieces, idleMs, options.signal);
         ended = piece.done === true;
@@ -97,9 +113,9 @@ export class KvReceiver {
         for (let at = 0; at < bytes.length; at += step) {
           this.#feed(bytes.subarray(at, at + step));
           unseen += step;
-          if (unseen < turn) continue;
-          unseen = 0;
+          if (unseen < turn && performance.now() - since < turnMs) continue;
           await setImmediate();
+          [unseen, since] = [0, performance.now()];
           options.signal?.throwIfAborted();
         }
       }
@@ -171,6 +187,8 @@ export class KvReceiver {
   #feed(bytes: Uint8Array): void {
     LatentError.translate(() => {
       this.#reader.feed(bytes);
+      for (let tile = this.#reader.outside(); tile !== null; tile = this.#reader.outside())
+        this.#reader.decoded(decodeOutside(this.#codecs.plugins.get(tile.codec), tile.bytes, tile, this.#entrance.layers));
     });
   }
 

@@ -1,6 +1,6 @@
 // A content on its way out: the stream of records of what a handle holds, or of what a sequence is still reading.
 import { native } from "../native.js";
-import type { NativeFields, NativeKvWriter } from "../native-kv.js";
+import type { NativeFields, NativeKvCodec, NativeKvWriter } from "../native-kv.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
 import type { KvHandle } from "./handle.js";
@@ -13,6 +13,10 @@ export interface RecordStreamOptions {
   readonly notes: NativeFields;
   readonly sign: KvSigner | undefined;
   readonly bufferBytes: number;
+  /** One a part, or none at all. */
+  readonly codecs: readonly NativeKvCodec[];
+  /** Provides what JavaScript has to encode of the records [from, to). */
+  readonly encode?: (writer: NativeKvWriter, from: number, to: number) => Promise<void>;
 }
 
 /**
@@ -28,13 +32,22 @@ export class RecordStream {
   readonly #writer: NativeKvWriter;
   readonly #sign: ((seal: Uint8Array) => Uint8Array) | undefined;
   readonly #bufferBytes: number;
+  readonly #encode: RecordStreamOptions["encode"];
   #next = 0;
 
   constructor(kv: KvHandle, options: RecordStreamOptions) {
     this.#sign = options.sign === undefined ? undefined : signerOf(options.sign);
     this.#bufferBytes = options.bufferBytes;
+    this.#encode = options.encode;
     this.#writer = LatentError.translate(() =>
-      native().kvWriter(kv.toNative(), Object.entries(kv.identity), options.notes, this.#sign !== undefined, options.entries),
+      native().kvWriter(
+        kv.toNative(),
+        Object.entries(kv.identity),
+        options.notes,
+        this.#sign !== undefined,
+        options.entries,
+        options.codecs,
+      ),
     );
   }
 
@@ -61,6 +74,7 @@ export class RecordStream {
       while (to === from || (!ends(to) && skips(to) === skips(from) && bytes + (sizes[to] ?? 0) <= this.#bufferBytes))
         bytes += sizes[to++] ?? 0;
       this.#next = to;
+      await this.#encode?.(this.#writer, from, to);
       if (skips(from)) {
         const passed = LatentError.translate(() => this.#writer.passOver(from, to));
         await run(passed, signal);

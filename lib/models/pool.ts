@@ -1,11 +1,13 @@
 // One context and its scheduler: the sequences of a pool are decoded together and can hand cells to each other without moving a byte.
 import type { Duplex } from "node:stream";
-import { checkInteger, checkKeys, invalid } from "../check.js";
+import { checkArray, checkInteger, checkKeys, checkNumber, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { run, withSignal } from "../jobs.js";
 import type { NativePool, NativePoolCounters, NativePoolInfo } from "../native-engine.js";
-import type { KvHandle } from "../kv/handle.js";
-import { kvIdentity, type KvIdentity } from "../kv/identity.js";
+import type { KvPart, KvPlugin } from "../kv/codec.js";
+import { KvHandle } from "../kv/handle.js";
+import { kvIdentity, requireSameIdentity, type KvIdentity } from "../kv/identity.js";
+import { Kvtc } from "../kv/kvtc.js";
 import { keep, receiveOver, type KvReceived, type KvReceiveOptions } from "../kv/link.js";
 import { KvReceiver, type KvReadOptions, type KvReceiverOptions } from "../kv/receiver.js";
 import { isSharedReference, type KvSharedReference } from "../kv/shared.js";
@@ -74,11 +76,46 @@ export class Pool {
     return new KvReceiver(
       {
         identity,
-        reader: (sealed) => this.#handle.kvReader(fields, sealed),
+        layers: this.model.info.layers,
+        reader: (sealed, codecs) => this.#handle.kvReader(fields, sealed, codecs),
         segment: (name, nonce) => this.#handle.openKv(fields, name, nonce),
       },
       options,
     );
+  }
+
+  /**
+   * Fits a {@link Kvtc} to what sequences of this model held: some thousand positions of text of the kind that it will carry, fewer for small models.
+   * `bits` is what it may spend on a number, 0 to 8, the same for all layers or by a function (few for layers that matter little). The samples are
+   * coded in as many bits; other content takes about that.
+   * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (fewer than 2 entries behind the first four of each sample, samples of several formats),
+   * `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_POSITION_SCHEME` (keys of this model cannot be turned back), `ERR_LATENT_KV_LAYOUT`,
+   * `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DISPOSED`
+   */
+  async fitKvtc(
+    samples: readonly KvHandle[],
+    options: { readonly bits: number | ((part: KvPart) => number); readonly signal?: AbortSignal },
+  ): Promise<Kvtc> {
+    checkKeys("options", options, ["bits", "signal"]);
+    if (this.disposed) throw new LatentError("ERR_LATENT_DISPOSED", "the pool is disposed");
+    const identity = this.kvIdentity;
+    for (const sample of checkArray("samples", samples)) {
+      if (!(sample instanceof KvHandle)) throw invalid("samples", "an array of KvHandles", sample);
+      requireSameIdentity(sample.identity, identity);
+    }
+    const { layers } = this.model.info;
+    const bits = Float64Array.from({ length: 2 * layers }, (_, index) => {
+      const of = typeof options.bits === "function" ? options.bits({ layer: index >> 1, layers, part: index % 2 === 0 ? "keys" : "values" }) : options.bits;
+      return checkNumber("bits", of, 0, 8);
+    });
+    const fitted = LatentError.translate(() =>
+      this.#handle.fitKvtc(
+        samples.map((sample) => sample.toNative()),
+        Object.entries(identity),
+        bits,
+      ),
+    );
+    return new Kvtc(await run(fitted, options.signal));
   }
 
   /**
@@ -87,10 +124,11 @@ export class Pool {
    * @throws {@link LatentError} what {@link KvReceiver.read} throws, for a reference what {@link KvReceiver.open} throws
    */
   async readKv(source: KvSource | KvSharedReference, options: KvReadOptions & KvReceiverOptions = {}): Promise<KvHandle> {
-    checkKeys("options", options, ["verify", "idleMs", "signal"]);
-    const { verify, ...reading } = options;
-    using receiver = this.kvReceiver(verify === undefined ? {} : { verify });
-    return isSharedReference(source) ? await receiver.open(source, withSignal(options.signal)) : await receiver.read(source, reading);
+    checkKeys("options", options, ["verify", "codecs", "idleMs", "signal"]);
+    const { idleMs, signal, ...expected } = options;
+    using receiver = this.kvReceiver(expected);
+    const reading = { ...(idleMs !== undefined && { idleMs }), ...withSignal(signal) };
+    return isSharedReference(source) ? await receiver.open(source, withSignal(signal)) : await receiver.read(source, reading);
   }
 
   /**
@@ -100,8 +138,8 @@ export class Pool {
    * @throws {@link LatentError} what {@link KvReceiver.receive} throws
    */
   async receiveKv(duplex: Duplex, options: KvReceiveOptions & KvReceiverOptions = {}): Promise<KvReceived> {
-    const { verify, ...receiving } = options;
-    using receiver = this.kvReceiver(verify === undefined ? {} : { verify });
+    const { verify, codecs, ...receiving } = options;
+    using receiver = this.kvReceiver({ ...(verify !== undefined && { verify }), ...(codecs !== undefined && { codecs }) });
     return await receiveOver(duplex, receiver, receiving, keep);
   }
 
@@ -109,8 +147,11 @@ export class Pool {
    * A new sequence with the content of {@link Sequence.save}, from this or another process.
    * @throws {@link LatentError} what {@link Sequence.importKv} throws, and `ERR_LATENT_SEQUENCE_LIMIT`
    */
-  async restore(bytes: Uint8Array, options: { readonly verify?: KvVerifier; readonly signal?: AbortSignal } = {}): Promise<Sequence> {
-    checkKeys("options", options, ["verify", "signal"]);
+  async restore(
+    bytes: Uint8Array,
+    options: { readonly verify?: KvVerifier; readonly codecs?: readonly (Kvtc | KvPlugin)[]; readonly signal?: AbortSignal } = {},
+  ): Promise<Sequence> {
+    checkKeys("options", options, ["verify", "codecs", "signal"]);
     if (!(bytes instanceof Uint8Array)) throw invalid("bytes", "a Uint8Array", bytes);
     const sequence = this.sequence();
     try {

@@ -5,8 +5,10 @@ import { checkArray, checkBoolean, checkCallback, checkInteger, checkKeys, check
 import { LatentError } from "../errors.js";
 import { run, withSignal } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
+import type { KvCodecChoice, KvPlugin } from "../kv/codec.js";
 import { checkLabel, KvHandle, type KvFormat, type KvRange } from "../kv/handle.js";
 import { requireSameIdentity } from "../kv/identity.js";
+import type { Kvtc } from "../kv/kvtc.js";
 import { receiveOptions, receiveOver, type KvReceiveOptions } from "../kv/link.js";
 import { prefillRecords, type PrefillRecordsOptions, type PrefillText } from "../kv/prefill-records.js";
 import type { KvSharedReference } from "../kv/shared.js";
@@ -85,6 +87,8 @@ export interface ImportKvOptions {
   readonly idleMs?: number;
   /** Take only what one of these has signed. For a stream or a reference; a handle is verified when it is read ({@link Pool.readKv}). */
   readonly verify?: KvVerifier;
+  /** Of a stream: what it may travel in besides the built-in codecs. Default: none. */
+  readonly codecs?: readonly (Kvtc | KvPlugin)[];
   /** Read the first tokens again and compare. Default: do not. */
   readonly spot?: KvSpot;
   readonly signal?: AbortSignal;
@@ -108,7 +112,7 @@ export interface KvImport {
 export type KvWay = "cells" | "copy" | "shared-memory" | "stream";
 
 /** Options of {@link Sequence.receiveKv}. */
-export interface ReceiveKvOptions extends KvReceiveOptions, Pick<ImportKvOptions, "positions" | "verify" | "spot"> {}
+export interface ReceiveKvOptions extends KvReceiveOptions, Pick<ImportKvOptions, "positions" | "verify" | "codecs" | "spot"> {}
 
 /** What {@link Sequence.receiveKv} did. */
 export interface KvReceipt extends KvImport {
@@ -365,7 +369,7 @@ export class Sequence {
    * {@link KvReceiver.read} throws, for a reference what {@link KvReceiver.open} throws
    */
   async importKv(source: Sequence | KvHandle | KvSharedReference | KvSource, options: ImportKvOptions = {}): Promise<KvImport> {
-    checkKeys("options", options, ["positions", "idleMs", "verify", "spot", "signal"]);
+    checkKeys("options", options, ["positions", "idleMs", "verify", "codecs", "spot", "signal"]);
     if (options.spot !== undefined) spotOf(options.spot);
     if (options.verify !== undefined && (source instanceof KvHandle || source instanceof Sequence))
       throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "a handle or sequence carries no signature any more: verify what it is read from");
@@ -381,13 +385,13 @@ export class Sequence {
    * @throws {@link LatentError} what {@link importKv} and {@link KvReceiver.receive} throw; the sender throws the same
    */
   async receiveKv(duplex: Duplex, options: ReceiveKvOptions = {}): Promise<KvReceipt> {
-    const { positions, verify, spot, ...receiving } = options;
+    const { positions, verify, codecs, spot, ...receiving } = options;
     checkKeys("options", receiving, receiveOptions);
     checkPlace(positions);
     if (spot !== undefined) spotOf(spot);
     const started = performance.now();
     const importing = { ...(positions !== undefined && { positions }), ...(spot !== undefined && { spot }) };
-    using receiver = this.pool.kvReceiver(verify === undefined ? {} : { verify });
+    using receiver = this.pool.kvReceiver({ ...(verify !== undefined && { verify }), ...(codecs !== undefined && { codecs }) });
     return await receiveOver(duplex, receiver, receiving, async (received, { way, why }, signal) => {
       using kv = received;
       const report = await this.importKv(kv, { ...importing, signal });
@@ -399,8 +403,10 @@ export class Sequence {
    * The whole content as bytes, for {@link Pool.restore} here or in another process: {@link exportKv} and {@link KvHandle.toBytes}.
    * @throws {@link LatentError} what {@link exportKv} throws
    */
-  async save(options: { readonly sign?: KvSigner; readonly signal?: AbortSignal } = {}): Promise<Uint8Array> {
-    checkKeys("options", options, ["sign", "signal"]);
+  async save(
+    options: { readonly codec?: KvCodecChoice; readonly sign?: KvSigner; readonly signal?: AbortSignal } = {},
+  ): Promise<Uint8Array> {
+    checkKeys("options", options, ["codec", "sign", "signal"]);
     if (options.sign !== undefined) signerOf(options.sign);
     using kv = await this.exportKv(withSignal(options.signal));
     return await kv.toBytes(options);

@@ -27,6 +27,7 @@ struct AddonData {
   Napi::FunctionReference kv_writer_class;
   Napi::FunctionReference kv_reader_class;
   Napi::FunctionReference kv_segment_class;
+  Napi::FunctionReference kvtc_class;
   // what the next Tensor object takes instead of its arguments; set only while TensorObject::wrap calls the constructor
   std::shared_ptr<Tensor> tensor_to_wrap;
 };

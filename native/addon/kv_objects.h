@@ -8,12 +8,17 @@
 #include "kv/content.h"
 #include "kv/wire.h"
 
+namespace latentwire {
+class Pool;
+}
+
 namespace latentwire::addon {
 
 // Exports kvWriter, and defines the classes behind the objects that it, pools and sequences make.
 void init_kv(Napi::Env env, Napi::Object exports);
 void init_kv_object(Napi::Env env, Napi::Object exports);
 void init_kv_segment(Napi::Env env, Napi::Object exports);
+void init_kv_codec(Napi::Env env, Napi::Object exports);
 
 // Resolves to a new Kv object.
 Job::ToValue kv_value(std::shared_ptr<const KvContent> content);
@@ -23,6 +28,14 @@ std::shared_ptr<const KvContent> kv_of(const Napi::Value& value);
 // [name, value] pairs as fields of a manifest, and back.
 KvManifest::Fields fields_of(const Napi::Value& pairs, const char* name);
 Napi::Array pairs_of(Napi::Env env, const KvManifest::Fields& fields);
+
+// A codec by what JavaScript has for it: the name of a built-in one, a Kvtc, { outside: name } for one that JavaScript itself encodes and
+// decodes with, or null for none, which is nullptr. And an array of them.
+std::shared_ptr<const KvCodec> codec_of(const Napi::Value& value);
+PartCodecs codecs_of(const Napi::Value& list);
+
+// fitKvtc(samples: Kv[], identity, bits: Float64Array [2 * layers]) -> job of Kvtc
+Napi::Value fit_kvtc(const Napi::CallbackInfo& call, const std::shared_ptr<Pool>& pool);
 
 Napi::Object wrap_kv_reader(Napi::Env env, KvExpectation expected);
 

@@ -17,6 +17,16 @@
 namespace latentwire::addon {
 namespace {
 
+// { part, from, to, channels }
+Napi::Object place_of(Napi::Env env, const KvTile& tile) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("part", static_cast<double>(tile.part));
+  out.Set("from", static_cast<double>(tile.first));
+  out.Set("to", static_cast<double>(tile.first + tile.count));
+  out.Set("channels", tile.rows.channels);
+  return out;
+}
+
 // A writer is no constant: it gathers what the root is made of. Its records are asked for one after the other.
 struct SharedWriter {
   explicit SharedWriter(std::shared_ptr<KvWriter> made) : writer(std::move(made)) {}
@@ -38,6 +48,8 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
                            InstanceMethod<&KvWriterObject::sizes>("sizes"),
                            InstanceMethod<&KvWriterObject::write>("write"),
                            InstanceMethod<&KvWriterObject::pass_over>("passOver"),
+                           InstanceMethod<&KvWriterObject::outside>("outside"),
+                           InstanceMethod<&KvWriterObject::provide>("provide"),
                            InstanceMethod<&KvWriterObject::seal>("seal"),
                            InstanceMethod<&KvWriterObject::dispose>("dispose"),
                        });
@@ -45,7 +57,7 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
 
   explicit KvWriterObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
 
-  // kvWriter(kv, identity, notes, sealed, entries)
+  // kvWriter(kv, identity, notes, sealed, entries, codecs)
   static Napi::Value open(const Napi::CallbackInfo& call) {
     return translate(call.Env(), [&] {
       KvManifest manifest;
@@ -53,7 +65,10 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
       manifest.notes = fields_of(call[2], "notes");
       std::shared_ptr<const KvContent> content = kv_of(call[0]);
       const int64_t entries = require_int(call, 4, "entries", content->size(), std::numeric_limits<int32_t>::max());
-      auto writer = std::make_shared<KvWriter>(std::move(content), std::move(manifest), require_bool(call, 3, "sealed"), entries);
+      PartCodecs codecs = codecs_of(call[5]);
+      check(check_codecs(codecs, content->layout));
+      auto writer =
+          std::make_shared<KvWriter>(std::move(content), std::move(manifest), require_bool(call, 3, "sealed"), entries, std::move(codecs));
       return Napi::Value(call.Env(), wrap(std::make_shared<const SharedWriter>(std::move(writer)))(call.Env()));
     });
   }
@@ -71,7 +86,7 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
     translate(call.Env(), [&] { check(writer.append(*kv_of(call[0]))); });
   }
 
-  // -> Float64Array, bytes of each record that is ready
+  // -> Float64Array, bytes of each record that is ready, of encoded tiles the most that they can have
   Napi::Value sizes(const Napi::CallbackInfo& call) {
     const KvWriter& writer = *operand(call.Env()).writer;
     return translate(call.Env(), [&] {
@@ -91,9 +106,11 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
       if (bytes == nullptr) fail(Code::out_of_memory, "no memory for " + std::to_string(size) + " bytes of records");
       uint8_t* at = bytes.get();
       for (int64_t record = from; record < to && !job.cancelled(); record++) {
-        writer->write(record, at);
-        at += writer->record_bytes(record);
+        int64_t written = 0;
+        check(writer->write(record, at, &written));
+        at += written;
       }
+      size = static_cast<size_t>(at - bytes.get());
       return [bytes, size](napi_env raw) -> napi_value {
         const auto release = [](Napi::BasicEnv, uint8_t*, std::shared_ptr<uint8_t>* memory) { delete memory; };
         return Napi::Buffer<uint8_t>::NewOrCopy(raw, bytes.get(), size, release, new std::shared_ptr<uint8_t>(bytes));
@@ -105,9 +122,34 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
   Napi::Value pass_over(const Napi::CallbackInfo& call) {
     const std::shared_ptr<KvWriter> writer = operand(call.Env()).writer;
     return start(call, *writer, [writer](int64_t from, int64_t to, const Job& job) -> Job::ToValue {
-      for (int64_t record = from; record < to && !job.cancelled(); record++) writer->pass_over(record);
+      for (int64_t record = from; record < to && !job.cancelled(); record++) check(writer->pass_over(record));
       return {};
     });
+  }
+
+  // outside(from, to) -> { record, part, from, to }[], the tiles among these records that JavaScript encodes
+  Napi::Value outside(const Napi::CallbackInfo& call) {
+    const Napi::Env env = call.Env();
+    const KvWriter& writer = *operand(env).writer;
+    const int64_t to = require_int(call, 1, "to", 0, writer.records());
+    const int64_t from = require_int(call, 0, "from", 0, to);
+    return translate(env, [&] {
+      const std::vector<int64_t> records = writer.outside_tiles(from, to);
+      const Napi::Array list = Napi::Array::New(env, records.size());
+      for (uint32_t i = 0; i < records.size(); i++) {
+        Napi::Object tile = place_of(env, writer.tile_of(records[i]));
+        tile.Set("record", static_cast<double>(records[i]));
+        list.Set(i, tile);
+      }
+      return Napi::Value(list);
+    });
+  }
+
+  // provide(record, bytes: Uint8Array): a tile that JavaScript has encoded, before it is written
+  void provide(const Napi::CallbackInfo& call) {
+    KvWriter& writer = *operand(call.Env()).writer;
+    const int64_t record = require_int(call, 0, "record", 0, writer.records() - 1);
+    translate(call.Env(), [&] { check(writer.provide(record, copy_array<uint8_t>(call[1], "bytes"))); });
   }
 
   Napi::Value seal(const Napi::CallbackInfo& call) { return array_with<uint8_t>(call.Env(), operand(call.Env()).writer->seal()); }
@@ -140,6 +182,9 @@ class KvReaderObject : public TaggedWrap<KvReaderObject> {
                            InstanceMethod<&KvReaderObject::finish>("finish"),
                            InstanceAccessor<&KvReaderObject::done>("done"),
                            InstanceAccessor<&KvReaderObject::bytes>("bytes"),
+                           InstanceAccessor<&KvReaderObject::tile_bytes>("tileBytes"),
+                           InstanceMethod<&KvReaderObject::outside>("outside"),
+                           InstanceMethod<&KvReaderObject::decoded>("decoded"),
                            InstanceMethod<&KvReaderObject::dispose>("dispose"),
                        });
   }
@@ -173,6 +218,28 @@ class KvReaderObject : public TaggedWrap<KvReaderObject> {
   Napi::Value done(const Napi::CallbackInfo& call) { return Napi::Boolean::New(call.Env(), reader(call.Env()).done()); }
   Napi::Value bytes(const Napi::CallbackInfo& call) {
     return Napi::Number::New(call.Env(), static_cast<double>(reader(call.Env()).payload_bytes()));
+  }
+
+  Napi::Value tile_bytes(const Napi::CallbackInfo& call) {
+    return Napi::Number::New(call.Env(), static_cast<double>(reader(call.Env()).tile_bytes()));
+  }
+
+  // -> { codec, part, from, to, channels, bytes }, the first tile that JavaScript must decode, or null
+  Napi::Value outside(const Napi::CallbackInfo& call) {
+    const Napi::Env env = call.Env();
+    const OutsideTile* tile = reader(env).outside();
+    if (tile == nullptr) return env.Null();
+    Napi::Object out = place_of(env, tile->tile);
+    out.Set("codec", tile->codec);
+    out.Set("bytes", array_with<uint8_t>(env, tile->bytes));
+    return out;
+  }
+
+  // decoded(numbers: Float32Array): of that tile
+  void decoded(const Napi::CallbackInfo& call) {
+    KvReader& target = reader(call.Env());
+    const std::span<float> numbers = require_array<float>(call[0], "numbers");
+    translate(call.Env(), [&] { check(target.take_decoded(numbers.data(), static_cast<int64_t>(numbers.size()))); });
   }
 
   // -> { kv, notes: [name, value][], seal, signature }
@@ -243,6 +310,7 @@ Napi::Object wrap_kv_reader(Napi::Env env, KvExpectation expected) {
 void init_kv(Napi::Env env, Napi::Object exports) {
   init_kv_object(env, exports);
   init_kv_segment(env, exports);
+  init_kv_codec(env, exports);
   KvWriterObject::constructor(env) = Napi::Persistent(KvWriterObject::define(env));
   env.GetInstanceData<AddonData>()->kv_reader_class = Napi::Persistent(KvReaderObject::define(env));
   exports.Set("kvSignature", Napi::Function::New<&signature>(env, "kvSignature"));

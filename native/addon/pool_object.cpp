@@ -22,6 +22,7 @@ class PoolObject : public TaggedWrap<PoolObject> {
                            InstanceMethod<&PoolObject::create_sequence>("createSequence"),
                            InstanceMethod<&PoolObject::kv_reader>("kvReader"),
                            InstanceMethod<&PoolObject::open_kv>("openKv"),
+                           InstanceMethod<&PoolObject::fit_codec>("fitKvtc"),
                            InstanceAccessor<&PoolObject::disposed>("disposed"),
                            InstanceMethod<&PoolObject::dispose>("dispose"),
                        });
@@ -76,11 +77,12 @@ class PoolObject : public TaggedWrap<PoolObject> {
     return expected;
   }
 
-  // kvReader(identity, sealed)
+  // kvReader(identity, sealed, codecs)
   Napi::Value kv_reader(const Napi::CallbackInfo& call) {
     return translate(call.Env(), [&] {
       KvExpectation expected = expectation(call[0]);
       expected.sealed = require_bool(call, 1, "sealed");
+      expected.codecs = codecs_of(call[2]);
       return wrap_kv_reader(call.Env(), std::move(expected));
     });
   }
@@ -89,6 +91,7 @@ class PoolObject : public TaggedWrap<PoolObject> {
   Napi::Value open_kv(const Napi::CallbackInfo& call) {
     return translate(call.Env(), [&] { return open_segment(call, expectation(call[0])); });
   }
+  Napi::Value fit_codec(const Napi::CallbackInfo& call) { return fit_kvtc(call, pool_); }
 
   Napi::Value disposed(const Napi::CallbackInfo& call) { return Napi::Boolean::New(call.Env(), pool_->closed()); }
 

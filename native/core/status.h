@@ -40,7 +40,8 @@ namespace latentwire {
   X(kv_version, "ERR_LATENT_KV_VERSION")               \
   X(kv_limit, "ERR_LATENT_KV_LIMIT")                   \
   X(kv_position, "ERR_LATENT_KV_POSITION")             \
-  X(kv_unreachable, "ERR_LATENT_KV_UNREACHABLE")
+  X(kv_unreachable, "ERR_LATENT_KV_UNREACHABLE")       \
+  X(kv_codec, "ERR_LATENT_KV_CODEC")
 
 enum class Code {
   ok,

@@ -81,6 +81,8 @@ class Pool {
   size_t kv_bytes_per_position() const noexcept { return kv_bytes_per_position_; }
   // True if keys can be moved to other positions: what a shifted append and a re-anchored drop need.
   bool can_shift() const noexcept { return !ropes_.empty(); }
+  // How keys of each layer are turned, [layers], nullptr where they are not; throws Failure position_scheme if it is not known.
+  const std::vector<std::shared_ptr<const Rope>>& ropes() const;
   // The same for pools whose keys are rotated alike.
   const std::string& key_positions() const noexcept { return key_positions_; }
   // How keys and values of this cache are stored; throws Failure kv_layout for a cache that cannot be read.

@@ -282,6 +282,11 @@ void Pool::require_movable_keys() const {
   if (ropes_.empty()) fail(Code::position_scheme, "cached keys of this model cannot be moved: " + rope_refusal_);
 }
 
+const std::vector<std::shared_ptr<const Rope>>& Pool::ropes() const {
+  require_movable_keys();
+  return ropes_;
+}
+
 // Concatenation without recompute: the source's keys are turned on to follow the target. The source never attended to the target, so this
 // is block-diagonal attention, an approximation of having read both.
 void Pool::append_shifted(SequenceState& target, const SequenceState& source) {

@@ -35,6 +35,14 @@ class ByteReader {
     if (start != nullptr) std::memcpy(out, start, sizeof(T));
     return start != nullptr;
   }
+  template <typename T>
+  bool read_all(uint64_t count, std::vector<T>* out) {
+    if (!fits(count, sizeof(T))) return false;
+    out->resize(static_cast<size_t>(count));
+    const uint8_t* start = take(count * sizeof(T));
+    if (count > 0) std::memcpy(out->data(), start, static_cast<size_t>(count) * sizeof(T));
+    return true;
+  }
   // u32 length, bytes
   bool read_string(std::string* out) {
     uint32_t length = 0;
@@ -54,16 +62,21 @@ class ByteWriter {
  public:
   template <typename T>
   void put(T value) {
-    const auto* start = reinterpret_cast<const uint8_t*>(&value);
-    bytes_.insert(bytes_.end(), start, start + sizeof(T));
+    append(&value, sizeof value);
+  }
+  template <typename T>
+  void put_all(const std::vector<T>& values) {
+    append(values.data(), values.size() * sizeof(T));
   }
   void put_string(std::string_view text) {
     put(static_cast<uint32_t>(text.size()));
-    bytes_.insert(bytes_.end(), text.begin(), text.end());
+    append(text.data(), text.size());
   }
   std::vector<uint8_t> take() { return std::move(bytes_); }
 
  private:
+  void append(const void* from, size_t size);
+
   std::vector<uint8_t> bytes_;
 };
 

@@ -3,12 +3,11 @@
 //   u32 kind (1; 2 for some layers of a model only), u64 entries, u32 latent dimension, u32 channels of a head of keys, u32 of values
 //   u32 layers, and if some are left out, layers x u32 number; layers x K|V: { u32 format, u32 channels, u32 rotation }
 //   identity, then notes: u32 fields, fields x { u32 length, name, u32 length, value }
+//   if there are codecs: u32 codecs, codecs x { u32 length, name }, layers x K|V: u32 number + 1, 0 for none
 #include "kv/manifest.h"
 
 #include <algorithm>
 #include <cstring>
-
-#include "kv/bytes.h"
 
 namespace latentwire {
 namespace {
@@ -41,6 +40,43 @@ Status read_part(ByteReader* reader, CacheRows* part) {
   return {};
 }
 
+// Each codec is of use, and they are numbered in the order of their first use, so that there is one way to write them.
+bool in_order(const std::vector<uint32_t>& part_codecs, size_t codecs) {
+  uint32_t highest = 0;
+  for (const uint32_t number : part_codecs) {
+    if (number > highest + 1) return false;
+    highest = std::max(highest, number);
+  }
+  return highest == codecs;
+}
+
+Status read_codecs(ByteReader* reader, KvManifest* manifest) {
+  uint32_t count = 0;
+  if (!reader->read(&count)) return cut_off();
+  if (count == 0 || count > manifest->layout.parts.size())
+    return Status::fail(Code::kv_limit, "a manifest with " + std::to_string(count) + " codecs");
+  for (uint32_t i = 0; i < count; i++) {
+    std::string name;
+    if (!reader->read_string(&name)) return cut_off();
+    if (name.empty() || name.size() > max_codec_name) return Status::fail(Code::kv_limit, "a codec without a name, or with too long a one");
+    if (std::find(manifest->codecs.begin(), manifest->codecs.end(), name) != manifest->codecs.end())
+      return Status::fail(Code::kv_format, "a codec that the manifest names twice");
+    manifest->codecs.push_back(std::move(name));
+  }
+  manifest->part_codecs.resize(manifest->layout.parts.size());
+  for (uint32_t& number : manifest->part_codecs) {
+    if (!reader->read(&number)) return cut_off();
+  }
+  if (!in_order(manifest->part_codecs, count)) return Status::fail(Code::kv_format, "the codecs of the manifest are not in order");
+  return {};
+}
+
+}  // namespace
+
+uint32_t format_number(RowFormat format) noexcept {
+  return std::find_if(std::begin(format_numbers), std::end(format_numbers), [&](const auto& f) { return f.format == format; })->number;
+}
+
 Status read_fields(ByteReader* reader, KvManifest::Fields* out) {
   uint32_t count = 0;
   if (!reader->read(&count)) return cut_off();
@@ -63,12 +99,6 @@ void write_fields(const KvManifest::Fields& fields, ByteWriter* writer) {
   }
 }
 
-}  // namespace
-
-uint32_t format_number(RowFormat format) noexcept {
-  return std::find_if(std::begin(format_numbers), std::end(format_numbers), [&](const auto& f) { return f.format == format; })->number;
-}
-
 std::vector<uint8_t> write_manifest(const KvManifest& manifest) {
   ByteWriter writer;
   writer.put(manifest.layout.numbers.empty() ? all_layers : some_layers);
@@ -85,6 +115,11 @@ std::vector<uint8_t> write_manifest(const KvManifest& manifest) {
   }
   write_fields(manifest.identity, &writer);
   write_fields(manifest.notes, &writer);
+  if (!manifest.codecs.empty()) {
+    writer.put(static_cast<uint32_t>(manifest.codecs.size()));
+    for (const std::string& name : manifest.codecs) writer.put_string(name);
+    for (const uint32_t number : manifest.part_codecs) writer.put(number);
+  }
   return writer.take();
 }
 
@@ -122,6 +157,9 @@ Status read_manifest(const uint8_t* bytes, size_t size, KvManifest* out) {
   }
   for (KvManifest::Fields* fields : {&manifest.identity, &manifest.notes}) {
     if (Status status = read_fields(&reader, fields); !status.ok()) return status;
+  }
+  if (reader.left() != 0) {
+    if (Status status = read_codecs(&reader, &manifest); !status.ok()) return status;
   }
   if (reader.left() != 0) return Status::fail(Code::kv_format, "bytes after the end of the manifest");
   *out = std::move(manifest);

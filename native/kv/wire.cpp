@@ -17,10 +17,11 @@ constexpr uint32_t kind_of(const char (&name)[5]) noexcept {
 constexpr uint32_t magic = kind_of("LWKV");
 constexpr uint32_t head = kind_of("HEAD");
 constexpr uint32_t entries_kind = kind_of("ENTR");
-constexpr uint32_t tile = kind_of("TILE");
+constexpr uint32_t tile_kind = kind_of("TILE");
 constexpr uint32_t sign = kind_of("SIGN");
 constexpr uint32_t root = kind_of("ROOT");
 constexpr uint32_t must_understand = 1;
+constexpr uint32_t with_codecs = 3;  // and there are codecs
 constexpr size_t root_bytes = 16;
 
 uint64_t check_of(const uint8_t* bytes, size_t size) { return digest_of(bytes, size).low; }
@@ -82,10 +83,37 @@ Digest128 root_of(std::vector<Digest128> leaves) {
 
 // ------------------------------------------------------------------------------------------------------------------------------ writing
 
-KvWriter::KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest, bool sealed, int64_t entries)
-    : content_(std::move(content)), entries_(entries) {
+Status check_codecs(const PartCodecs& codecs, const CacheLayout& layout) {
+  if (!codecs.empty() && codecs.size() != layout.parts.size())
+    return Status::fail(Code::invalid_argument, "another number of codecs than keys and values of layers");
+  for (size_t part = 0; part < codecs.size(); part++) {
+    if (codecs[part] == nullptr) continue;
+    // codecs that were fitted know parts by their places in the model
+    if (!layout.numbers.empty()) return Status::fail(Code::invalid_argument, "content of some layers only travels without a codec");
+    if (Status status = codecs[part]->fits(layout, static_cast<int64_t>(part)); !status.ok()) return status;
+  }
+  return {};
+}
+
+KvWriter::KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest, bool sealed, int64_t entries, PartCodecs codecs)
+    : content_(std::move(content)), entries_(entries), codecs_(std::move(codecs)) {
   manifest.layout = content_->layout;
   manifest.entries = static_cast<uint64_t>(entries);
+  manifest.codecs.clear();
+  manifest.part_codecs.clear();
+  for (const auto& codec : codecs_) {
+    uint32_t number = 0;
+    if (codec != nullptr) {
+      const auto found = std::find(manifest.codecs.begin(), manifest.codecs.end(), codec->name());
+      number = static_cast<uint32_t>(found - manifest.codecs.begin()) + 1;
+      if (found == manifest.codecs.end()) manifest.codecs.push_back(codec->name());
+    }
+    manifest.part_codecs.push_back(number);
+  }
+  if (manifest.codecs.empty()) {
+    manifest.part_codecs.clear();
+    codecs_.clear();
+  }
   manifest_ = write_manifest(manifest);
   leaves_.resize(static_cast<size_t>(records() - 1));
   if (sealed) sealed_leaves_.resize(leaves_.size());
@@ -121,11 +149,80 @@ int64_t KvWriter::payload_bytes(int64_t record) const noexcept {
   if (record == 0) return static_cast<int64_t>(manifest_.size());
   if (record == records() - 1) return root_bytes;
   const int64_t chunk = (record - 1) / records_a_chunk();
-  const int64_t part = (record - 1) % records_a_chunk() - 1;
+  const int64_t part = part_of(record);
   const int64_t count = std::min(chunk_entries, entries_ - chunk * chunk_entries);
+  if (const KvCodec* codec = codec_of(record); codec != nullptr && codec->outside()) {
+    const auto found = provided_.find(record);
+    return found == provided_.end() ? codec->most_bytes(tile_of(record)) : static_cast<int64_t>(found->second.size());
+  } else if (codec != nullptr) {
+    return codec->most_bytes(tile_of(record));
+  }
   if (part >= 0) return count * content_->layout.parts[static_cast<size_t>(part)].row_bytes();
   const auto c = static_cast<size_t>(chunk);
   return count * 8 + (latents_[c + 1] - latents_[c]) * content_->layout.dimension * 4;
+}
+
+int64_t KvWriter::part_of(int64_t record) const noexcept {
+  return record <= 0 || record >= records() - 1 ? -1 : (record - 1) % records_a_chunk() - 1;
+}
+
+const KvCodec* KvWriter::codec_of(int64_t record) const noexcept {
+  const int64_t part = part_of(record);
+  return part < 0 || codecs_.empty() ? nullptr : codecs_[static_cast<size_t>(part)].get();
+}
+
+KvTile KvWriter::tile_of(int64_t record) const noexcept {
+  const int64_t part = part_of(record);
+  const int64_t first = (record - 1) / records_a_chunk() * chunk_entries;
+  const int64_t count = std::min(chunk_entries, entries_ - first);
+  return {content_->layout.parts[static_cast<size_t>(part)], part, first, count, entries_, content_->positions.data() + first};
+}
+
+std::vector<int64_t> KvWriter::outside_tiles(int64_t from, int64_t to) const {
+  std::vector<int64_t> found;
+  for (int64_t record = from; record < to; record++) {
+    if (const KvCodec* codec = codec_of(record); codec != nullptr && codec->outside()) found.push_back(record);
+  }
+  return found;
+}
+
+Status KvWriter::provide(int64_t record, std::vector<uint8_t> encoded) {
+  const KvCodec* codec = codec_of(record);
+  if (codec == nullptr || !codec->outside()) return Status::fail(Code::invalid_argument, "this record is not encoded outside");
+  if (static_cast<int64_t>(encoded.size()) > codec->most_bytes(tile_of(record)))
+    return Status::fail(Code::kv_limit, "the codec '" + codec->name() + "' made a tile of " + std::to_string(encoded.size()) +
+                                            " bytes, more than a receiver takes");
+  provided_[record] = std::move(encoded);
+  return {};
+}
+
+Status KvWriter::encode(int64_t record, uint8_t* out, int64_t* written) {
+  const KvCodec& codec = *codec_of(record);
+  if (codec.outside()) {
+    const auto found = provided_.find(record);
+    if (found == provided_.end())
+      return Status::fail(Code::invalid_argument, "a tile of the codec '" + codec.name() + "' was not provided");
+    std::copy(found->second.begin(), found->second.end(), out);
+    *written = static_cast<int64_t>(found->second.size());
+    provided_.erase(found);
+    return {};
+  }
+  const KvTile tile = tile_of(record);
+  const uint8_t* rows = nullptr;
+  int pieces = 0;
+  content_->for_pieces(tile.part, tile.first, tile.first + tile.count, [&](const uint8_t* at, int64_t) {
+    rows = at;
+    pieces++;
+  });
+  std::vector<uint8_t> joined;
+  if (pieces != 1) {
+    joined.resize(static_cast<size_t>(tile.count * tile.rows.row_bytes()));
+    write_payload(record, joined.data());
+    rows = joined.data();
+  }
+  if (first_non_finite_row(tile.rows, rows, tile.count) != tile.count)
+    return Status::fail(Code::non_finite, "keys or values of layer " + std::to_string(tile.part / 2) + " hold NaN or an infinity");
+  return codec.encode(tile, rows, out, written);
 }
 
 int64_t KvWriter::record_bytes(int64_t record) const noexcept {
@@ -157,18 +254,19 @@ void KvWriter::write_payload(int64_t record, uint8_t* out) const {
                        [&](const uint8_t* rows, int64_t count) { put(&at, rows, static_cast<size_t>(count * row_bytes)); });
 }
 
-void KvWriter::write_header(int64_t record, const uint8_t* payload, uint8_t* out) {
+void KvWriter::write_header(int64_t record, const uint8_t* payload, int64_t bytes, uint8_t* out) {
   const bool is_root = record == records() - 1;
   const int64_t within = record == 0 || is_root ? -1 : (record - 1) % records_a_chunk();
   const int64_t first = within < 0 ? 0 : (record - 1) / records_a_chunk() * chunk_entries;
   const int64_t part = within < 0 ? 0 : within == 0 ? std::min(chunk_entries, entries_ - first) : within - 1;
-  const uint32_t kind = record == 0 ? head : is_root ? root : within == 0 ? entries_kind : tile;
-  const auto bytes = static_cast<size_t>(payload_bytes(record));
-  put_header(kind, must_understand, static_cast<uint32_t>(first), static_cast<uint32_t>(part), payload, bytes, out);
+  const uint32_t kind = record == 0 ? head : is_root ? root : within == 0 ? entries_kind : tile_kind;
+  const auto size = static_cast<size_t>(bytes);
+  const bool encoded = record == 0 ? !codecs_.empty() : codec_of(record) != nullptr;
+  put_header(kind, encoded ? with_codecs : must_understand, static_cast<uint32_t>(first), static_cast<uint32_t>(part), payload, size, out);
   if (is_root) return;
   const auto leaf = static_cast<size_t>(record);
   leaves_[leaf] = digest_of(out, sealed_bytes);
-  if (!sealed_leaves_.empty()) sealed_leaves_[leaf] = sealed_leaf_of(out, payload, bytes);
+  if (!sealed_leaves_.empty()) sealed_leaves_[leaf] = sealed_leaf_of(out, payload, size);
 }
 
 Blake3Digest KvWriter::seal() const { return seal_of(sealed_leaves_); }
@@ -181,40 +279,52 @@ std::vector<uint8_t> signature_record(const std::vector<uint8_t>& signature) {
   return record;
 }
 
-void KvWriter::write(int64_t record, uint8_t* out) {
+Status KvWriter::write(int64_t record, uint8_t* out, int64_t* written) {
+  uint8_t* header = out;
   if (record == 0) {
     uint8_t* at = out;
     put(&at, magic);
     put(&at, wire_major);
     put(&at, wire_minor);
     put(&at, check_of(out, 8));
-    out += preamble_bytes;
+    header += preamble_bytes;
   }
-  uint8_t* payload = out + record_header_bytes;
-  write_payload(record, payload);
-  write_header(record, payload, out);
+  uint8_t* payload = header + record_header_bytes;
+  int64_t bytes = payload_bytes(record);
+  if (codec_of(record) == nullptr) {
+    write_payload(record, payload);
+  } else if (Status status = encode(record, payload, &bytes); !status.ok()) {
+    return status;
+  }
+  write_header(record, payload, bytes, header);
+  *written = payload - out + bytes;
+  return {};
 }
 
-void KvWriter::pass_over(int64_t record) {
-  const auto bytes = static_cast<size_t>(payload_bytes(record));
-  const int64_t part = (record - 1) % records_a_chunk() - 1;
-  const int64_t first = (record - 1) / records_a_chunk() * chunk_entries;
-  const uint8_t* rows = nullptr;
+Status KvWriter::pass_over(int64_t record) {
+  int64_t bytes = payload_bytes(record);
+  const uint8_t* payload = nullptr;
   int pieces = 0;
-  if (record > 0 && record < records() - 1 && part >= 0) {
-    content_->for_pieces(part, first, std::min(first + chunk_entries, entries_), [&](const uint8_t* at, int64_t) {
-      rows = at;
+  std::vector<uint8_t> copy;
+  if (part_of(record) >= 0 && codec_of(record) == nullptr) {
+    const KvTile tile = tile_of(record);
+    content_->for_pieces(tile.part, tile.first, tile.first + tile.count, [&](const uint8_t* at, int64_t) {
+      payload = at;
       pieces++;
     });
   }
-  std::vector<uint8_t> copy;
   if (pieces != 1) {
-    copy.resize(bytes);
-    write_payload(record, copy.data());
-    rows = copy.data();
+    copy.resize(static_cast<size_t>(bytes));
+    payload = copy.data();
+    if (codec_of(record) == nullptr) {
+      write_payload(record, copy.data());
+    } else if (Status status = encode(record, copy.data(), &bytes); !status.ok()) {
+      return status;
+    }
   }
   uint8_t header[record_header_bytes];
-  write_header(record, rows, header);
+  write_header(record, payload, bytes, header);
+  return {};
 }
 
 // ------------------------------------------------------------------------------------------------------------------------------ reading
@@ -320,6 +430,8 @@ Status KvReader::take_payload() {
       return take_manifest();
     case entries_kind:
       return take_entries();
+    case tile_kind:
+      return take_encoded();
     case sign:
       signature_ = gathered_;
       expect(State::header, record_header_bytes);
@@ -362,8 +474,9 @@ Status KvReader::take_header() {
   if (check != check_of(gathered_.data(), sealed_bytes)) return Status::fail(Code::kv_checksum, "the header of a record is damaged");
   leaf_ = digest_of(gathered_.data(), sealed_bytes);
   std::memcpy(sealed_header_, gathered_.data(), sealed_bytes);
-  const bool known = header_.kind == head || header_.kind == entries_kind || header_.kind == tile || header_.kind == root;
-  if (known ? header_.flags != must_understand : (header_.flags & must_understand) != 0)
+  const bool known = header_.kind == head || header_.kind == entries_kind || header_.kind == tile_kind || header_.kind == root;
+  const bool may_encode = header_.kind == head || header_.kind == tile_kind;
+  if (known ? header_.flags != must_understand && !(may_encode && header_.flags == with_codecs) : (header_.flags & must_understand) != 0)
     return Status::fail(Code::kv_version, "a record that a newer version must have written");
   if (header_.kind == sign) {
     if (header_.flags != 0 || header_.first != 0 || header_.part != 0)
@@ -379,7 +492,7 @@ Status KvReader::take_header() {
     expect(State::skip, header_.bytes);
     return {};
   }
-  if (header_.kind == tile) return begin_tile();
+  if (header_.kind == tile_kind) return begin_tile();
   if (header_.kind == entries_kind) return begin_entries();
   if (header_.first != 0 || header_.part != 0) return Status::fail(Code::kv_format, "a manifest or root with a place");
   if (header_.kind == head) {
@@ -402,7 +515,10 @@ Status KvReader::another_content() {
 void KvReader::forget() {
   manifest_known_ = false;
   chunks_.clear();
+  codecs_.clear();
+  outside_.clear();
   payload_bytes_ = 0;
+  tile_bytes_ = 0;
 }
 
 Status KvReader::take_manifest() {
@@ -412,6 +528,7 @@ Status KvReader::take_manifest() {
   } else {
     if (Status status = read_manifest(gathered_.data(), gathered_.size(), &manifest); !status.ok()) return status;
     if (Status status = check_expected(manifest, expected_); !status.ok()) return status;
+    if (Status status = resolve_codecs(manifest); !status.ok()) return status;
     manifest_ = std::move(manifest);
     chunks_.resize((manifest_.entries + chunk_entries - 1) / chunk_entries);
     manifest_leaf_ = leaf_;
@@ -419,6 +536,24 @@ Status KvReader::take_manifest() {
     manifest_known_ = true;
   }
   expect(State::header, record_header_bytes);
+  return {};
+}
+
+Status KvReader::resolve_codecs(const KvManifest& manifest) {
+  if (manifest.codecs.empty() != (header_.flags == must_understand))
+    return Status::fail(Code::kv_format, "a manifest whose header says something else of its codecs");
+  std::vector<std::shared_ptr<const KvCodec>> known;
+  for (const std::string& name : manifest.codecs) {
+    std::shared_ptr<const KvCodec> codec = built_in_codec(name);
+    const auto own = std::find_if(expected_.codecs.begin(), expected_.codecs.end(), [&](const auto& one) { return one->name() == name; });
+    if (codec == nullptr && own != expected_.codecs.end()) codec = *own;
+    if (codec == nullptr) return Status::fail(Code::kv_codec, "it travels in the codec '" + name + "', which is not known here");
+    known.push_back(std::move(codec));
+  }
+  PartCodecs codecs;
+  for (const uint32_t number : manifest.part_codecs) codecs.push_back(number == 0 ? nullptr : known[number - 1]);
+  if (Status status = check_codecs(codecs, manifest.layout); !status.ok()) return Status::fail(Code::kv_format, status.message);
+  codecs_ = std::move(codecs);
   return {};
 }
 
@@ -474,12 +609,21 @@ Status KvReader::begin_tile() {
     return Status::fail(Code::kv_format, "a tile before the entries that it belongs to");
   Chunk& chunk = chunks_[index];
   if (part >= chunk.parts.size()) return Status::fail(Code::kv_format, "a tile of layer " + std::to_string(part / 2));
+  const KvCodec* codec = codecs_.empty() ? nullptr : codecs_[part].get();
+  if ((codec != nullptr) != (header_.flags == with_codecs))
+    return Status::fail(Code::kv_format, "a tile whose header says something else of its codec than the manifest");
   const int64_t bytes = chunk.segment.count * manifest_.layout.parts[part].row_bytes();
-  if (header_.bytes != static_cast<uint64_t>(bytes))
+  if (codec != nullptr && header_.bytes > static_cast<uint64_t>(codec->most_bytes(tile_at(header_.first, header_.part))))
+    return Status::fail(Code::kv_format, "an encoded tile of " + std::to_string(header_.bytes) + " bytes, more than its codec writes");
+  if (codec == nullptr && header_.bytes != static_cast<uint64_t>(bytes))
     return Status::fail(Code::kv_format, "a tile of " + std::to_string(header_.bytes) + " bytes, it must have " + std::to_string(bytes));
   if (chunk.parts[part]) {
     if (chunk.leaves[1 + part] != leaf_) return another_content();
     expect(State::skip, header_.bytes);
+    return {};
+  }
+  if (codec != nullptr) {
+    expect(State::payload, header_.bytes);
     return {};
   }
   target_ = chunk.writable[part];
@@ -487,16 +631,57 @@ Status KvReader::begin_tile() {
   return {};
 }
 
+KvTile KvReader::tile_at(int64_t first, int64_t part) const {
+  const Chunk& chunk = chunks_[static_cast<size_t>(first / chunk_entries)];
+  return {manifest_.layout.parts[static_cast<size_t>(part)],
+          part,
+          first,
+          chunk.segment.count,
+          static_cast<int64_t>(manifest_.entries),
+          chunk.positions.data()};
+}
+
 Status KvReader::end_tile() {
+  const uint8_t* rows = chunks_[header_.first / chunk_entries].writable[header_.part];
+  if (digest_of(rows, static_cast<size_t>(header_.bytes)) != header_.digest)
+    return Status::fail(Code::kv_checksum, "a tile does not match its digest");
+  hold_tile(rows);
+  return {};
+}
+
+void KvReader::hold_tile(const uint8_t* payload) {
   Chunk& chunk = chunks_[header_.first / chunk_entries];
   const size_t part = header_.part;
-  if (digest_of(chunk.writable[part], static_cast<size_t>(header_.bytes)) != header_.digest)
-    return Status::fail(Code::kv_checksum, "a tile does not match its digest");
   chunk.parts[part] = true;
   chunk.leaves[1 + part] = leaf_;
-  if (expected_.sealed) chunk.sealed_leaves[1 + part] = sealed_leaf(chunk.writable[part], static_cast<size_t>(header_.bytes));
+  if (expected_.sealed) chunk.sealed_leaves[1 + part] = sealed_leaf(payload, static_cast<size_t>(header_.bytes));
   payload_bytes_ += static_cast<int64_t>(header_.bytes);
+  tile_bytes_ += static_cast<int64_t>(header_.bytes);
   expect(State::header, record_header_bytes);
+}
+
+Status KvReader::take_encoded() {
+  Chunk& chunk = chunks_[header_.first / chunk_entries];
+  const KvCodec& codec = *codecs_[header_.part];
+  const KvTile tile = tile_at(header_.first, header_.part);
+  if (codec.outside()) {
+    outside_.push_back({codec.name(), tile, gathered_});
+  } else {
+    Status status = codec.decode(tile, gathered_.data(), static_cast<int64_t>(gathered_.size()), chunk.writable[header_.part]);
+    if (!status.ok()) return status;
+  }
+  hold_tile(gathered_.data());
+  return {};
+}
+
+Status KvReader::take_decoded(const float* numbers, int64_t count) {
+  if (outside_.empty()) return Status::fail(Code::invalid_argument, "no tile waits to be decoded");
+  const KvTile& tile = outside_.front().tile;
+  if (count != tile.numbers())
+    return unsound_tile(tile, "became " + std::to_string(count) + " numbers, it must have " + std::to_string(tile.numbers()));
+  uint8_t* rows = chunks_[static_cast<size_t>(tile.first / chunk_entries)].writable[static_cast<size_t>(tile.part)];
+  if (!encode(tile.rows, numbers, tile.count, rows).ok()) return unsound_tile(tile, "became NaN or numbers too large");
+  outside_.pop_front();
   return {};
 }
 
@@ -521,6 +706,7 @@ Status KvReader::take_root() {
 
 Status KvReader::finish(std::shared_ptr<const KvContent>* content, KvManifest* manifest) const {
   if (!done_) return Status::fail(Code::kv_truncated, "the stream ended before its root");
+  if (!outside_.empty()) return Status::fail(Code::kv_truncated, "a tile was not decoded");
   auto whole = std::make_shared<KvContent>();
   whole->layout = manifest_.layout;
   for (const Chunk& chunk : chunks_) {

@@ -14,17 +14,23 @@
 // the manifest, then chunk by chunk of the entries and their tiles. A parent is the digest of its two children, and one without a neighbour
 // moves up as it is. Known kinds have no flag but 1: what a later version adds must not be taken for what this one knows.
 //
+// Where tiles travel in codecs, the manifest names them, and its header and those of the encoded tiles have the flags 3: who knows no
+// codecs refuses them. The payload of such a tile is what its codec made of the rows, and digests are of that.
+//
 // XXH3 finds damage and not forgery, so what is signed is a seal: the BLAKE3 digest of the leaves in their order, where a leaf is the
 // digest of the first 40 bytes of a header and the digest of its payload. Who does not verify a signature passes over it.
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <map>
 #include <memory>
 #include <vector>
 
 #include "core/status.h"
 #include "kernels/blake3.h"
 #include "kernels/stats.h"
+#include "kv/codec.h"
 #include "kv/content.h"
 #include "kv/manifest.h"
 
@@ -41,12 +47,19 @@ constexpr size_t max_signature_bytes = 4096;
 // Of records in the order of the stream.
 Digest128 root_of(std::vector<Digest128> leaves);
 
+// The codec of each part, [2 * layers], nullptr for rows as they are; or empty for none at all.
+using PartCodecs = std::vector<std::shared_ptr<const KvCodec>>;
+
+// invalid_argument, unless each of them can carry its part of such a cache.
+Status check_codecs(const PartCodecs& codecs, const CacheLayout& layout);
+
 // One content as records, by number: 0 is the manifest (with the preamble before it), the last one the root. Any thread; the content is not
 // copied, a record is written when it is asked for.
 class KvWriter {
  public:
-  // `sealed`: the seal will be asked for. The content has `entries` in all, of which those that are not there yet are appended.
-  KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest, bool sealed, int64_t entries);
+  // `sealed`: the seal will be asked for. The content has `entries` in all, of which those that are not there yet are appended. `codecs`
+  // have passed check_codecs.
+  KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest, bool sealed, int64_t entries, PartCodecs codecs = {});
   KvWriter(const std::shared_ptr<const KvContent>& content, KvManifest manifest)
       : KvWriter(content, std::move(manifest), false, content->size()) {}
 
@@ -56,12 +69,20 @@ class KvWriter {
   // How many can be written by now: those of whole chunks, and all of them once the last entry is there.
   int64_t ready() const noexcept;
   int64_t records() const noexcept { return 2 + chunks_of(entries_) * records_a_chunk(); }
-  // With its header; of one that is ready.
+  // With its header; of one that is ready. Of a tile that travels in a codec, the most that it can have.
   int64_t record_bytes(int64_t record) const noexcept;
-  // `out` has record_bytes bytes. The root can be written when all others have been written or passed over, in any order, one at a time.
-  void write(int64_t record, uint8_t* out);
-  // Takes the record into the root without writing it.
-  void pass_over(int64_t record);
+  // `out` has record_bytes bytes; `written` is how many it took, all of them unless there is a codec. The root can be written when all
+  // others have been written or passed over, in any order, one at a time. Errors: non_finite (rows that a codec cannot hold),
+  // invalid_argument (a tile that was not provided), out_of_memory.
+  Status write(int64_t record, uint8_t* out, int64_t* written);
+  // Takes the record into the root without writing it. Errors: as above.
+  Status pass_over(int64_t record);
+  // The numbers of the tiles [from, to) that are encoded outside, which `provide` takes before they are written. Kept until then.
+  std::vector<int64_t> outside_tiles(int64_t from, int64_t to) const;
+  // The tile of a record: where it belongs.
+  KvTile tile_of(int64_t record) const noexcept;
+  // Error: kv_limit (more bytes than a receiver takes).
+  Status provide(int64_t record, std::vector<uint8_t> encoded);
   // What a signature signs; when the root can be written.
   Blake3Digest seal() const;
 
@@ -69,9 +90,14 @@ class KvWriter {
   static int64_t chunks_of(int64_t entries) noexcept { return (entries + chunk_entries - 1) / chunk_entries; }
   int64_t records_a_chunk() const noexcept { return 1 + static_cast<int64_t>(content_->layout.parts.size()); }
   int64_t payload_bytes(int64_t record) const noexcept;
+  // The part of the tile that a record is, -1 of another record.
+  int64_t part_of(int64_t record) const noexcept;
+  // nullptr where it travels as it is.
+  const KvCodec* codec_of(int64_t record) const noexcept;
   void write_payload(int64_t record, uint8_t* out) const;
+  Status encode(int64_t record, uint8_t* out, int64_t* written);
   // `payload` are the bytes that the header is for.
-  void write_header(int64_t record, const uint8_t* payload, uint8_t* out);
+  void write_header(int64_t record, const uint8_t* payload, int64_t bytes, uint8_t* out);
 
   void count_latents();
 
@@ -81,6 +107,8 @@ class KvWriter {
   std::vector<Digest128> leaves_;            // [records - 1]
   std::vector<Blake3Digest> sealed_leaves_;  // [records - 1] if it is sealed
   std::vector<int64_t> latents_ = {0};       // [ready chunks + 1]: latents before each chunk
+  PartCodecs codecs_;
+  std::map<int64_t, std::vector<uint8_t>> provided_;  // by record
 };
 
 // The record with a signature, of at most max_signature_bytes.
@@ -92,6 +120,15 @@ struct KvExpectation {
   int32_t vocabulary = 0;
   int64_t max_entries = 0;
   bool sealed = false;  // the seal will be asked for
+  // Those that content may travel in besides the built-in ones.
+  std::vector<std::shared_ptr<const KvCodec>> codecs;
+};
+
+// A tile that came encoded and that somebody outside must decode.
+struct OutsideTile {
+  std::string codec;
+  KvTile tile;  // its positions are those of the reader, and live as long
+  std::vector<uint8_t> bytes;
 };
 
 // Whether content of this manifest may come at all. Errors: kv_model_mismatch, kv_layout, kv_limit (more entries than may be).
@@ -108,12 +145,18 @@ class KvReader {
 
   // Takes the next bytes of the stream. After an error the reader takes nothing more from this stream; `restart` keeps all records that
   // were whole, unless they turned out to be of another content. Errors: kv_version, kv_format, kv_checksum, kv_model_mismatch, kv_layout,
-  // kv_limit, kv_position, non_finite, out_of_memory.
+  // kv_limit, kv_position, kv_codec (one that is not known here), non_finite, out_of_memory.
   Status feed(const uint8_t* bytes, size_t size);
   // The sender was lost: the next bytes come from the beginning of a stream of the same content, of which records may be left out.
   void restart();
 
-  // Error kv_truncated before the root has come.
+  // The first tile that waits for a codec outside; nullptr if there is none.
+  const OutsideTile* outside() const noexcept { return outside_.empty() ? nullptr : &outside_.front(); }
+  // The numbers of that tile, f32 [count, channels]; then it waits no longer. Errors: kv_format (another number of them, or one that is not
+  // finite or too large for the rows), and invalid_argument if none waits.
+  Status take_decoded(const float* numbers, int64_t count);
+
+  // Error kv_truncated before the root has come, and while a tile waits for a codec outside.
   Status finish(std::shared_ptr<const KvContent>* content, KvManifest* manifest) const;
   bool done() const noexcept { return done_; }
   // Of all that has come, once it is done, if it was expected.
@@ -123,6 +166,7 @@ class KvReader {
   // Numbers of the records that are there, of all but the root, as bits from the lowest of the first byte on.
   std::vector<uint8_t> held() const;
   int64_t payload_bytes() const noexcept { return payload_bytes_; }  // of whole records that were taken in
+  int64_t tile_bytes() const noexcept { return tile_bytes_; }        // of the tiles among them
 
  private:
   struct Chunk {
@@ -155,6 +199,10 @@ class KvReader {
   Status take_entries();
   Status begin_tile();
   Status end_tile();
+  Status take_encoded();
+  void hold_tile(const uint8_t* payload);
+  KvTile tile_at(int64_t first, int64_t part) const;
+  Status resolve_codecs(const KvManifest& manifest);
   Status take_root();
   void expect(State state, uint64_t bytes);
   // The sealed leaf of the record that is being read, nothing if it is not sealed.
@@ -177,7 +225,10 @@ class KvReader {
   Blake3Digest sealed_manifest_leaf_{};
   std::vector<uint8_t> signature_;
   std::vector<Chunk> chunks_;
+  PartCodecs codecs_;  // of the manifest
+  std::deque<OutsideTile> outside_;
   int64_t payload_bytes_ = 0;
+  int64_t tile_bytes_ = 0;
   bool done_ = false;
 };
 

@@ -163,6 +163,34 @@ it("kv quality tells what formats cost on a text, and refuses formats that there
   expect(wrong.stderr).toContain("q8_0");
 });
 
+it("kv quality tells what codecs cost, and keeps a fit", async () => {
+  const text = path.join(folder, "sent.txt");
+  const calibration = path.join(folder, "calibration.txt");
+  const file = path.join(folder, "finch.kvtc");
+  writeFileSync(text, "tom is in the red house. the key is in the box. ana has the blue ball. where is the key? ".repeat(12));
+  writeFileSync(calibration, "ana is in the box. tom has the key. the blue house has the red ball. where is tom? ".repeat(20));
+  const common = ["kv", "quality", "--model", bundledModel(), "--text", text, "--json"];
+  const fit = await latentwire([...common, "--codec", "fp8,kvtc:3", "--calibration", calibration, "--save", file]);
+  expect(fit.code).toBe(0);
+  interface Row {
+    readonly format: string;
+    readonly bytes: number;
+    readonly ratio: number;
+    readonly kl: { readonly mean: number };
+  }
+  const [fp8, fitted] = JSON.parse(fit.stdout) as [Row, Row];
+  expect(fp8.format).toBe("fp8");
+  expect(fp8.ratio).toBeGreaterThan(1.8);
+  expect(fitted.format).toBe("kvtc:3");
+  expect(fitted.kl.mean).toBeLessThan(0.5);
+  const again = await latentwire([...common, "--codec", `kvtc:${file}`]);
+  expect((JSON.parse(again.stdout) as Row[])[0]).toMatchObject({ bytes: fitted.bytes });
+  expect((await latentwire([...common, "--codec", "kvtc:3"])).stderr).toContain("--calibration");
+  const wrong = await latentwire([...common, "--codec", "q9"]);
+  expect(wrong.code).toBe(2);
+  expect(wrong.stderr).toContain("kivi4");
+});
+
 it("doctor passes here, and fails with the way out when the engine is missing", async () => {
   expect((await latentwire(["doctor", "--json"])).code).toBe(0);
   const broken = await latentwire(["doctor", "--json"], { env: { LATENTWIRE_LLAMA_DIR: path.join(folder, "nothing") } });

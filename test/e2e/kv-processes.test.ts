@@ -3,7 +3,7 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync } from "node:fs";
-import { readFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import net from "node:net";
 import path from "node:path";
 import { Readable } from "node:stream";
@@ -38,10 +38,18 @@ afterAll(async () => {
 
 /** A sender and the socket that it writes to. It stops after so many bytes, and waits. */
 async function startSender(
-  options: { readonly held?: Uint8Array; readonly silentAfter?: number } = {},
+  options: { readonly held?: Uint8Array; readonly silentAfter?: number; readonly codec?: string } = {},
 ): Promise<{ child: ChildProcess; socket: net.Socket }> {
-  const { held = new Uint8Array(0), silentAfter = Infinity } = options;
-  const args = [senderScript, built, address, `${positions}`, Buffer.from(held).toString("hex"), `${silentAfter}`];
+  const { held = new Uint8Array(0), silentAfter = Infinity, codec } = options;
+  const args = [
+    senderScript,
+    built,
+    address,
+    `${positions}`,
+    Buffer.from(held).toString("hex"),
+    `${silentAfter}`,
+    ...(codec === undefined ? [] : [codec]),
+  ];
   const child = spawn(process.execPath, args, { stdio: ["ignore", "ignore", "inherit"] });
   const [socket] = (await once(server, "connection")) as [net.Socket];
   return { child, socket };
@@ -92,6 +100,44 @@ it("20. kill -9 of the sender at 25, 50 and 75 %: a typed error, nothing in the 
     await ended;
     expect(sent).toBeLessThan(whole.length - before + 40_000);
     expect(Buffer.from(await kv.toBytes()).equals(whole)).toBe(true);
+  }
+});
+
+it("encoded content from another process, broken off and resumed, comes to lie behind what is there, with its keys turned", async () => {
+  const local = pool.sequence();
+  await local.prefill(tokens);
+  using kv = await local.exportKv();
+  using kvtc = await pool.fitKvtc([kv], { bits: 3 });
+  const file = path.join(folder, "finch.kvtc");
+  await writeFile(file, kvtc.save());
+  const start = [5, 6, 7];
+  const plain = pool.sequence();
+  await plain.prefill(start);
+  await plain.importKv(kv);
+  const want = await floats(plain.logits());
+  for (const sequence of [local, plain]) await sequence.dispose();
+  for (const [codec, limit] of [
+    ["fp8", 0.05],
+    ["kivi4", 0.2],
+    [file, 0.2],
+  ] as const) {
+    using receiver = pool.kvReceiver({ codecs: [kvtc] });
+    const first = await startSender({ codec, silentAfter: 60_000 });
+    const killed = once(first.child, "exit");
+    const stream = watched(first.socket, (bytes) => {
+      if (bytes >= 60_000) first.child.kill("SIGKILL");
+    });
+    expect(await codeOf(() => receiver.read(stream))).toMatch(/^ERR_LATENT_KV_(TRUNCATED|PEER_LOST)$/);
+    await killed;
+    const next = await startSender({ codec, held: receiver.held() });
+    const ended = once(next.child, "exit");
+    using arrived = await receiver.read(next.socket);
+    await ended;
+    const target = pool.sequence();
+    await target.prefill(start);
+    expect(await target.importKv(arrived)).toMatchObject({ positions, moved: positions });
+    expect(klDivergence(want, await floats(target.logits())), codec).toBeLessThan(limit);
+    await target.dispose();
   }
 });
 

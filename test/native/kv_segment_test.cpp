@@ -226,11 +226,13 @@ TEST_CASE("2. and 3. a segment that is cut off, goes on, or has any bit changed 
     if (read_segment(whole, size, nonce, expected, &content, &manifest).ok()) {
       // the notes, a token, a latent, or rows; never another shape, place or owner
       CHECK(content->size() == sent.size());
-      CHECK(content->state.size == state_bytes({{{1, 64, 1, 64}, {1, 64, 1, 64}}, false, false, 0}, 11));
+      StateGeometry geometry;
+      geometry.layers = {{1, 64, 1, 64}, {1, 64, 1, 64}};
+      geometry.max_cells = 2048;
+      CHECK(content->state.size == state_bytes(geometry, 11));
       StateSummary summary;
-      CHECK(locate_rows(content->state.bytes.get(), content->state.size, {{{1, 64, 1, 64}, {1, 64, 1, 64}}, false, false, 2048}, &summary)
-                .ok());
-      CHECK(summary.positions == content->positions);
+      CHECK(locate_rows(content->state.bytes.get(), content->state.size, geometry, &summary).ok());
+      CHECK(summary.positions.front() == content->positions);
     }
     whole.get()[bit / 8] ^= static_cast<uint8_t>(1 << (bit % 8));
   }

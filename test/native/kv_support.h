@@ -63,17 +63,19 @@ inline KvManifest manifest_of(const CacheLayout& layout, int64_t entries = 0) {
 }
 
 inline KvExpectation expectation_of(const CacheLayout& layout, int64_t max_entries = 2048, bool sealed = false) {
-  return {manifest_of(layout), 97, max_entries, sealed};
+  return {manifest_of(layout), 97, max_entries, sealed, {}};
 }
 
 inline std::vector<uint8_t> record(KvWriter& writer, int64_t number) {
   std::vector<uint8_t> bytes(static_cast<size_t>(writer.record_bytes(number)));
-  writer.write(number, bytes.data());
+  int64_t written = 0;
+  if (!writer.write(number, bytes.data(), &written).ok()) std::abort();
+  bytes.resize(static_cast<size_t>(written));
   return bytes;
 }
 
-inline std::vector<uint8_t> stream_of(const KvContent& content) {
-  KvWriter writer(std::make_shared<const KvContent>(content), manifest_of(content.layout));
+inline std::vector<uint8_t> stream_of(const KvContent& content, const PartCodecs& codecs = {}) {
+  KvWriter writer(std::make_shared<const KvContent>(content), manifest_of(content.layout), false, content.size(), codecs);
   std::vector<uint8_t> bytes;
   for (int64_t i = 0; i < writer.records(); i++) {
     const std::vector<uint8_t> one = record(writer, i);
