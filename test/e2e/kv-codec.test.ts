@@ -118,7 +118,7 @@ describe("built-in codecs", () => {
     expect(await target.importKv(await kv.toBytes({ codec: "fp8" }))).toMatchObject({
       positions: kv.length,
       moved: kv.length,
-      from: "stream",
+      way: "stream",
     });
     expect(target.length).toBe(before + kv.length);
     await target.dispose();
