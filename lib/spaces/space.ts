@@ -17,11 +17,11 @@ export interface Space {
   readonly normalisation: string;
 }
 
-export function makeSpace(facts: Omit<Space, "id">): Space {
+export function makeSpace({ weights, layer, dimension, positions, normalisation }: Omit<Space, "id">): Space {
   const id = createHash("sha256")
-    .update(JSON.stringify([facts.weights, facts.layer, facts.dimension, facts.positions, facts.normalisation]))
+    .update(JSON.stringify([weights, layer, dimension, positions, normalisation]))
     .digest("hex");
-  return Object.freeze({ id, ...facts });
+  return Object.freeze({ id, weights, layer, dimension, positions, normalisation });
 }
 
 /**

@@ -4,6 +4,7 @@ import { checkBoolean, checkCallback, checkInteger, checkKeys, checkNumber, chec
 import { LatentError } from "../errors.js";
 import { checkCount, checkMatrix, checkSeed, type Matrix } from "../fits/input.js";
 import { checkStorage, type Storage } from "../kernels/input.js";
+import { firstNonFiniteRow } from "../kernels/statistics.js";
 import { Tensor } from "../tensor.js";
 import { Latent } from "./latent.js";
 import { fitMethod, translatorMethods, type Fitted, type MethodInput, type TranslatorMethod } from "./methods.js";
@@ -397,6 +398,10 @@ function checkFit(options: FitTranslatorOptions): Checked {
     if (!((options.pairs[side] as unknown) instanceof Tensor)) throw invalid(`pairs.${side}`, "a Tensor [n, d]", options.pairs[side]);
   checkCount("pairs.to", "rows", y.rows, x.rows);
   if (x.rows < fewestPairs) throw invalid("the number of pairs", `at least ${fewestPairs}`, x.rows);
+  for (const side of ["from", "to"] as const) {
+    const row = firstNonFiniteRow(options.pairs[side]);
+    if (row !== undefined) throw new LatentError("ERR_LATENT_NON_FINITE", `row ${row} of pairs.${side} holds NaN or an infinity`);
+  }
   checkSpace("from", options.from, x.columns);
   checkSpace("to", options.to, y.columns);
   checkCallback("onProgress", options.onProgress);
