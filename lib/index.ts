@@ -81,6 +81,7 @@ export { relativeAgreement, type RelativeAgreement, type RelativeAgreementOption
 export { Translator, type FitProgress, type FitTranslatorOptions, type TranslatorCard } from "./spaces/translator.js";
 export type { TranslatorMethod } from "./spaces/methods.js";
 export type { HeldOutQuality, TranslatorReport, Trial, Verdict } from "./spaces/report.js";
+export { fitUnsupervised, type UnsupervisedOptions } from "./spaces/unsupervised.js";
 export { importProjector, type ImportProjectorOptions, type ProjectorLayer } from "./spaces/projector.js";
 export { compressMaps, SpaceHub, type CompressedMaps, type SpaceHubOptions } from "./spaces/hub.js";
 export { addNoise, quantiseRows, type NoisyRows } from "./spaces/channel.js";

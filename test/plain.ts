@@ -52,7 +52,8 @@ export function orthogonal(d: number, seed: number): number[][] {
 }
 
 /** scale · x q + shift */
-export const moved = (x: Rows, q: Rows, scale = 1, shift = 0): number[][] => times(x, q).map((row) => row.map((value) => scale * value + shift));
+export const moved = (x: Rows, q: Rows, scale = 1, shift = 0): number[][] =>
+  times(x, q).map((row) => row.map((value) => scale * value + shift));
 
 export const flat = (a: Rows): Float32Array => Float32Array.from(a.flat());
 export const tensorOf = (a: Rows): Tensor => Tensor.fromTyped("f32", [a.length, a[0]?.length ?? 0], flat(a));

@@ -71,6 +71,7 @@ export class AnchorSet {
     return this.#ids.slice();
   }
 
+  /** What {@link AnchorSet.fromJSON} takes; called by JSON.stringify. */
   toJSON(): AnchorSetJson {
     return { corpus: this.corpus, support: this.support, ids: [...this.#ids] };
   }

@@ -14,29 +14,25 @@ import { columnStatistics, combineRows, selectRows } from "./rows.js";
 import { disposeStages, linear, product, pseudoInverse, rowStages, runStages, scaling, type Stage } from "./stages.js";
 import { fitTransform, type RowTransform, type TransformKind } from "./transforms.js";
 
-/** All methods; see {@link TranslatorMethod}. */
-export const translatorMethods = [
-  "procrustes",
-  "procrustes-standardised",
-  "ridge",
-  "affine",
-  "linear",
-  "low-rank",
-  "inverse-relative",
-  "parseval",
-  "equaliser",
-  "projector",
-] as const;
-
 /**
  * `procrustes`: centred rows turned and scaled by one number. `procrustes-standardised`: standardised rows turned (Maiorca et al., NeurIPS 2023).
  * `ridge`: a linear map and a bias, regularised. `affine`: the same by least squares. `linear`: without a bias. `low-rank`: ridge through `rank`
  * dimensions (reduced-rank regression, Izenman 1975). `inverse-relative`: cosines to anchors, decoded by the other side's (Maiorca et al., arXiv 2406.15057),
  * the mean of an ensemble of pruned sets. `parseval`: through Parseval frames (arXiv 2507.17835). `equaliser`: inner products with anchors, decoded by
- * the pseudo-inverse of the other side's (Fiorellino et al., arXiv 2411.19719). `projector`: ridge, and rows brought to the mean length of the other
+ * the pseudo-inverse of the other side's (arXiv 2411.19719). `projector`: ridge, and rows brought to the mean length of the other
  * side's, as prefixes of input embeddings need it.
  */
-export type TranslatorMethod = (typeof translatorMethods)[number];
+export type TranslatorMethod =
+  | "procrustes"
+  | "procrustes-standardised"
+  | "ridge"
+  | "affine"
+  | "linear"
+  | "low-rank"
+  | "inverse-relative"
+  | "parseval"
+  | "equaliser"
+  | "projector";
 
 /** What a method is given. */
 export interface MethodInput {
@@ -80,6 +76,9 @@ const fits: Readonly<Record<TranslatorMethod, (input: MethodInput) => Promise<Fi
   equaliser,
   projector,
 };
+
+/** All methods. */
+export const translatorMethods = Object.keys(fits) as readonly TranslatorMethod[];
 
 export async function fitMethod(method: TranslatorMethod, input: MethodInput): Promise<Fitted> {
   return fits[method](input);

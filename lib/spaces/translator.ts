@@ -81,6 +81,7 @@ export interface FitTranslatorOptions {
   readonly rotationOnly?: boolean;
   /** How matrices are kept. Default `f32`. */
   readonly storage?: Storage;
+  /** Called before each step of the fit. */
   readonly onProgress?: (progress: FitProgress) => void;
   readonly signal?: AbortSignal;
 }
@@ -158,7 +159,7 @@ export class Translator {
       using heldFrom = await selectRows(options.pairs.from, split.heldOut, signal);
       using heldTo = await selectRows(options.pairs.to, split.heldOut, signal);
       const report = await reportOf(method, fitted, input, { from: heldFrom, to: heldTo }, tried);
-      if (report.verdict === "unusable" && given.onWeak === "throw") throw weak(method, report);
+      if (given.onWeak === "throw") refuseUnusable(method, report);
       const card: TranslatorCard = {
         method,
         dimensions: [given.x.columns, given.y.columns],
@@ -347,6 +348,11 @@ function refuseWeak({ method, onWeak, report }: TranslatorCard): void {
   if (onWeak === "apply") return;
   if (report !== undefined) throw weak(method, report);
   throw new LatentError("ERR_LATENT_TRANSLATOR_WEAK", `the ${method} is made of a translator that is no better than chance`);
+}
+
+/** @internal Throws what {@link Translator.fit} throws for a translator that is no better than chance. */
+export function refuseUnusable(method: string, report: TranslatorReport): void {
+  if (report.verdict === "unusable") throw weak(method, report);
 }
 
 function weak(method: string, report: TranslatorReport): LatentError {

@@ -87,17 +87,22 @@ describe(".npy", () => {
     for (let length = 0; length < whole.length; length++) expect(await codeOf(() => parseNpy(whole.subarray(0, length)))).toBe(format);
     for (let at = 0; at < whole.length; at++) {
       const flipped = Buffer.from(whole);
-      flipped[at] = (flipped[at] ?? 0) ^ (1 << at % 8);
+      flipped[at] = (flipped[at] ?? 0) ^ (1 << (at % 8));
       await isSafe(() => parseNpy(flipped));
     }
   });
 
   it("is never more than a tensor or an error, whatever the bytes", async () => {
     await fc.assert(
-      fc.asyncProperty(fc.uint8Array({ maxLength: 300 }), fc.string({ maxLength: 20 }), fc.string({ maxLength: 20 }), async (data, descr, shape) => {
-        await isSafe(() => parseNpy(data));
-        await isSafe(() => parseNpy(npy(descr.replace(/[^\x20-\x7e]/g, ""), shape.replace(/[^\x20-\x7e]/g, ""), data)));
-      }),
+      fc.asyncProperty(
+        fc.uint8Array({ maxLength: 300 }),
+        fc.string({ maxLength: 20 }),
+        fc.string({ maxLength: 20 }),
+        async (data, descr, shape) => {
+          await isSafe(() => parseNpy(data));
+          await isSafe(() => parseNpy(npy(descr.replace(/[^\x20-\x7e]/g, ""), shape.replace(/[^\x20-\x7e]/g, ""), data)));
+        },
+      ),
       runs(300),
     );
   });
@@ -184,7 +189,8 @@ describe("safetensors", () => {
 
   it("cut anywhere are refused, and with any byte flipped they are read or refused", async () => {
     const whole = safetensors(one, data);
-    for (let length = 0; length < whole.length; length++) expect(await codeOf(() => parseSafetensors(whole.subarray(0, length)))).toBe(format);
+    for (let length = 0; length < whole.length; length++)
+      expect(await codeOf(() => parseSafetensors(whole.subarray(0, length)))).toBe(format);
     for (let at = 0; at < whole.length; at++) {
       for (let bit = 0; bit < 8; bit++) {
         const flipped = Buffer.from(whole);

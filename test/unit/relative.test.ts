@@ -20,7 +20,21 @@ import {
 } from "../../lib/index.js";
 import { SeededDraws } from "../../lib/spaces/random.js";
 import { at, codeOf, runs } from "../helpers.js";
-import { cosine, dot, meanRow, minus, moved, norm, orthogonal, randomRows, tensorOf, times, transposed, worst, type Rows } from "../plain.js";
+import {
+  cosine,
+  dot,
+  meanRow,
+  minus,
+  moved,
+  norm,
+  orthogonal,
+  randomRows,
+  tensorOf,
+  times,
+  transposed,
+  worst,
+  type Rows,
+} from "../plain.js";
 
 const bad = "ERR_LATENT_INVALID_ARGUMENT";
 const folder = mkdtempSync(path.join(os.tmpdir(), "latentwire-relative-"));
@@ -65,11 +79,16 @@ describe("cosines to anchors", () => {
         const rows = randomRows(25, d, seed);
         const before = await relative(rows, k);
         expect(worst(await relative(moved(rows, orthogonal(d, seed + 1), 3.7), k), before)).toBeLessThan(1e-6);
-        const order = new SeededDraws(seed).sample(
-          rows[0]?.map((_, i) => i) ?? [],
-          d,
-        );
-        expect(worst(await relative(rows.map((row) => order.map((i) => at(row, i))), k), before)).toBeLessThan(5e-7);
+        const order = new SeededDraws(seed).sample(rows[0]?.map((_, i) => i) ?? [], d);
+        expect(
+          worst(
+            await relative(
+              rows.map((row) => order.map((i) => at(row, i))),
+              k,
+            ),
+            before,
+          ),
+        ).toBeLessThan(5e-7);
         const lengths = rows.map((row, i) => row.map((value) => value * (0.1 + (i % 7))));
         expect(worst(await relative(lengths, k), before)).toBeLessThan(1e-6);
       }),
@@ -143,7 +162,9 @@ describe("other similarities", () => {
 
   it.each(Object.entries(references))("%s is its definition (10, 11, 12)", async (name, expected) => {
     // arccos is steep at 1: a row and itself
-    expect(worst(await relative(rows, 9, { similarity: name as RelativeSimilarity }), expected)).toBeLessThan(name === "angular" ? 3e-4 : 2e-5);
+    expect(worst(await relative(rows, 9, { similarity: name as RelativeSimilarity }), expected)).toBeLessThan(
+      name === "angular" ? 3e-4 : 2e-5,
+    );
   });
 
   it("euclidean distances are right far from the origin, do not change when all moves, and grow with the scale (11)", async () => {
@@ -156,8 +177,18 @@ describe("other similarities", () => {
     });
     const near = await relative(rows, 9, { similarity: "euclidean" });
     const scaled = await relative(moved(rows, orthogonal(12, 2), 4), 9, { similarity: "euclidean" });
-    expect(worst(scaled, near.map((value) => 4 * value))).toBeLessThan(1e-2);
-    expect(worst(scaled.filter((_, i) => at(expected, i) > 0), near.map((value) => 4 * value).filter((_, i) => at(expected, i) > 0))).toBeLessThan(2e-4);
+    expect(
+      worst(
+        scaled,
+        near.map((value) => 4 * value),
+      ),
+    ).toBeLessThan(1e-2);
+    expect(
+      worst(
+        scaled.filter((_, i) => at(expected, i) > 0),
+        near.map((value) => 4 * value).filter((_, i) => at(expected, i) > 0),
+      ),
+    ).toBeLessThan(2e-4);
   });
 
   it("l1 stays under moves and permutations, not under rotations (12)", async () => {
@@ -171,10 +202,18 @@ describe("other similarities", () => {
     const before = await relative(rows, 9, { similarity: "basis" });
     const coefficients = rows.map((_, i) => [...before.subarray(i * 9, i * 9 + 9)]);
     // the first nine rows are anchors: their coefficients are those of the identity
-    expect(worst(coefficients.slice(0, 9).flat(), anchors.flatMap((_, i) => anchors.map((__, j) => Number(i === j))))).toBeLessThan(1e-4);
+    expect(
+      worst(
+        coefficients.slice(0, 9).flat(),
+        anchors.flatMap((_, i) => anchors.map((__, j) => Number(i === j))),
+      ),
+    ).toBeLessThan(1e-4);
     const few = randomRows(30, 6, 9);
     const more = await relative(few, 9, { similarity: "basis" });
-    const again = times(few.map((_, i) => [...more.subarray(i * 9, i * 9 + 9)]), few.slice(0, 9));
+    const again = times(
+      few.map((_, i) => [...more.subarray(i * 9, i * 9 + 9)]),
+      few.slice(0, 9),
+    );
     expect(worst(again.flat(), few.flat())).toBeLessThan(1e-4);
     const spanned = times(randomRows(30, 4, 10), anchors.slice(0, 4));
     const all = [...anchors.slice(0, 4), ...spanned];
@@ -251,7 +290,9 @@ describe("transforms", () => {
     const transform = await fitTransform(tensorOf(rows), ["standardise"]);
     using found = await transform.apply(tensorOf(rows));
     const mean = meanRow(rows);
-    const deviation = transposed(rows).map((column, j) => Math.sqrt(column.reduce((sum, value) => sum + (value - at(mean, j)) ** 2, 0) / 9));
+    const deviation = transposed(rows).map((column, j) =>
+      Math.sqrt(column.reduce((sum, value) => sum + (value - at(mean, j)) ** 2, 0) / 9),
+    );
     const expected = rows.flatMap((row) => row.map((value, j) => (j === 2 ? 0 : (value - at(mean, j)) / at(deviation, j))));
     expect(worst(found.toFloat32(), expected)).toBeLessThan(1e-5);
   });
@@ -260,13 +301,23 @@ describe("transforms", () => {
     const rows = randomRows(10, 4, 2);
     const unit = await fitTransform(tensorOf(rows), ["unit"]);
     using ones = await unit.apply(tensorOf(rows));
-    expect(worst(ones.toFloat32(), rows.flatMap((row) => row.map((value) => value / norm(row))))).toBeLessThan(1e-6);
+    expect(
+      worst(
+        ones.toFloat32(),
+        rows.flatMap((row) => row.map((value) => value / norm(row))),
+      ),
+    ).toBeLessThan(1e-6);
     expect(unit.invertible).toBe(false);
     expect(await codeOf(() => unit.invert(ones))).toBe(bad);
     const isotropic = await fitTransform(tensorOf(rows), ["isotropic"]);
     using scaled = await isotropic.apply(tensorOf(rows));
     const mean = rows.reduce((sum, row) => sum + norm(row), 0) / 10;
-    expect(worst(scaled.toFloat32(), rows.flatMap((row) => row.map((value) => value / mean)))).toBeLessThan(1e-6);
+    expect(
+      worst(
+        scaled.toFloat32(),
+        rows.flatMap((row) => row.map((value) => value / mean)),
+      ),
+    ).toBeLessThan(1e-6);
     expect(await codeOf(() => fitTransform(Tensor.zeros([3, 2]), ["isotropic"]))).toBe(bad);
     expect(await codeOf(() => fitTransform(tensorOf(rows), ["whiten" as never]))).toBe(bad);
     expect(await codeOf(() => isotropic.apply(Tensor.zeros([1, 5])))).toBe(bad);
@@ -324,14 +375,20 @@ describe("anchors", () => {
     expect(prototypes.count).toBe(6);
     const other = randomRows(60, 8, 9);
     using means = await prototypes.rows(tensorOf(other));
-    const expected = Array.from({ length: 6 }, (_, i) => meanRow([...prototypes.ids.subarray(3 * i, 3 * i + 3)].map((id) => other[id] ?? [])));
+    const expected = Array.from({ length: 6 }, (_, i) =>
+      meanRow([...prototypes.ids.subarray(3 * i, 3 * i + 3)].map((id) => other[id] ?? [])),
+    );
     expect(worst(means.toFloat32(), expected.flat())).toBeLessThan(1e-6);
   });
 
   it("have a hash of what they are, and come back from JSON", () => {
     const anchors = new AnchorSet([3, 1, 2], { corpus: "words" });
     expect(AnchorSet.fromJSON(JSON.parse(JSON.stringify(anchors)) as never).hash).toBe(anchors.hash);
-    for (const other of [new AnchorSet([1, 3, 2], { corpus: "words" }), new AnchorSet([3, 1, 2]), new AnchorSet([3, 1, 2], { corpus: "words", support: 3 })])
+    for (const other of [
+      new AnchorSet([1, 3, 2], { corpus: "words" }),
+      new AnchorSet([3, 1, 2]),
+      new AnchorSet([3, 1, 2], { corpus: "words", support: 3 }),
+    ])
       expect(other.hash).not.toBe(anchors.hash);
   });
 

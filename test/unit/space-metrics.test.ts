@@ -135,12 +135,30 @@ describe("retrieval and neighbours", () => {
         const mean = (value: (rank: number) => number): number => ranks.reduce((sum, rank) => sum + value(rank), 0) / n;
         // one dimension has only two directions, which f32 and f64 round differently
         if (d > 1) {
-          expect(found.retrieval1).toBeCloseTo(mean((rank) => Number(rank === 1)), 4);
-          expect(found.retrievalK).toBeCloseTo(mean((rank) => Number(rank <= k)), 4);
-          expect(found.mrr).toBeCloseTo(mean((rank) => 1 / rank), 4);
-          expect(found.mrrK).toBeCloseTo(mean((rank) => (rank <= k ? 1 / rank : 0)), 4);
-          expect(found.meanRank).toBeCloseTo(mean((rank) => rank), 4);
-          expect(found.foscttm).toBeCloseTo(mean((rank) => (rank - 1) / (n - 1)), 4);
+          expect(found.retrieval1).toBeCloseTo(
+            mean((rank) => Number(rank === 1)),
+            4,
+          );
+          expect(found.retrievalK).toBeCloseTo(
+            mean((rank) => Number(rank <= k)),
+            4,
+          );
+          expect(found.mrr).toBeCloseTo(
+            mean((rank) => 1 / rank),
+            4,
+          );
+          expect(found.mrrK).toBeCloseTo(
+            mean((rank) => (rank <= k ? 1 / rank : 0)),
+            4,
+          );
+          expect(found.meanRank).toBeCloseTo(
+            mean((rank) => rank),
+            4,
+          );
+          expect(found.foscttm).toBeCloseTo(
+            mean((rank) => (rank - 1) / (n - 1)),
+            4,
+          );
           const overlap = queries.map((query, i) => {
             const own = new Set(nearest(candidates[i] ?? [], candidates, k));
             const common = nearest(query, candidates, k).filter((j) => own.has(j)).length;

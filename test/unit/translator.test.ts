@@ -22,7 +22,21 @@ import {
 import { pruneAnchors, translatorMethods } from "../../lib/spaces/methods.js";
 import { makeSpace } from "../../lib/spaces/space.js";
 import { at, codeOf, isAborted, runs } from "../helpers.js";
-import { cosine, flat, meanRow, minus, moved, norm, orthogonal, randomRows, tensorOf, times, transposed, worst, type Rows } from "../plain.js";
+import {
+  cosine,
+  flat,
+  meanRow,
+  minus,
+  moved,
+  norm,
+  orthogonal,
+  randomRows,
+  tensorOf,
+  times,
+  transposed,
+  worst,
+  type Rows,
+} from "../plain.js";
 
 const bad = "ERR_LATENT_INVALID_ARGUMENT";
 const weak = "ERR_LATENT_TRANSLATOR_WEAK";
@@ -171,7 +185,9 @@ describe("planted maps", () => {
 describe("auto", () => {
   it("takes a turn for what it is where pairs are few, and a linear map where they are many", async () => {
     const from = randomRows(40, 24, 15);
-    const turned = moved(from, orthogonal(24, 16), 2).map((row, i) => row.map((value, j) => Math.fround(value + 0.3 * Math.sin(i * 24 + j))));
+    const turned = moved(from, orthogonal(24, 16), 2).map((row, i) =>
+      row.map((value, j) => Math.fround(value + 0.3 * Math.sin(i * 24 + j))),
+    );
     using few = await Translator.fit({ pairs: pairsOf(from, turned) });
     expect(few.card.method).toMatch(/^procrustes|parseval/);
     const { from: x, to: y } = planted(400, 8, 20, 17, 0.2);
@@ -345,7 +361,12 @@ describe("a translator", () => {
     translator.dispose();
     translator.dispose();
     const gone = "ERR_LATENT_DISPOSED";
-    for (const call of [() => translator.apply(tensorOf(from)), () => translator.inverse(), () => translator.save(file("x")), () => translator.split()])
+    for (const call of [
+      () => translator.apply(tensorOf(from)),
+      () => translator.inverse(),
+      () => translator.save(file("x")),
+      () => translator.split(),
+    ])
       expect(await codeOf(call)).toBe(gone);
   });
 
@@ -373,7 +394,9 @@ describe("a translator", () => {
       expect(await codeOf(() => Translator.fit(options as never)), JSON.stringify(Object.keys(options))).toBe(bad);
     const broken = Float32Array.from(flat(from));
     broken[200] = Number.NaN;
-    expect(await codeOf(() => Translator.fit({ pairs: { ...pairs, from: Tensor.fromTyped("f32", [100, 6], broken) } }))).toBe("ERR_LATENT_NON_FINITE");
+    expect(await codeOf(() => Translator.fit({ pairs: { ...pairs, from: Tensor.fromTyped("f32", [100, 6], broken) } }))).toBe(
+      "ERR_LATENT_NON_FINITE",
+    );
     using translator = await Translator.fit({ pairs, method: "ridge" });
     expect(await codeOf(() => translator.apply(tensorOf(to)))).toBe(bad);
     expect(await isAborted((options) => Translator.fit({ pairs, ...options }), new Error("enough"))).toBe(true);
@@ -409,13 +432,21 @@ describe("imported projectors", () => {
   const vector = (values: readonly number[]): Tensor => Tensor.fromTyped("f32", [values.length], Float32Array.from(values));
 
   it("are the network that they were trained as", async () => {
-    const tensors = new Map([["0.weight", tensorOf(w1)], ["0.bias", vector(b1)], ["2.weight", tensorOf(w2)], ["2.bias", vector(b2)]]);
+    const tensors = new Map([
+      ["0.weight", tensorOf(w1)],
+      ["0.bias", vector(b1)],
+      ["2.weight", tensorOf(w2)],
+      ["2.bias", vector(b2)],
+    ]);
     await writeSafetensors(file("p"), tensors);
     const x = randomRows(5, 4, 64);
     const silu = (value: number): number => value / (1 + Math.exp(-value));
     const hidden = times(x, transposed(w1)).map((row) => row.map((value, j) => silu(value + at(b1, j))));
     const expected = times(hidden, transposed(w2)).map((row) => row.map((value, j) => value + at(b2, j)));
-    const layers = [{ weight: "0.weight", bias: "0.bias" }, { weight: "2.weight", bias: "2.bias" }] as const;
+    const layers = [
+      { weight: "0.weight", bias: "0.bias" },
+      { weight: "2.weight", bias: "2.bias" },
+    ] as const;
     using projector = await importProjector(file("p"), { layers, activation: "silu" });
     expect(worst((await translated(projector, x)).flat(), expected.flat())).toBeLessThan(1e-5);
     await projector.save(file("q"));
@@ -503,7 +534,11 @@ describe("a hub", () => {
       expect(worst(times(left, right).flat(), (maps[i] ?? []).flat())).toBeLessThan(1e-5);
     }
     expect((await compressMaps(maps.map(tensorOf), 2)).error).toBeGreaterThan(0.01);
-    for (const call of [() => compressMaps([], 1), () => compressMaps([tensorOf(shared)], 4), () => compressMaps([tensorOf(shared), tensorOf(base)], 1)])
+    for (const call of [
+      () => compressMaps([], 1),
+      () => compressMaps([tensorOf(shared)], 4),
+      () => compressMaps([tensorOf(shared), tensorOf(base)], 1),
+    ])
       expect(await codeOf(call)).toBe(bad);
   });
 });
