@@ -76,7 +76,7 @@ export { Latent, type LatentKind, type LatentReference } from "./spaces/latent.j
 export type { Space } from "./spaces/space.js";
 export { AnchorSet, selectAnchors, type AnchorSetJson, type SelectAnchorsOptions } from "./spaces/anchors.js";
 export { fitTransform, RowTransform, type TransformKind } from "./spaces/transforms.js";
-export { relativeMismatch, RelativeSpace, type RelativeOptions, type RelativeSimilarity } from "./spaces/relative.js";
+export { relativeMismatch, RelativeSpace, type RelativeCodes, type RelativeOptions, type RelativeSimilarity } from "./spaces/relative.js";
 export { relativeAgreement, type RelativeAgreement, type RelativeAgreementOptions } from "./spaces/agreement.js";
 export { Translator, type FitProgress, type FitTranslatorOptions, type TranslatorCard } from "./spaces/translator.js";
 export type { TranslatorMethod } from "./spaces/methods.js";

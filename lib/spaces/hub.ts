@@ -105,6 +105,42 @@ export class SpaceHub {
     }
   }
 
+  /**
+   * A hub of maps that were saved one by one, and loaded. It takes them over.
+   *
+   * ```ts
+   * await hub.into("wren").save("wren-into.safetensors");
+   * await hub.outOf("wren").save("wren-out.safetensors");
+   * // later, for each space
+   * const wren = { into: await Translator.load("wren-into.safetensors"), outOf: await Translator.load("wren-out.safetensors") };
+   * using again = SpaceHub.of({ wren, finch });
+   * ```
+   * @param method How {@link SpaceHub.add} fits; default `procrustes`.
+   * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` where the maps do not meet in one hub
+   */
+  static of(
+    leaves: Readonly<Record<string, { readonly into: Translator; readonly outOf: Translator }>>,
+    method: "procrustes" | "gcca" = "procrustes",
+  ): SpaceHub {
+    checkOneOf("method", method, ["procrustes", "gcca"]);
+    const given: unknown = leaves;
+    if (typeof given !== "object" || given === null) throw invalid("leaves", "an object of maps by name", given);
+    const all = new Map<string, Leaf>();
+    let dimension: number | undefined;
+    for (const [name, leaf] of Object.entries(leaves)) {
+      checkKeys(name, leaf, ["into", "outOf"]);
+      const [into, outOf]: readonly unknown[] = [leaf.into, leaf.outOf];
+      if (!(into instanceof Translator) || !(outOf instanceof Translator)) throw invalid(name, "{ into, outOf }, two Translators", leaf);
+      const [width, hub] = into.card.dimensions;
+      dimension ??= hub;
+      if (hub !== dimension || outOf.card.dimensions[0] !== hub || outOf.card.dimensions[1] !== width)
+        throw invalid(name, `maps between its space and a hub of ${dimension} dimensions`, into.card.dimensions.join(" to "));
+      all.set(name, { into, outOf });
+    }
+    if (dimension === undefined) throw invalid("leaves", "at least one space", 0);
+    return new SpaceHub(all, dimension, method);
+  }
+
   /** The names of the spaces, in the order they came. */
   get names(): readonly string[] {
     return [...this.#leaves.keys()];

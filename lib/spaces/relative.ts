@@ -3,7 +3,7 @@
 import { checkKeys, checkNumber, checkOneOf, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { parsevalFrame } from "../fits/decompositions.js";
-import { checkMatrix } from "../fits/input.js";
+import { checkMatrix, fit } from "../fits/input.js";
 import { leastSquares } from "../fits/linear.js";
 import { accumulateMoments } from "../fits/moments.js";
 import { withSignal } from "../jobs.js";
@@ -11,6 +11,7 @@ import { packAnchors, type PackedAnchors, type Similarity, type TopK } from "../
 import { checkStorage, type Storage } from "../kernels/input.js";
 import { packProjection, type Projection } from "../kernels/projection.js";
 import { readSafetensors, writeSafetensors } from "../files/safetensors.js";
+import { native } from "../native.js";
 import { Tensor } from "../tensor.js";
 import { AnchorSet, type AnchorSetJson } from "./anchors.js";
 import { Latent } from "./latent.js";
@@ -59,6 +60,15 @@ interface Facts {
   readonly transforms: readonly TransformKind[];
   readonly shrinkage: number;
   readonly storage: Storage;
+}
+
+/** Relative latents in few bits; made by {@link RelativeSpace.codes}. */
+export interface RelativeCodes {
+  /** As of the latents; it carries the anchors' hash. */
+  readonly space: Space;
+  readonly bits: 8 | 4 | 1;
+  /** i8 `[n, ceil(dimension · bits / 8)]` */
+  readonly codes: Tensor;
 }
 
 const format = "latentwire relative space 1";
@@ -183,7 +193,8 @@ export class RelativeSpace {
    */
   async encode(x: Tensor | Latent, options: { readonly signal?: AbortSignal } = {}): Promise<Latent> {
     checkKeys("options", options, ["signal"]);
-    using rows = await this.#transform.apply(x instanceof Latent ? x.tensor() : x, options);
+    const given = x instanceof Latent ? x.tensor() : x;
+    const rows = await this.#prepare(given, options);
     const parts: Tensor[] = [];
     try {
       for (const one of this.#packed) parts.push("relative" in one ? await one.relative(rows, options) : await one.apply(rows, options));
@@ -192,7 +203,16 @@ export class RelativeSpace {
       return new Latent(this.space, "relative", await combineRows(parts, this.#facts.combine, options.signal));
     } finally {
       for (const part of parts) part.dispose();
+      if (rows !== given) rows.dispose();
     }
+  }
+
+  /** Transformed rows, or the very ones where nothing is to be done. */
+  async #prepare(x: Tensor, options: { readonly signal?: AbortSignal }): Promise<Tensor> {
+    if (this.#transform.kinds.length > 0) return this.#transform.apply(x, options);
+    const { columns } = checkMatrix("x", x);
+    if (columns !== this.inputDimension) throw invalid("the dimension of x", String(this.inputDimension), columns);
+    return x;
   }
 
   /**
@@ -203,20 +223,43 @@ export class RelativeSpace {
   async topK(x: Tensor, k: number, options: { readonly signal?: AbortSignal } = {}): Promise<TopK> {
     checkKeys("options", options, ["signal"]);
     const anchors = this.#onlyAnchors("topK");
-    using rows = await this.#transform.apply(x, options);
-    return await anchors.topK(rows, k, options);
+    const rows = await this.#prepare(x, options);
+    try {
+      return await anchors.topK(rows, k, options);
+    } finally {
+      if (rows !== x) rows.dispose();
+    }
   }
 
   /**
-   * Cosines as codes of 8, 4 or 1 bits; see {@link PackedAnchors.codes}.
+   * Rows as cosines in 8, 4 or 1 bits (see {@link PackedAnchors.codes}), with the space that they are codes of: a quarter, an eighth or a thirty-second of
+   * the bytes of {@link RelativeSpace.encode}.
    * @param x `[n, d]`
    * @throws {@link LatentError} as {@link RelativeSpace.topK}, and for similarities other than `cosine`
    */
-  async codes(x: Tensor, bits: 8 | 4 | 1, options: { readonly signal?: AbortSignal } = {}): Promise<Tensor> {
+  async codes(x: Tensor, bits: 8 | 4 | 1, options: { readonly signal?: AbortSignal } = {}): Promise<RelativeCodes> {
     checkKeys("options", options, ["signal"]);
     const anchors = this.#onlyAnchors("codes");
-    using rows = await this.#transform.apply(x, options);
-    return await anchors.codes(rows, bits, options);
+    const rows = await this.#prepare(x, options);
+    try {
+      return { space: this.space, bits, codes: await anchors.codes(rows, bits, options) };
+    } finally {
+      if (rows !== x) rows.dispose();
+    }
+  }
+
+  /**
+   * The latent that codes stand for, about: to 1/254 of 8 bits, 1/14 of 4; of 1 bit only signs are left.
+   * @throws {@link LatentError} `ERR_LATENT_SPACE_MISMATCH` (codes of other anchors or transforms), `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`,
+   * `ERR_LATENT_DISPOSED`, `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
+   */
+  async decode({ space, bits, codes }: RelativeCodes, options: { readonly signal?: AbortSignal } = {}): Promise<Latent> {
+    checkKeys("options", options, ["signal"]);
+    requireSameSpace(space, this.space, "what the codes stand for");
+    const given: unknown = codes;
+    if (!(given instanceof Tensor)) throw invalid("codes", "a Tensor of i8", given);
+    const rows = await fit(() => native().decodeCodes(given.toNative(), this.dimension, bits), options.signal);
+    return new Latent(this.space, "relative", Tensor.fromNative(rows));
   }
 
   #onlyAnchors(what: string): PackedAnchors {

@@ -66,9 +66,12 @@ export async function copyStages(stages: readonly Stage[], signal: Signal): Prom
 
 export type PackedStage = RowStage | Projection;
 
-/** Two matrices that follow each other become one product of two layers, so that what is between them is never written. */
-export async function packStages(stages: readonly Stage[], storage: Storage, signal: Signal): Promise<PackedStage[]> {
+/**
+ * Operations on rows that follow each other become one pass, and two matrices one product of two layers, so that what is between them is never written.
+ */
+export async function packStages(given: readonly Stage[], storage: Storage, signal: Signal): Promise<PackedStage[]> {
   const packed: PackedStage[] = [];
+  const stages = mergeRows(given);
   try {
     for (let i = 0; i < stages.length; i++) {
       const stage = stages[i];
@@ -87,6 +90,38 @@ export async function packStages(stages: readonly Stage[], storage: Storage, sig
     disposePacked(packed);
     throw error;
   }
+}
+
+function mergeRows(stages: readonly Stage[]): Stage[] {
+  const merged: Stage[] = [];
+  for (const stage of stages) {
+    const last = merged.at(-1);
+    const both = last?.kind === "rows" && stage.kind === "rows" ? mergeTwo(last, stage) : undefined;
+    if (both !== undefined) merged.pop();
+    merged.push(both ?? stage);
+  }
+  return merged;
+}
+
+/** One stage for two, where one can be. */
+function mergeTwo(first: RowStage, second: RowStage): RowStage | undefined {
+  if (first.unit) return undefined;
+  const moves = second.subtract !== undefined || second.multiply !== undefined;
+  if (first.add === undefined && !moves) return { ...first, unit: second.unit, add: second.add };
+  if (second.unit) return undefined;
+  // ((x - s) m + a - s') m' + a' = (x - s) m m' + (a - s') m' + a'
+  const size = [first.subtract, first.multiply, first.add, second.subtract, second.multiply, second.add].find(
+    (row) => row !== undefined,
+  )?.length;
+  const part = (row: Float32Array | undefined, i: number, otherwise: number): number => row?.[i] ?? otherwise;
+  const row = (value: (i: number) => number): Float32Array => Float32Array.from({ length: size ?? 0 }, (_, i) => value(i));
+  return {
+    kind: "rows",
+    subtract: first.subtract,
+    multiply: row((i) => part(first.multiply, i, 1) * part(second.multiply, i, 1)),
+    unit: false,
+    add: row((i) => (part(first.add, i, 0) - part(second.subtract, i, 0)) * part(second.multiply, i, 1) + part(second.add, i, 0)),
+  };
 }
 
 function layer({ weights, bias }: LinearStage): { weights: Tensor; bias?: Float32Array } {

@@ -175,7 +175,8 @@ async function fitMap(x: Tensor, y: Tensor, given: Checked, signal: AbortSignal 
 
 async function procrustesMap(x: Tensor, y: Tensor, signal: AbortSignal | undefined): Promise<Tensor> {
   using moments = await accumulateMoments({ x, y, centred: false, ...withSignal(signal) });
-  return (await moments.procrustes(withSignal(signal))).rotation;
+  const { rotation } = await moments.procrustes(withSignal(signal));
+  return rotation;
 }
 
 /** The orthogonal map of rows to the mean of the rows of y that `index` finds nearest to what they were looked up as. */
@@ -191,7 +192,7 @@ async function mapToNeighbours(
   values.dispose();
   using nearest = indices;
   using means = await averageRows(y, nearest.toTyped() as Int32Array, k, signal);
-  return procrustesMap(rows, means, signal);
+  return await procrustesMap(rows, means, signal);
 }
 
 /** Centres `[c, d]` of both sides, those next to each other that lie to the others in the same way. */

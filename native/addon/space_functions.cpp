@@ -9,9 +9,11 @@
 #include "addon/fit_objects.h"
 #include "addon/fit_result.h"
 #include "addon/kernel_input.h"
+#include "addon/tensor_object.h"
 #include "fit/retrieval.h"
 #include "fit/row_maps.h"
 #include "fit/similarity.h"
+#include "kernels/cosine.h"
 
 namespace latentwire::addon {
 namespace {
@@ -140,6 +142,25 @@ Napi::Value quantise(const Napi::CallbackInfo& call) {
   });
 }
 
+// decodeCodes(codes: i8 Tensor [n, bytes of a row], columns, bits) -> Tensor [n, columns]
+Napi::Value decode(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  const std::shared_ptr<const Tensor> codes = TensorObject::tensor_of(call[0], "codes");
+  const int64_t columns = require_int(call, 1, "columns", 1, max_int32);
+  const auto bits = static_cast<int>(require_int(call, 2, "bits", 1, 8));
+  require_matrix(env, *codes, "codes");
+  if (codes->dtype() != Dtype::i8) throw_status(env, Status::fail(Code::dtype, "codes must be i8"));
+  if (codes->shape()[1] != code_row_bytes(columns, bits))
+    throw_invalid(env, "codes of " + std::to_string(columns) + " numbers must have " + std::to_string(code_row_bytes(columns, bits)) +
+                           " bytes a row, got " + std::to_string(codes->shape()[1]));
+  return start_fit(env, [codes, columns, bits](const std::atomic<bool>& cancel) -> Job::ToValue {
+    const int64_t rows = codes->shape()[0];
+    std::shared_ptr<Tensor> out = make_rows(rows, columns);
+    check(decode_codes(static_cast<const uint8_t*>(codes->data()), rows, columns, bits, &cancel, out->f32()));
+    return tensor_value(std::move(out));
+  });
+}
+
 // Two matrices with a row for every thing.
 std::pair<RowSource, RowSource> paired(const Napi::CallbackInfo& call) {
   std::pair<RowSource, RowSource> both{row_source_of(call[0], "x"), row_source_of(call[1], "y")};
@@ -228,6 +249,7 @@ void init_spaces(Napi::Env env, Napi::Object exports) {
   exports.Set("combineRows", Napi::Function::New<combine>(env, "combineRows"));
   exports.Set("addNoise", Napi::Function::New<noise>(env, "addNoise"));
   exports.Set("quantiseRows", Napi::Function::New<quantise>(env, "quantiseRows"));
+  exports.Set("decodeCodes", Napi::Function::New<decode>(env, "decodeCodes"));
   exports.Set("pairedErrors", Napi::Function::New<errors>(env, "pairedErrors"));
   exports.Set("pairedRanks", Napi::Function::New<ranks>(env, "pairedRanks"));
   exports.Set("linearCka", Napi::Function::New<likeness<linear_cka>>(env, "linearCka"));

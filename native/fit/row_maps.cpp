@@ -9,6 +9,7 @@
 
 #include "fit/eigen.h"
 #include "fit/random.h"
+#include "kernels/cosine.h"
 #include "kernels/table.h"
 
 namespace latentwire {
@@ -195,6 +196,25 @@ Status quantise_rows(const FloatRows& x, int bits, const std::atomic<bool>* canc
     for (int64_t k = 0; k < d; k++) {
       const double code = step > 0 ? std::clamp(std::floor((in[k] + largest) / step), 0.0, levels - 1) : 0;
       out[i * d + k] = static_cast<float>((code + 0.5) * step - largest);
+    }
+  });
+}
+
+Status decode_codes(const uint8_t* codes, int64_t rows, int64_t columns, int bits, const std::atomic<bool>* cancel, float* out) {
+  if (bits != 8 && bits != 4 && bits != 1) return Status::fail(Code::invalid_argument, "codes have 8, 4 or 1 bits");
+  const int64_t row_bytes = code_row_bytes(columns, bits);
+  return for_rows(rows, cancel, [&](int64_t i) {
+    const uint8_t* in = codes + i * row_bytes;
+    float* row = out + i * columns;
+    for (int64_t j = 0; j < columns; j++) {
+      if (bits == 8) {
+        row[j] = static_cast<float>(static_cast<int8_t>(in[j])) / 127.0F;
+      } else if (bits == 4) {
+        const int code = (in[j / 2] >> (4 * (j % 2))) & 15;
+        row[j] = static_cast<float>(code < 8 ? code : code - 16) / 7.0F;
+      } else {
+        row[j] = ((in[j / 8] >> (j % 8)) & 1) != 0 ? 1.0F : -1.0F;
+      }
     }
   });
 }

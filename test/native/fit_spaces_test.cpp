@@ -372,4 +372,18 @@ TEST_CASE("rows: a quantiser is off by half a step at most") {
   CHECK(quantise_rows(rows_of(x, 33), 17, nullptr, out.data()).code == Code::invalid_argument);
 }
 
+TEST_CASE("rows: codes are read from the lowest bits on, and nothing behind a row") {
+  const std::vector<uint8_t> codes = {0x81, 0x7f, 0x00};
+  std::vector<float> out(5, 9);
+  REQUIRE(decode_codes(codes.data(), 1, 3, 8, nullptr, out.data()).ok());
+  CHECK(out == std::vector<float>{-1, 1, 0, 9, 9});
+  const std::vector<uint8_t> halves = {0x97, 0x01};  // 7, -7, 1
+  REQUIRE(decode_codes(halves.data(), 1, 3, 4, nullptr, out.data()).ok());
+  CHECK(out == std::vector<float>{1, -1, 1.0F / 7, 9, 9});
+  const std::vector<uint8_t> signs = {0x05, 0x00};
+  REQUIRE(decode_codes(signs.data(), 2, 2, 1, nullptr, out.data()).ok());
+  CHECK(out == std::vector<float>{1, -1, -1, -1, 9});
+  CHECK(decode_codes(signs.data(), 1, 2, 2, nullptr, out.data()).code == Code::invalid_argument);
+}
+
 }  // namespace latentwire

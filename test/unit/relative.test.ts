@@ -132,7 +132,8 @@ describe("cosines to anchors", () => {
     using space = await RelativeSpace.fit(x, first(5));
     const all = numbersOf(await space.encode(x));
     const { indices, values } = await space.topK(x, 1);
-    const codes = (await space.codes(x, 8)).toTyped();
+    const eight = await space.codes(x, 8);
+    const codes = eight.codes.toTyped();
     for (let i = 0; i < 12; i++) {
       const row = all.subarray(i * 5, i * 5 + 5);
       expect(at(indices.toTyped(), i)).toBe(row.indexOf(Math.max(...row)));
@@ -141,6 +142,19 @@ describe("cosines to anchors", () => {
         expect(Math.abs(at(codes, i * 5 + j) - 127 * value)).toBeLessThanOrEqual(0.501);
       });
     }
+    // a receiver in the same relative space, and one in another
+    for (const [bits, most] of [
+      [8, 0.5 / 127],
+      [4, 0.5 / 7],
+      [1, 1],
+    ] as const)
+      expect(worst(numbersOf(await space.decode(await space.codes(x, bits))), all)).toBeLessThan(most + 1e-6);
+    const signs = numbersOf(await space.decode(await space.codes(x, 1)));
+    expect(signs).toEqual(all.map((value) => (value >= 0 ? 1 : -1)));
+    using other = await RelativeSpace.fit(x, first(6));
+    expect(await codeOf(() => other.decode(eight))).toBe("ERR_LATENT_SPACE_MISMATCH");
+    expect(await codeOf(() => space.decode({ ...eight, bits: 4 }))).toBe(bad);
+    expect(await codeOf(() => space.decode({ ...eight, codes: x }))).toBe("ERR_LATENT_DTYPE");
     using distances = await RelativeSpace.fit(x, first(5), { similarity: "euclidean" });
     expect(await codeOf(() => distances.codes(x, 8))).toBe(bad);
     using basis = await RelativeSpace.fit(x, first(5), { similarity: "basis" });

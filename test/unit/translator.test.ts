@@ -513,6 +513,24 @@ describe("a hub", () => {
     expect(hub.names).toEqual(["a", "b", "c", "late"]);
   });
 
+  it("is put together again from maps that were saved", async () => {
+    using hub = await SpaceHub.fit({ spaces });
+    const load = async (name: string): Promise<{ into: Translator; outOf: Translator }> => {
+      await hub.into(name).save(file("into"));
+      await hub.outOf(name).save(file("out"));
+      return { into: await Translator.load(file("into")), outOf: await Translator.load(file("out")) };
+    };
+    const leaves = { a: await load("a"), c: await load("c") };
+    using again = SpaceHub.of(leaves);
+    expect(again).toMatchObject({ dimension: hub.dimension, names: ["a", "c"] });
+    using before = await hub.translator("a", "c");
+    using after = await again.translator("a", "c");
+    expect(await translated(after, base)).toEqual(await translated(before, base));
+    expect(await codeOf(() => SpaceHub.of({}))).toBe(bad);
+    expect(await codeOf(() => SpaceHub.of({ a: { into: leaves.a.into, outOf: leaves.c.outOf } }))).toBe(bad);
+    expect(await codeOf(() => SpaceHub.of({ a: { into: leaves.a.into } } as never))).toBe(bad);
+  });
+
   it("is not fitted on one space, or rows of other things", async () => {
     expect(await codeOf(() => SpaceHub.fit({ spaces: { a: spaces.a } }))).toBe(bad);
     expect(await codeOf(() => SpaceHub.fit({ spaces: { a: spaces.a, b: tensorOf(base.slice(1)) } }))).toBe(bad);
