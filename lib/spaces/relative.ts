@@ -10,7 +10,7 @@ import { withSignal } from "../jobs.js";
 import { packAnchors, type PackedAnchors, type Similarity, type TopK } from "../kernels/anchors.js";
 import { checkStorage, type Storage } from "../kernels/input.js";
 import { packProjection, type Projection } from "../kernels/projection.js";
-import { readSafetensors, writeSafetensors } from "../files/safetensors.js";
+import { readSealed, unsound, writeSealed } from "../files/sealed.js";
 import { native } from "../native.js";
 import { Tensor } from "../tensor.js";
 import { AnchorSet, type AnchorSetJson } from "./anchors.js";
@@ -282,12 +282,10 @@ export class RelativeSpace {
     });
     const facts = JSON.stringify({ ...this.#facts, inputDimension: this.inputDimension });
     const metadata = new Map([
-      ["format", format],
       ["facts", facts],
       ["anchors", JSON.stringify(this.anchors)],
-      ["hash", this.anchors.hash],
     ]);
-    await writeSafetensors(path, tensors, metadata);
+    await writeSealed(path, format, tensors, metadata);
   }
 
   /**
@@ -297,7 +295,7 @@ export class RelativeSpace {
    */
   static async load(path: string, options: { readonly signal?: AbortSignal } = {}): Promise<RelativeSpace> {
     checkKeys("options", options, ["signal"]);
-    const { tensors, metadata } = await readSafetensors(path);
+    const { tensors, metadata } = await readSealed(path, format);
     const { anchors, facts, inputDimension } = parseFacts(path, metadata);
     const transform = restoreTransform(facts.transforms, inputDimension, tensors, "transform");
     const operands = facts.similarity.map((similarity, i) => restoreOperand(path, similarity, tensors, i, anchors.count, inputDimension));
@@ -378,13 +376,9 @@ async function fitOperand(
 }
 
 function parseFacts(path: string, metadata: ReadonlyMap<string, string>): { anchors: AnchorSet; facts: Facts; inputDimension: number } {
-  const fail = (reason: string, cause?: unknown): LatentError =>
-    new LatentError("ERR_LATENT_FILE_FORMAT", `${path}: ${reason}`, cause === undefined ? {} : { cause });
-  if (metadata.get("format") !== format) throw fail(`it is not a ${format}`);
   try {
     const given = JSON.parse(metadata.get("facts") ?? "") as Facts & { readonly inputDimension: number };
     const anchors = AnchorSet.fromJSON(JSON.parse(metadata.get("anchors") ?? "") as AnchorSetJson);
-    if (anchors.hash !== metadata.get("hash")) throw fail("the hash is not that of its anchors");
     const facts: Facts = {
       similarity: checkList(given.similarity).map((one) => checkOneOf("similarity", one, similarities)),
       combine: checkOneOf("combine", given.combine, ["concat", "sum", "mean"]),
@@ -394,8 +388,7 @@ function parseFacts(path: string, metadata: ReadonlyMap<string, string>): { anch
     };
     return { anchors, facts, inputDimension: checkNumber("inputDimension", given.inputDimension, 1, 2 ** 31) };
   } catch (cause) {
-    if (LatentError.isInstance(cause) && cause.code === "ERR_LATENT_FILE_FORMAT") throw cause;
-    throw fail(`its facts are unsound: ${cause instanceof Error ? cause.message : String(cause)}`, cause);
+    throw unsound(path, cause);
   }
 }
 

@@ -1,7 +1,8 @@
 // Translators as safetensors files: the matrices by name, the card and the order of the stages in the metadata. A file from a stranger is checked until
 // every matrix meets the next.
 import { LatentError } from "../errors.js";
-import { readSafetensors, writeSafetensors } from "../files/safetensors.js";
+import { damaged } from "../files/bytes.js";
+import { readSealed, unsound, writeSealed } from "../files/sealed.js";
 import { checkArray, checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf, checkString, fallback } from "../check.js";
 import { checkStorage } from "../kernels/input.js";
 import { Tensor } from "../tensor.js";
@@ -39,21 +40,17 @@ export async function writeTranslator(
     return { kind: "linear", activation: stage.activation, orthogonal: stage.orthogonal };
   });
   const metadata = new Map([
-    ["format", format],
     ["card", JSON.stringify(card)],
     ["stages", JSON.stringify(facts)],
   ]);
   if (symbols !== undefined) metadata.set("symbols", String(symbols));
-  await writeSafetensors(path, tensors, metadata);
+  await writeSealed(path, format, tensors, metadata);
 }
 
 export async function readTranslator(
   path: string,
 ): Promise<{ readonly card: TranslatorCard; readonly stages: Stage[]; readonly symbols: number | undefined }> {
-  const { tensors, metadata } = await readSafetensors(path);
-  const fail = (reason: string, cause?: unknown): LatentError =>
-    new LatentError("ERR_LATENT_FILE_FORMAT", `${path}: ${reason}`, cause === undefined ? {} : { cause });
-  if (metadata.get("format") !== format) throw fail(`it is not a ${format}`);
+  const { tensors, metadata } = await readSealed(path, format);
   try {
     const card = checkCard(JSON.parse(metadata.get("card") ?? ""));
     const facts: unknown = JSON.parse(metadata.get("stages") ?? "");
@@ -63,13 +60,14 @@ export async function readTranslator(
       stages.push(restoreStage(stage, i, dimension, tensors));
       dimension = stageOutput(stages[i], dimension);
     }
-    if (dimension !== card.dimensions[1]) throw fail(`its last stage makes ${dimension} dimensions, the card says ${card.dimensions[1]}`);
+    if (dimension !== card.dimensions[1])
+      throw damaged(path, `its last stage makes ${dimension} dimensions, the card says ${card.dimensions[1]}`);
     const given = metadata.get("symbols");
     const symbols = given === undefined ? undefined : checkInteger("symbols", Number(given), 1, stages.length - 1);
     return { card, stages, symbols };
   } catch (cause) {
     if (LatentError.isInstance(cause) && cause.code === "ERR_LATENT_FILE_FORMAT") throw cause;
-    throw fail(`it is unsound: ${cause instanceof Error ? cause.message : String(cause)}`, cause);
+    throw unsound(path, cause);
   }
 }
 
