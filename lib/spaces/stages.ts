@@ -137,8 +137,11 @@ export async function runPacked(packed: readonly PackedStage[], x: Tensor, signa
   let rows: Tensor | undefined;
   for (const one of packed) {
     const last: Tensor = rows ?? x;
-    rows = "apply" in one ? await one.apply(last, withSignal(signal)) : await mapRows(last, one, signal);
-    if (last !== x) last.dispose();
+    try {
+      rows = "apply" in one ? await one.apply(last, withSignal(signal)) : await mapRows(last, one, signal);
+    } finally {
+      if (last !== x) last.dispose();
+    }
   }
   return rows ?? mapRows(x, { unit: false }, signal);
 }

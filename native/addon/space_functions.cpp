@@ -184,6 +184,19 @@ Napi::Value errors(const Napi::CallbackInfo& call) {
   });
 }
 
+// lpDistances(x [n, d], anchors [m, d], p) -> Tensor [n, m]
+Napi::Value distances(const Napi::CallbackInfo& call) {
+  RowSource x = row_source_of(call[0], "x");
+  RowSource anchors = row_source_of(call[1], "anchors");
+  const double p = require_number(call, 2, "p", 1);
+  return start_fit(call.Env(), [x = std::move(x), anchors = std::move(anchors), p](const std::atomic<bool>& cancel) -> Job::ToValue {
+    std::shared_ptr<Tensor> copies[2];
+    std::shared_ptr<Tensor> out = make_rows(x.rows, anchors.rows);
+    check(lp_distances(hold_rows(x, cancel, &copies[0]), hold_rows(anchors, cancel, &copies[1]), p, &cancel, out->f32()));
+    return tensor_value(std::move(out));
+  });
+}
+
 // pairedRanks(queries [n, d], candidates [n, d]) -> Int32Array [n]
 Napi::Value ranks(const Napi::CallbackInfo& call) {
   std::pair<RowSource, RowSource> both = paired(call);
@@ -249,6 +262,7 @@ void init_spaces(Napi::Env env, Napi::Object exports) {
   exports.Set("combineRows", Napi::Function::New<combine>(env, "combineRows"));
   exports.Set("addNoise", Napi::Function::New<noise>(env, "addNoise"));
   exports.Set("quantiseRows", Napi::Function::New<quantise>(env, "quantiseRows"));
+  exports.Set("lpDistances", Napi::Function::New<distances>(env, "lpDistances"));
   exports.Set("decodeCodes", Napi::Function::New<decode>(env, "decodeCodes"));
   exports.Set("pairedErrors", Napi::Function::New<errors>(env, "pairedErrors"));
   exports.Set("pairedRanks", Napi::Function::New<ranks>(env, "pairedRanks"));

@@ -200,6 +200,29 @@ Status quantise_rows(const FloatRows& x, int bits, const std::atomic<bool>* canc
   });
 }
 
+Status lp_distances(const FloatRows& x, const FloatRows& anchors, double p, const std::atomic<bool>* cancel, float* out) {
+  if (!(p >= 1) || !std::isfinite(p)) return Status::fail(Code::invalid_argument, "p must be a number of 1 or more");
+  if (x.columns != anchors.columns) return Status::fail(Code::invalid_argument, "rows and anchors must have the same dimension");
+  for (const FloatRows* rows : {&x, &anchors}) {
+    if (Status status = check(*rows); !status.ok()) return status;
+  }
+  const int64_t d = x.columns;
+  const Status status = for_rows(x.rows, cancel, [&](int64_t i) {
+    for (int64_t j = 0; j < anchors.rows; j++) {
+      const float* a = x.data + i * d;
+      const float* b = anchors.data + j * d;
+      // powers of numbers up to 1 neither overflow nor vanish all together
+      double largest = 0;
+      for (int64_t k = 0; k < d; k++) largest = std::max(largest, std::abs(static_cast<double>(a[k]) - static_cast<double>(b[k])));
+      double sum = 0;
+      for (int64_t k = 0; k < d && largest > 0; k++)
+        sum += std::pow(std::abs(static_cast<double>(a[k]) - static_cast<double>(b[k])) / largest, p);
+      out[i * anchors.rows + j] = static_cast<float>(largest * std::pow(sum, 1 / p));
+    }
+  });
+  return status.ok() ? check_result(out, x.rows, anchors.rows) : status;
+}
+
 Status decode_codes(const uint8_t* codes, int64_t rows, int64_t columns, int bits, const std::atomic<bool>* cancel, float* out) {
   if (bits != 8 && bits != 4 && bits != 1) return Status::fail(Code::invalid_argument, "codes have 8, 4 or 1 bits");
   const int64_t row_bytes = code_row_bytes(columns, bits);

@@ -48,6 +48,10 @@ Status add_noise(const FloatRows& x, double snr, uint64_t seed, const std::atomi
 // than half a step, m / 2^bits. 1 <= bits <= 16.
 Status quantise_rows(const FloatRows& x, int bits, const std::atomic<bool>* cancel, float* out);
 
+// (sum |x_k - a_k|^p)^(1/p) of every row x [n, d] and anchor a [m, d], p >= 1 and finite, in f64: for the powers that no kernel is made
+// for. out: [n, m]
+Status lp_distances(const FloatRows& x, const FloatRows& anchors, double p, const std::atomic<bool>* cancel, float* out);
+
 // The cosines that relative_codes has rounded to 8, 4 or 1 bits, about: code / 127, code / 7, or 1 and -1. codes: [rows, code_row_bytes],
 // out: [rows, columns].
 Status decode_codes(const uint8_t* codes, int64_t rows, int64_t columns, int bits, const std::atomic<bool>* cancel, float* out);

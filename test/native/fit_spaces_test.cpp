@@ -386,4 +386,28 @@ TEST_CASE("rows: codes are read from the lowest bits on, and nothing behind a ro
   CHECK(decode_codes(signs.data(), 1, 2, 2, nullptr, out.data()).code == Code::invalid_argument);
 }
 
+TEST_CASE("rows: Lp distances, also of numbers whose powers f64 does not hold") {
+  Numbers numbers(12);
+  const std::vector<float> x = numbers.normals(7 * 5), a = numbers.normals(4 * 5);
+  std::vector<float> out(28);
+  for (const double p : {1.0, 1.5, 2.0, 3.0, 40.0}) {
+    REQUIRE(lp_distances(rows_of(x, 5), rows_of(a, 5), p, nullptr, out.data()).ok());
+    for (size_t i = 0; i < 7; i++) {
+      for (size_t j = 0; j < 4; j++) {
+        double sum = 0;
+        for (size_t k = 0; k < 5; k++) sum += std::pow(std::abs(static_cast<double>(x[i * 5 + k]) - a[j * 5 + k]), p);
+        CHECK(out[i * 4 + j] == doctest::Approx(std::pow(sum, 1 / p)).epsilon(1e-6));
+      }
+    }
+  }
+  const std::vector<float> far = {3e30F, 3e30F}, zero = {0, 0};
+  REQUIRE(lp_distances(rows_of(far, 2), rows_of(zero, 2), 20, nullptr, out.data()).ok());
+  CHECK(out[0] == doctest::Approx(3e30 * std::pow(2.0, 0.05)));
+  REQUIRE(lp_distances(rows_of(far, 2), rows_of(far, 2), 3, nullptr, out.data()).ok());
+  CHECK(out[0] == 0);
+  for (const double p : {0.5, static_cast<double>(NAN), static_cast<double>(INFINITY)})
+    CHECK(lp_distances(rows_of(x, 5), rows_of(a, 5), p, nullptr, out.data()).code == Code::invalid_argument);
+  CHECK(lp_distances(rows_of(x, 5), rows_of(zero, 2), 2, nullptr, out.data()).code == Code::invalid_argument);
+}
+
 }  // namespace latentwire

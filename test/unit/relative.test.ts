@@ -224,6 +224,24 @@ describe("other similarities", () => {
     expect(worst(await relative(moved(rows, orthogonal(12, 3)), 9, { similarity: "l1" }), before)).toBeGreaterThan(0.5);
   });
 
+  it("lp is its definition for every p, and l1 and euclidean are two of them", async () => {
+    for (const p of [1, 1.7, 2, 4]) {
+      const expected = each((x, a) => minus(x, a).reduce((sum, value) => sum + Math.abs(value) ** p, 0) ** (1 / p));
+      expect(worst(await relative(rows, 9, { similarity: "lp", p }), expected)).toBeLessThan(1e-5);
+    }
+    using x = tensorOf(rows);
+    for (const options of [{ similarity: "lp" }, { similarity: "lp", p: 0.5 }, { similarity: "l1", p: 1 }] as const)
+      expect(await codeOf(() => RelativeSpace.fit(x, first(9), options))).toBe(bad);
+    using three = await RelativeSpace.fit(x, first(9), { similarity: "lp", p: 3 });
+    using four = await RelativeSpace.fit(x, first(9), { similarity: "lp", p: 4 });
+    expect(three.space.id).not.toBe(four.space.id);
+    expect(await codeOf(() => three.topK(x, 1))).toBe(bad);
+    await three.save(path.join(folder, "lp.safetensors"));
+    using again = await RelativeSpace.load(path.join(folder, "lp.safetensors"));
+    expect(again.space).toEqual(three.space);
+    expect(numbersOf(await again.encode(x))).toEqual(numbersOf(await three.encode(x)));
+  });
+
   it("basis stays under invertible maps, and gives back what the anchors span (13)", async () => {
     const before = await relative(rows, 9, { similarity: "basis" });
     const coefficients = rows.map((_, i) => [...before.subarray(i * 9, i * 9 + 9)]);
