@@ -88,7 +88,11 @@ async function attempt(method: string, run: () => Promise<Line>): Promise<Line> 
   try {
     return await run();
   } catch (error) {
-    if (!LatentError.isInstance(error) || !["ERR_LATENT_ILL_CONDITIONED", "ERR_LATENT_NON_FINITE"].includes(error.code)) throw error;
+    if (
+      !LatentError.isInstance(error) ||
+      !["ERR_LATENT_ILL_CONDITIONED", "ERR_LATENT_NON_FINITE", "ERR_LATENT_OUT_OF_MEMORY"].includes(error.code)
+    )
+      throw error;
     return { method, anchors: null, heldOut: null, null: null, verdict: "unusable", error: error.code };
   }
 }

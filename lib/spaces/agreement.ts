@@ -15,7 +15,7 @@ import { splitPairs } from "./translator.js";
 export interface RelativeAgreementOptions {
   /** Rows that tell the same things, from `[n, dx]` and to `[n, dy]`; n from 8. */
   readonly pairs: { readonly from: Tensor; readonly to: Tensor };
-  /** Pairs that are anchors, drawn from those that are not kept apart. Default all of these. */
+  /** Pairs that are anchors, drawn from those that are not kept apart. Default twice the larger dimension, or all of them. */
   readonly anchors?: number;
   /** Default `cosine`. */
   readonly similarity?: RelativeSimilarity;
@@ -48,13 +48,15 @@ export async function relativeAgreement(options: RelativeAgreementOptions): Prom
   checkKeys("options", options, ["pairs", "anchors", "similarity", "transforms", "shrinkage", "holdout", "seed", "signal"]);
   checkKeys("pairs", options.pairs, ["from", "to"]);
   const { from, to } = options.pairs;
-  const { rows } = checkMatrix("pairs.from", from);
-  checkCount("pairs.to", "rows", checkMatrix("pairs.to", to).rows, rows);
+  const [x, y] = [checkMatrix("pairs.from", from), checkMatrix("pairs.to", to)];
+  const { rows } = x;
+  checkCount("pairs.to", "rows", y.rows, rows);
   checkInteger("the number of pairs", rows, 8, 2 ** 31);
   const seed = checkSeed(fallback(options.seed, 0));
   const holdout = checkNumber("holdout", fallback(options.holdout, 0.2), Number.EPSILON, 1 - Number.EPSILON);
   const anchors = options.anchors === undefined ? undefined : checkInteger("anchors", options.anchors, 1, rows);
-  const split = splitPairs(rows, holdout, anchors, seed);
+  const standard = Math.min(2 * Math.max(x.columns, y.columns), splitPairs(rows, holdout, undefined, seed).fit.length);
+  const split = splitPairs(rows, holdout, fallback(anchors, standard), seed);
   const shuffled = new SeededDraws(seed).sample(range(split.fit.length), split.fit.length).map((i) => split.fit[i] ?? 0);
   using own = await encodeHeldOut(from, split.fit, split.heldOut, options);
   using theirs = await encodeHeldOut(to, split.fit, split.heldOut, options);

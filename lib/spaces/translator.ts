@@ -62,7 +62,7 @@ export interface FitTranslatorOptions {
   readonly method?: TranslatorMethod | "auto";
   /** How many pairs to fit on at most, drawn from those that are not kept apart. Default all. */
   readonly anchors?: number;
-  /** Share of the pairs that are kept apart for the report, above 0 and below 1. Default 0.2. */
+  /** Share of the pairs that are kept apart for the report, above 0 and below 1, at most 10000 of them. Default 0.2. */
   readonly holdout?: number;
   /** Of the split, of the draws and of the shuffled pairs; an integer from 0 to 2⁵³ - 1. Default 0. */
   readonly seed?: number;
@@ -446,10 +446,13 @@ interface Split {
   readonly heldOut: Int32Array;
 }
 
+// every one is compared with every other
+const mostHeldOut = 10_000;
+
 /** A seeded split; `anchors` are drawn from the part for the fit only. */
 export function splitPairs(n: number, holdout: number, anchors: number | undefined, seed: number): Split {
   const order = new SeededDraws(seed).sample(range(n), n);
-  const held = Math.min(Math.max(Math.round(n * holdout), 2), n - 4);
+  const held = Math.min(Math.max(Math.round(n * holdout), 2), n - 4, mostHeldOut);
   const rest = order.slice(held);
   if (anchors !== undefined && anchors > rest.length)
     throw new LatentError(

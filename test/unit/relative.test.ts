@@ -543,6 +543,11 @@ describe("two agents", () => {
     expect(found).toMatchObject({ anchors: 10, verdict: "good" });
     expect(found.heldOut.retrieval1).toBe(1);
     expect(found.null.retrieval1).toBeLessThan(0.6);
+    expect((await relativeAgreement({ pairs: { from: tensorOf(rows), to: tensorOf(other) } })).anchors).toBe(32);
+    for (const options of [{ anchors: 41 }, { anchors: 0 }, { holdout: 1 }, { similarity: "dot" }, { method: "ridge" }])
+      expect(await codeOf(() => relativeAgreement({ pairs: { from: tensorOf(rows), to: tensorOf(other) }, ...options } as never))).toBe(
+        bad,
+      );
     const unrelated = tensorOf(randomRows(50, 16, 99));
     expect((await relativeAgreement({ pairs: { from: tensorOf(rows), to: unrelated } })).verdict).toBe("unusable");
   });

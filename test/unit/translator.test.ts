@@ -99,6 +99,15 @@ describe("planted maps", () => {
     );
   });
 
+  it("Procrustes one way is the inverse of the other way, on noisy rows too (17)", async () => {
+    const { from, to } = planted(80, 7, 7, 2, 0.5);
+    const method = "procrustes-standardised";
+    using there = await Translator.fit({ pairs: pairsOf(from, to), method });
+    using back = await Translator.fit({ pairs: pairsOf(to, from), method });
+    using inverse = await there.inverse();
+    expect(worst((await translated(inverse, to)).flat(), (await translated(back, to)).flat())).toBeLessThan(2e-5);
+  });
+
   it("rotationOnly refuses reflections, and with them a mirrored space (16)", async () => {
     const from = randomRows(60, 3, 1);
     const to = from.map(([a = 0, b = 0, c = 0]) => [-a, b, c]);
