@@ -48,6 +48,10 @@ const ownHints = {
   ERR_LATENT_KV_STALLED: "The other side stayed silent or took too long; try again, give it more time, or pass text.",
   ERR_LATENT_KV_DISK_FULL: "Make room or allow more `diskBytes`; until then the store serves what it holds, and puts nothing on disk.",
   ERR_LATENT_PACKAGE_MISSING: "Install the package that the message names, or leave out the option that needs it.",
+  ERR_LATENT_FILE_FORMAT: "The file is damaged, cut short or of a kind that is not read; write it again, in C order, little-endian.",
+  ERR_LATENT_ILL_CONDITIONED:
+    "The rows do not determine the map: take more pairs, far fewer anchors than dimensions, or give a ridge or `rcond`.",
+  ERR_LATENT_TRANSLATOR_WEAK: "Take more pairs, or another method, or pass text; `onWeak` lets the translator be made all the same.",
   ERR_LATENT_MODEL_DIGEST: "The model file is not the one that the manifest names; download it again.",
 } as const;
 

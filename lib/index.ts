@@ -74,6 +74,40 @@ export { EmpiricalDistribution } from "./fits/distribution.js";
 export type { RowDistance, RowSource } from "./fits/input.js";
 export { Latent, type LatentKind, type LatentReference } from "./spaces/latent.js";
 export type { Space } from "./spaces/space.js";
+export { AnchorSet, selectAnchors, type AnchorSetJson, type SelectAnchorsOptions } from "./spaces/anchors.js";
+export { fitTransform, RowTransform, type TransformKind } from "./spaces/transforms.js";
+export { relativeMismatch, RelativeSpace, type RelativeCodes, type RelativeOptions, type RelativeSimilarity } from "./spaces/relative.js";
+export { relativeAgreement, type RelativeAgreement, type RelativeAgreementOptions } from "./spaces/agreement.js";
+export { Translator, type FitProgress, type FitTranslatorOptions, type TranslatorCard } from "./spaces/translator.js";
+export type { TranslatorMethod } from "./spaces/methods.js";
+export type { HeldOutQuality, TranslatorReport, Trial, Verdict } from "./spaces/report.js";
+export { fitUnsupervised, type UnsupervisedOptions } from "./spaces/unsupervised.js";
+export { importProjector, type ImportProjectorOptions, type ProjectorLayer } from "./spaces/projector.js";
+export { compressMaps, SpaceHub, type CompressedMaps, type SpaceHubOptions } from "./spaces/hub.js";
+export { addNoise, quantiseRows, type NoisyRows } from "./spaces/channel.js";
+export {
+  anchorCoverage,
+  canonicalCorrelations,
+  cknna,
+  jaccard,
+  linearCka,
+  mutualKnn,
+  predictionError,
+  procrustesDistance,
+  rbfCka,
+  retrieval,
+  spectrum,
+  svcca,
+  unbiasedCka,
+  type CanonicalOptions,
+  type MeasureOptions,
+  type PredictionError,
+  type Retrieval,
+  type RetrievalOptions,
+  type Spectrum,
+} from "./spaces/metrics.js";
+export { parseNpy, readNpy, writeNpy } from "./files/npy.js";
+export { parseSafetensors, readSafetensors, writeSafetensors, type Safetensors } from "./files/safetensors.js";
 export { loadModel, Model, type LoadModelOptions, type LoadProgress, type ModelInfo, type PoolOptions } from "./models/model.js";
 export { bundledModel } from "./models/bundled.js";
 export { loadRuntime, type RuntimeInfo } from "./models/runtime.js";

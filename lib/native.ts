@@ -7,6 +7,7 @@ import type { NativeEngineModule } from "./native-engine.js";
 import type { NativeFitsModule } from "./native-fits.js";
 import type { NativeKernelsModule } from "./native-kernels.js";
 import type { NativeKvModule } from "./native-kv.js";
+import type { NativeSpacesModule } from "./native-spaces.js";
 
 export type NativeDtype = "f32" | "f16" | "bf16" | "i8" | "i32";
 
@@ -41,7 +42,7 @@ export interface NativeDiagnostics {
   probe(): { gflops: number; readGBs: number };
 }
 
-export interface NativeModule extends NativeEngineModule, NativeFitsModule, NativeKernelsModule, NativeKvModule {
+export interface NativeModule extends NativeEngineModule, NativeFitsModule, NativeKernelsModule, NativeKvModule, NativeSpacesModule {
   readonly version: string;
   /** `data` is copied and must have exactly the size of the shape; without it the tensor is zero. */
   readonly Tensor: new (dtype: NativeDtype, shape: readonly number[], data?: NativeArray | DataView) => NativeTensor;

@@ -69,7 +69,10 @@
       "native/fit/logistic.cpp",
       "native/fit/procrustes.cpp",
       "native/fit/quantiles.cpp",
-      "native/fit/ridge.cpp"
+      "native/fit/retrieval.cpp",
+      "native/fit/ridge.cpp",
+      "native/fit/row_maps.cpp",
+      "native/fit/similarity.cpp"
     ],
     "engine_sources": [
       "native/engine/cache_proof.cpp",
@@ -110,6 +113,7 @@
       "native/addon/projection_object.cpp",
       "native/addon/row_fits.cpp",
       "native/addon/sequence_object.cpp",
+      "native/addon/space_functions.cpp",
       "native/addon/stats_functions.cpp",
       "native/addon/tensor_object.cpp",
       "native/addon/thought_object.cpp",

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // The command line: one file a command. Data goes to stdout, progress and messages to stderr.
-// Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no usable alignment, 130 interrupted.
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
@@ -8,11 +8,14 @@ import { LatentError } from "../errors.js";
 import { kvCodecNames } from "../kv/codec.js";
 import { kvFormats, type KvFormat } from "../kv/handle.js";
 import { packageRoot } from "../native.js";
+import { translatorMethods, type TranslatorMethod } from "../spaces/methods.js";
+import { align } from "./align.js";
 import { demo } from "./demo.js";
 import { doctor } from "./doctor.js";
 import { inspect } from "./inspect.js";
 import { quality } from "./kv-quality.js";
 import { run } from "./run.js";
+import { similarity } from "./similarity.js";
 import { Output, type GlobalOptions } from "./output.js";
 
 const interrupted = new AbortController();
@@ -26,7 +29,7 @@ function command<Options extends object>(
   program: Command,
   name: string,
   description: string,
-  action: Action<Options & { argument?: string }>,
+  action: Action<Options & { argument?: string; operands: readonly string[] }>,
 ): Command {
   return program
     .command(name)
@@ -34,14 +37,26 @@ function command<Options extends object>(
     .action(async (...args: unknown[]) => {
       const self = args.at(-1) as Command;
       const options = self.optsWithGlobals<Options & GlobalOptions>();
-      const argument = self.args[0];
-      await action(new Output(options), argument === undefined ? options : { ...options, argument }, interrupted.signal);
+      const operands = self.args;
+      const [argument] = operands;
+      await action(new Output(options), { ...options, operands, ...(argument !== undefined && { argument }) }, interrupted.signal);
     });
 }
 
 function medium(value: string): "kv" | "latent" | "text" {
   if (value !== "kv" && value !== "latent" && value !== "text") throw new InvalidArgumentError("It is kv, latent or text.");
   return value;
+}
+
+function method(value: string): TranslatorMethod | "auto" | "all" {
+  const found = (["auto", "all", ...translatorMethods] as const).find((known) => known === value);
+  if (found === undefined) throw new InvalidArgumentError(`It is auto, all, ${translatorMethods.join(", ")}.`);
+  return found;
+}
+
+function count(value: string): number {
+  if (!/^\d{1,15}$/.test(value)) throw new InvalidArgumentError("It is an integer of 0 or more.");
+  return Number(value);
 }
 
 function formats(value: string): readonly KvFormat[] {
@@ -93,6 +108,15 @@ function build(): Command {
     .option("--codec <list>", `comma-separated: ${kvCodecNames.join(", ")}, kvtc:BITS a number, kvtc:FILE`, codecs)
     .option("--calibration <file>", "text that kvtc:BITS is fitted to; take another one than --text")
     .option("--save <file>", "save what was fitted, for kvtc:FILE and Kvtc.load");
+  command(program, "align", "fit a translator between two spaces, and what it is worth against chance; exits with 3 if nothing", align)
+    .requiredOption("--pairs <files...>", "two files of rows, .npy or .safetensors[#tensor], that tell the same things in two spaces")
+    .option("--method <method>", `auto, all, ${translatorMethods.join(", ")}`, method, "auto")
+    .option("--anchors <count>", "how many pairs to fit on (default: all that are not kept apart)", count)
+    .option("--seed <seed>", "of the split and the draws", count, 0)
+    .option("--out <file>", "write the translator there, as safetensors");
+  command(program, "similarity", "every measure of how alike two spaces are", similarity)
+    .argument("<a>", "rows of A, .npy or .safetensors[#tensor]")
+    .argument("<b>", "rows of B, the same things");
   command(program, "inspect", "facts of a model file", inspect).argument("<model>", "a GGUF file");
   return program;
 }

@@ -9,9 +9,10 @@ import { checkStorage, nativeRows, output, rowCount, settled, type Rows, type St
 
 /**
  * `cosine`: ⟨x, a⟩ / (|x| |a|), 0 for a zero vector. `angular`: arccos(cosine) / π, a distance from 0 to 1. `inner`: ⟨x, a⟩. `squared-euclidean`:
- * |x - a|². `l1`: Σ |xₖ - aₖ|, the Manhattan distance.
+ * |x - a|². `euclidean`: |x - a|, whose rounding near 0 is the root of that of the square, about 3e-4 of the length of x. `l1`: Σ |xₖ - aₖ|, the
+ * Manhattan distance.
  */
-export type Similarity = "cosine" | "angular" | "inner" | "squared-euclidean" | "l1";
+export type Similarity = "cosine" | "angular" | "inner" | "squared-euclidean" | "euclidean" | "l1";
 
 /** The map x → (x - mean) whiten: what {@link Moments.whitening} finds, or another. */
 export interface AnchorWhitening {
@@ -42,7 +43,7 @@ export interface PackAnchorsOptions {
   readonly signal?: AbortSignal;
 }
 
-const similarities = ["cosine", "angular", "inner", "squared-euclidean", "l1"] as const;
+const similarities = ["cosine", "angular", "inner", "squared-euclidean", "euclidean", "l1"] as const;
 
 /**
  * Prepares anchors for {@link PackedAnchors.relative}: normalised, converted and laid out once, so that no call does it again.

@@ -6,22 +6,22 @@ import { LatentError } from "../errors.js";
 export interface Space {
   /** Digest of all the other fields, hex. */
   readonly id: string;
-  /** SHA-256 of the model file, hex. */
+  /** SHA-256 of the model file, hex. Of a relative space that of its anchors' identities, which models share. */
   readonly weights: string;
-  /** `embeds`: rows as the first layer reads them. `hidden`: states after the final norm. */
-  readonly layer: "embeds" | "hidden";
+  /** `embeds`: rows as the first layer reads them. `hidden`: states after the final norm. `relative`: similarities to anchors. */
+  readonly layer: "embeds" | "hidden" | "relative";
   readonly dimension: number;
   /** Position scheme, e.g. `neox/none`. */
   readonly positions: string;
-  /** What rows are scaled to, e.g. `norm 3.75`. */
+  /** What rows are scaled to, e.g. `norm 3.75`. Of a relative space the similarity and what is done to rows before it. */
   readonly normalisation: string;
 }
 
-export function makeSpace(facts: Omit<Space, "id">): Space {
+export function makeSpace({ weights, layer, dimension, positions, normalisation }: Omit<Space, "id">): Space {
   const id = createHash("sha256")
-    .update(JSON.stringify([facts.weights, facts.layer, facts.dimension, facts.positions, facts.normalisation]))
+    .update(JSON.stringify([weights, layer, dimension, positions, normalisation]))
     .digest("hex");
-  return Object.freeze({ id, ...facts });
+  return Object.freeze({ id, weights, layer, dimension, positions, normalisation });
 }
 
 /**
@@ -31,7 +31,9 @@ export function makeSpace(facts: Omit<Space, "id">): Space {
 export function requireSameSpace(have: Space, want: Space, what: string): void {
   if (have.id === want.id) return;
   const difference = (["weights", "layer", "dimension", "positions", "normalisation"] as const).find((key) => have[key] !== want[key]);
-  throw new LatentError("ERR_LATENT_SPACE_MISMATCH", `${what} lives in another space: ${difference ?? "id"} differs`, {
+  const anchors = difference === "weights" && have.layer === "relative" && want.layer === "relative";
+  const name = anchors ? "the set of anchors" : (difference ?? "id");
+  throw new LatentError("ERR_LATENT_SPACE_MISMATCH", `${what} lives in another space: ${name} differs`, {
     details: { have, want },
   });
 }

@@ -41,6 +41,7 @@ class AnchorsObject : public OperandObject<AnchorsObject, PackedAnchors> {
                                                    {"angular", Similarity::angular},
                                                    {"inner", Similarity::inner},
                                                    {"squared-euclidean", Similarity::squared_euclidean},
+                                                   {"euclidean", Similarity::euclidean},
                                                    {"l1", Similarity::l1}});
     options.storage = storage_field(given);
     const auto map = tensor_field(given, "whiten");

@@ -7,6 +7,7 @@ void init_fits(Napi::Env env, Napi::Object exports) {
   init_distribution(env, exports);
   init_linear_fits(env, exports);
   init_row_fits(env, exports);
+  init_spaces(env, exports);
 }
 
 }  // namespace latentwire::addon

@@ -12,5 +12,6 @@ void init_moments(Napi::Env env, Napi::Object exports);
 void init_distribution(Napi::Env env, Napi::Object exports);
 void init_linear_fits(Napi::Env env, Napi::Object exports);
 void init_row_fits(Napi::Env env, Napi::Object exports);
+void init_spaces(Napi::Env env, Napi::Object exports);
 
 }  // namespace latentwire::addon

@@ -34,6 +34,10 @@ TileSink copy_to(float* out, int64_t stride) {
 
 bool is_unit(Similarity similarity) noexcept { return similarity == Similarity::cosine || similarity == Similarity::angular; }
 
+bool is_euclidean(Similarity similarity) noexcept {
+  return similarity == Similarity::euclidean || similarity == Similarity::squared_euclidean;
+}
+
 }  // namespace
 
 Status PackedAnchors::pack(const Rows& anchors, int64_t depth, Options options, std::shared_ptr<const PackedAnchors>* out) {
@@ -84,7 +88,7 @@ Status PackedAnchors::pack_white(const Rows& anchors, Whitening whitening, Dtype
 
 Status PackedAnchors::pack_rows(const Rows& anchors, int64_t depth, Dtype storage) {
   const bool in_16_bits = storage == Dtype::f16 || storage == Dtype::bf16;
-  const bool errs_far_from_it = similarity_ == Similarity::squared_euclidean || (similarity_ == Similarity::l1 && in_16_bits);
+  const bool errs_far_from_it = is_euclidean(similarity_) || (similarity_ == Similarity::l1 && in_16_bits);
   if (errs_far_from_it && centre_.empty() && anchors.count > 0) centre_ = mean_row(anchors, depth);
   const bool unit = is_unit(similarity_);
   std::vector<float> inverse_norms;
@@ -98,7 +102,7 @@ Status PackedAnchors::pack_rows(const Rows& anchors, int64_t depth, Dtype storag
     }
     // an anchor of extreme size is caught by the packing, or has an inverse norm that is a number
     if (unit) inverse_norms.push_back(square > 0 ? static_cast<float>(1 / std::sqrt(square)) : 0);
-    if (similarity_ == Similarity::squared_euclidean) squares_.push_back(static_cast<float>(square));
+    if (is_euclidean(similarity_)) squares_.push_back(static_cast<float>(square));
   }
   PackedMatrix::Adjust adjust;
   adjust.shift = centre_.empty() ? nullptr : centre_.data();
@@ -156,9 +160,11 @@ class RelativeProduct {
       case Similarity::angular:
         for (int64_t j = 0; j < tile.columns; j++) v[j] = std::acos(std::clamp(v[j], -1.0F, 1.0F)) * 0.31830988618379067F;
         break;
+      case Similarity::euclidean:
       case Similarity::squared_euclidean: {
         const float* squares = anchors_.squares_.data() + tile.column;
         for (int64_t j = 0; j < tile.columns; j++) v[j] = std::max(0.0F, tile.squares[r] + squares[j] - 2 * v[j]);
+        if (anchors_.similarity() == Similarity::euclidean) std::transform(v, v + tile.columns, v, [](float x) { return std::sqrt(x); });
         break;
       }
       case Similarity::cosine:

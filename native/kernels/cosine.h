@@ -18,13 +18,12 @@ enum class Similarity {
   angular,            // arccos(cosine) / pi, in [0, 1]
   inner,              // <x, a>
   squared_euclidean,  // |x - a|^2
+  euclidean,          // |x - a|
   l1,                 // the sum of |x_k - a_k|
 };
 
 // Whether the smallest is the most similar.
-constexpr bool is_distance(Similarity similarity) noexcept {
-  return similarity == Similarity::angular || similarity == Similarity::squared_euclidean || similarity == Similarity::l1;
-}
+constexpr bool is_distance(Similarity similarity) noexcept { return similarity != Similarity::cosine && similarity != Similarity::inner; }
 
 // Anchors, prepared once for one similarity. Immutable.
 class PackedAnchors {
@@ -73,7 +72,7 @@ class PackedAnchors {
   std::vector<float> centre_;  // of the rows that meet the anchors, like `scale_`
   std::vector<float> scale_;
   std::shared_ptr<const PackedMatrix> matrix_;
-  std::vector<float> squares_;  // |a|^2, for squared_euclidean
+  std::vector<float> squares_;  // |a|^2, for euclidean and its square
 };
 
 // r: [x.count, anchors.count] f32, rows `stride` elements apart.

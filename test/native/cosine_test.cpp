@@ -55,6 +55,8 @@ double similarity(Similarity kind, const float* x, const float* a, int64_t depth
       return dot;
     case Similarity::squared_euclidean:
       return distance;
+    case Similarity::euclidean:
+      return std::sqrt(distance);
     case Similarity::l1:
       break;
   }
@@ -371,7 +373,7 @@ TEST_SUITE("kernels") {
     }
   }
 
-  TEST_CASE("relative: squared distances far from the origin (11)") {
+  TEST_CASE("relative: distances far from the origin (11)") {
     Numbers numbers(18);
     const int64_t d = 48, n = 30, m = 25;
     Matrix x = numbers.normals(n * d), a = numbers.normals(m * d);
@@ -386,6 +388,12 @@ TEST_SUITE("kernels") {
         REQUIRE(std::fabs(r[static_cast<size_t>(i * m + j)] - want) <= 1e-5 * want);
       }
     }
+    options.similarity = Similarity::euclidean;
+    const Matrix roots = relative_of(x, d, *pack(a, d, options));
+    for (size_t i = 0; i < roots.size(); i++) REQUIRE(roots[i] == std::sqrt(r[i]));
+    const Matrix own = relative_of(a, d, *pack(a, d, options));
+    for (int64_t j = 0; j < m; j++) REQUIRE(own[static_cast<size_t>(j * m + j)] < 0.01F);
+    CHECK(is_distance(Similarity::euclidean));
   }
 
   TEST_CASE("relative: L1 distances stay under translation and permutation, not under rotation (12)") {

@@ -100,6 +100,16 @@ describe("docs/fits.md", () => {
   });
 });
 
+describe("docs/spaces.md", () => {
+  it("shows examples/spaces.ts, all of it: two spaces agree, and the translator between them is good", () => {
+    expect(read("docs/spaces.md")).toContain(`\`\`\`ts\n${read("examples/spaces.ts")}\`\`\`\n`);
+    const { status, stdout } = runExample("examples/spaces.ts");
+    expect(stdout).toMatch(/^relative to 20 anchors they differ by 0\.00000$/m);
+    expect(stdout).toMatch(/^good: 1 of 120 unseen things found, by chance 0\.\d\d$/m);
+    expect(status).toBe(0);
+  });
+});
+
 describe("links", () => {
   it.each(["README.md", "CHANGELOG.md", ...below("docs", ".md")])("of %s lead to files", (file) => {
     for (const [, target = ""] of read(file).matchAll(/\]\(([^)\s]+)\)/g)) {

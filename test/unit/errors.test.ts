@@ -15,6 +15,9 @@ const ownCodes = [
   "ERR_LATENT_KV_DISK_FULL",
   "ERR_LATENT_KV_FORGED",
   "ERR_LATENT_PACKAGE_MISSING",
+  "ERR_LATENT_FILE_FORMAT",
+  "ERR_LATENT_ILL_CONDITIONED",
+  "ERR_LATENT_TRANSLATOR_WEAK",
 ];
 
 function nativeError(code: string): Error {

@@ -189,7 +189,7 @@ describe("packAnchors", () => {
     ])
       expect(await codeOf(() => pack(value))).toBe(bad);
     const options: [string, unknown][] = [
-      ["similarity", "euclidean"],
+      ["similarity", "manhattan"],
       ["storage", "i32"],
       ["centre", [1]],
       ["centre", new Float32Array(3)],
