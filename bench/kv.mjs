@@ -5,20 +5,27 @@ import { once } from "node:events";
 import fs from "node:fs/promises";
 import net from "node:net";
 import path from "node:path";
+import { monitorEventLoopDelay } from "node:perf_hooks";
 import process from "node:process";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
 import { loadModel, sendKv } from "../dist/index.js";
+import { startBrokers } from "./brokers.mjs";
 import { interleave, promptTokens, row, time } from "./harness.mjs";
 import { qwenCacheModel, temporaryFolder } from "./models.mjs";
 
-const lengths = [448, 2048];
+const lengths = [448, 2048, 4096];
 const codecs = ["q8_0", "fp8", "q4_0", "kivi4", "kivi2", "kvtc"];
-const contextLength = 4352;
+const contextLength = 4352; // of the receiver; the sender holds a content twice
 const rounds = 7;
 
-/** The other end of the sockets: takes in plain bytes, or content into a cache, and says when all has come. */
+const cpuMs = () => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+};
+
+/** The other end of the sockets: takes in plain bytes, or content into a cache, and says when all has come and what that took. */
 async function receive(file) {
   const model = await loadModel(file);
   const pool = await model.createPool({ contextLength, maxSequences: 2 });
@@ -34,6 +41,9 @@ async function receive(file) {
     }
     server.listen(address);
     const [socket] = await once(server, "connection");
+    const delay = monitorEventLoopDelay({ resolution: 1 });
+    delay.enable();
+    const before = cpuMs();
     let ms;
     if (what === "bytes") for await (const piece of socket) void piece;
     else if (what === "link") ({ ms } = await sequence.receiveKv(socket));
@@ -41,7 +51,8 @@ async function receive(file) {
       const [line] = await once(socket, "data");
       ({ ms } = await sequence.importKv(JSON.parse(line.toString())));
     } else await sequence.importKv(socket);
-    process.send({ what: "done", ms });
+    delay.disable();
+    process.send({ what: "done", ms, cpu: cpuMs() - before, delay: delay.percentile(99) / 1e6 });
     socket.destroy();
     server.close();
     await sequence.dispose();
@@ -58,7 +69,10 @@ const next = async (child, what) => {
   }
 };
 
-/** Milliseconds from the first byte that leaves `write(socket)` to the word that everything has been taken in, and the receiver's part of them. */
+/**
+ * Milliseconds from the first byte that leaves `write(socket)` to the word that everything has been taken in, the receiver's part of them, what both ends
+ * spent on their processors, and the 99th percentile of the delay of the receiver's event loop.
+ */
 async function send(child, address, what, write) {
   child.send({ what, address });
   let socket;
@@ -73,14 +87,16 @@ async function send(child, address, what, write) {
   }
   const done = next(child, "done");
   const ready = next(child, "ready");
-  let received;
+  let there;
+  const before = cpuMs();
   const ms = await time(async () => {
     await write(socket);
-    received = (await done).ms;
+    there = await done;
   });
+  const cpu = cpuMs() - before + there.cpu;
   socket.end();
   await ready;
-  return { ms, received };
+  return { ms, received: there.ms, cpu, delay: there.delay };
 }
 
 const port = 43117;
@@ -110,6 +126,36 @@ async function measure(model, pool, child, kvtc, length) {
   };
   const file = path.join(temporaryFolder(), "content.kv");
   const unix = path.join(temporaryFolder(), "bench.sock");
+  const coded = (name) => async () => {
+    const codec = name === "kvtc" ? kvtc : name;
+    const encoded = [];
+    const encode = await time(async () => {
+      for await (const piece of kv.records({ codec })) encoded.push(piece);
+    });
+    sizes[name] = encoded.reduce((sum, piece) => sum + piece.length, 0);
+    const decode = await time(async () => (await pool.readKv(encoded, { codecs: [kvtc] })).dispose());
+    return { [`${name} encode`]: encode, [`${name} decode`]: decode };
+  };
+  // from the first token that is read to the content in the other process
+  const sendings = [
+    async () => {
+      const reader = pool.sequence();
+      const prefilled = await time(() => reader.prefill(tokens));
+      const { ms } = await send(child, unix, "kv", async (socket) => {
+        const whole = await reader.exportKv();
+        await pipeline(Readable.from(whole.records()), socket);
+        whole.dispose();
+      });
+      await reader.dispose();
+      return { "read, then sent": prefilled + ms };
+    },
+    async () => {
+      const reader = pool.sequence();
+      const { ms } = await send(child, unix, "kv", (socket) => pipeline(Readable.from(reader.prefillRecords(tokens)), socket));
+      await reader.dispose();
+      return { "sent while read": ms };
+    },
+  ];
   const cases = [
     async () => ({ memcpy: await time(() => target.set(plain)) }),
     async () => {
@@ -133,7 +179,10 @@ async function measure(model, pool, child, kvtc, length) {
       const address = way === "unix" ? unix : port;
       return [
         async () => ({ [`${way} plain`]: (await send(child, address, "bytes", (socket) => pipeline(Readable.from(pieces()), socket))).ms }),
-        async () => ({ [`${way} kv`]: (await send(child, address, "kv", (socket) => pipeline(Readable.from(kv.records()), socket))).ms }),
+        async () => {
+          const { ms, cpu, delay } = await send(child, address, "kv", (socket) => pipeline(Readable.from(kv.records()), socket));
+          return { [`${way} kv`]: ms, [`${way} cpu`]: cpu, [`${way} delay`]: delay };
+        },
       ];
     }),
     async () => ({ "link stream": (await send(child, unix, "link", (socket) => sendKv(socket, kv, { sharedMemory: false }))).ms }),
@@ -162,16 +211,7 @@ async function measure(model, pool, child, kvtc, length) {
       await receiver.dispose();
       return { "file kv": ms };
     },
-    ...codecs.map((name) => async () => {
-      const codec = name === "kvtc" ? kvtc : name;
-      const encoded = [];
-      const encode = await time(async () => {
-        for await (const piece of kv.records({ codec })) encoded.push(piece);
-      });
-      sizes[name] = encoded.reduce((sum, piece) => sum + piece.length, 0);
-      const decode = await time(async () => (await pool.readKv(encoded, { codecs: [kvtc] })).dispose());
-      return { [`${name} encode`]: encode, [`${name} decode`]: decode };
-    }),
+    ...(length === lengths[0] ? [...codecs.map((name) => coded(name)), ...sendings] : []),
     ...["q8_0", "q4_0"].map((format) => async () => {
       let made;
       const ms = await time(async () => {
@@ -181,17 +221,29 @@ async function measure(model, pool, child, kvtc, length) {
       return { [format]: ms };
     }),
   ];
-  const times = await interleave(cases, { rounds });
+  const times = await interleave(cases, { rounds: length === lengths.at(-1) ? 3 : rounds });
   kv.dispose();
   await sender.dispose();
   return { times, bytes, prefill, sizes };
+}
+
+/** What it takes to put the same bytes into a broker and get them out again. */
+async function brokerTimes(bytes) {
+  const content = Buffer.alloc(bytes, 1);
+  const times = {};
+  for (const broker of await startBrokers()) {
+    const { ms } = await interleave([async () => ({ ms: await time(() => broker.putAndGet(content)) })], { rounds: 3 });
+    times[broker.name] = ms;
+    await broker.stop();
+  }
+  return times;
 }
 
 export async function run(want) {
   if (!want("kv transfer")) return [];
   const file = await qwenCacheModel();
   const model = await loadModel(file);
-  const pool = await model.createPool({ contextLength, maxSequences: 4 });
+  const pool = await model.createPool({ contextLength: 2 * contextLength, maxSequences: 4 });
   const child = fork(fileURLToPath(import.meta.url), [file]);
   await next(child, "ready");
   const kvtc = await fitted(model, pool);
@@ -245,7 +297,29 @@ export async function run(want) {
         }),
       );
     }
-    for (const codec of codecs) {
+    for (const way of ["unix", "tcp"]) {
+      add(`CPU seconds per GiB, both ends, ${way}`, (times[`${way} cpu`] * 2 ** 30) / bytes, {}, null);
+      rows.push(
+        row({
+          name: `kv transfer: event loop delay p99 of the receiver, ${way}`,
+          shape,
+          ms: times[`${way} delay`],
+          target: { what: "p99", compare: "<=", limit: 5, unit: " ms", value: times[`${way} delay`] },
+        }),
+      );
+    }
+    if (length === lengths[0]) {
+      const sent = times["sent while read"];
+      add(
+        "prefill and a Unix socket, sent while it is read",
+        sent,
+        { "read, then sent": times["read, then sent"] },
+        times["read, then sent"] / sent,
+      );
+      const peers = await brokerTimes(bytes);
+      for (const [peer, ms] of Object.entries(peers)) add(`TCP, against ${peer}`, times["tcp kv"], { [peer]: ms }, ms / times["tcp kv"]);
+    }
+    for (const codec of Object.keys(sizes)) {
       for (const step of ["encode", "decode"]) {
         const ms = times[`${codec} ${step}`];
         const rate = bytes / 1e6 / ms;

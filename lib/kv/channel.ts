@@ -204,14 +204,26 @@ export class Channel {
       if (head === undefined) return undefined;
       this.#head = readHead(head);
     }
-    const payload = this.#head.bytes === 0 ? new Uint8Array(0) : this.#take(this.#head.bytes);
+    if (this.#head.kind === "data") return this.#readData(this.#head.bytes);
+    const payload = this.#take(this.#head.bytes);
     if (payload === undefined) return undefined;
     const { kind } = this.#head;
     this.#head = undefined;
     return readPayload(kind, payload);
   }
 
+  /** As much of the data as is there: what has come of a frame when the link breaks is not lost. */
+  #readData(bytes: number): LinkMessage | undefined {
+    const there = Math.min(bytes, this.#duplex.readableLength);
+    // asking is what makes the Duplex say when there is more
+    const payload = there > 0 || bytes === 0 ? this.#take(there) : this.#take(1);
+    if (payload === undefined) return undefined;
+    this.#head = payload.length === bytes ? undefined : { kind: "data", bytes: bytes - payload.length };
+    return readPayload("data", payload);
+  }
+
   #take(bytes: number): Uint8Array | undefined {
+    if (bytes === 0) return new Uint8Array(0);
     const piece: unknown = this.#duplex.read(bytes);
     if (piece === null) return undefined;
     if (!(piece instanceof Uint8Array)) throw invalid("duplex", "a Duplex of bytes", piece);

@@ -33,7 +33,9 @@ export type LinkKind = LinkMessage["kind"];
 /** Bytes of the head of a frame. */
 export const headBytes = 5;
 /** The largest payload of `data`. */
-export const dataBytes = 64 << 10;
+export const dataBytes = 256 << 10;
+/** The smallest window that a receiver may have. */
+export const leastWindow = 64 << 10;
 const textLimit = 1000;
 
 /** In the order of their numbers on the wire, from 1 on; the most bytes of each. */
@@ -143,7 +145,7 @@ function readFields(kind: FieldKind, fields: object): LinkMessage {
           kind,
           machine: text("machine"),
           held: base64(checkString("held", field("held"))),
-          windowBytes: checkInteger("windowBytes", field("windowBytes"), dataBytes, Number.MAX_SAFE_INTEGER),
+          windowBytes: checkInteger("windowBytes", field("windowBytes"), leastWindow, Number.MAX_SAFE_INTEGER),
           idleMs: idleMs(),
         };
       case "again":

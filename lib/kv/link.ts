@@ -5,7 +5,7 @@ import { checkBoolean, checkInteger, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import type { KvCodecChoice } from "./codec.js";
 import { Channel, linkOptions, type KvLinkOptions } from "./channel.js";
-import { dataBytes, malformed, type LinkMessage } from "./frames.js";
+import { dataBytes, leastWindow, malformed, type LinkMessage } from "./frames.js";
 import { KvHandle } from "./handle.js";
 import type { KvReceiver } from "./receiver.js";
 import { machineIdentity, type KvSharedReference } from "./shared.js";
@@ -190,7 +190,7 @@ export async function receiveOver<T>(
   take: (kv: KvHandle, arrival: KvArrival, signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
   const sharedMemory = checkBoolean("sharedMemory", fallback(options.sharedMemory, true));
-  const windowBytes = checkInteger("windowBytes", fallback(options.windowBytes, windowDefault), dataBytes, Number.MAX_SAFE_INTEGER);
+  const windowBytes = checkInteger("windowBytes", fallback(options.windowBytes, windowDefault), leastWindow, Number.MAX_SAFE_INTEGER);
   const held = receiver.held();
   const channel = new Channel(duplex, options, ["windowBytes"]);
   let kv: KvHandle | undefined;
