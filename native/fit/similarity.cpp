@@ -131,16 +131,24 @@ Status inverse_root(const EigenMatrix& covariance, double epsilon, InverseRoot* 
   return {};
 }
 
-}  // namespace
-
-Status linear_cka(const DenseMatrix& x, const DenseMatrix& y, const std::atomic<bool>* cancel, double* out) {
-  if (Status status = check(x, y, 2); !status.ok()) return status;
+// body(a, b) with the rows of both sides centred.
+template <class Body>
+Status of_centred(const DenseMatrix& x, const DenseMatrix& y, const std::atomic<bool>* cancel, const Body& body) {
   return guarded([&]() -> Status {
     EigenMatrix a;
     EigenMatrix b;
     if (Status status = centred(x, "x", &a); !status.ok()) return status;
     if (Status status = centred(y, "y", &b); !status.ok()) return status;
     if (is_cancelled(cancel)) return cancelled_fit();
+    return body(a, b);
+  });
+}
+
+}  // namespace
+
+Status linear_cka(const DenseMatrix& x, const DenseMatrix& y, const std::atomic<bool>* cancel, double* out) {
+  if (Status status = check(x, y, 2); !status.ok()) return status;
+  return of_centred(x, y, cancel, [&](const EigenMatrix& a, const EigenMatrix& b) -> Status {
     if (x.rows > std::max(x.columns, y.columns)) {
       const EigenMatrix cross = a.transpose() * b;
       if (is_cancelled(cancel)) return cancelled_fit();
@@ -160,12 +168,8 @@ Status linear_cka(const DenseMatrix& x, const DenseMatrix& y, const std::atomic<
 
 Status unbiased_cka(const DenseMatrix& x, const DenseMatrix& y, const std::atomic<bool>* cancel, double* out) {
   if (Status status = check(x, y, 4); !status.ok()) return status;
-  return guarded([&]() -> Status {
-    // the estimate does not change when rows move, its rounding does
-    EigenMatrix a;
-    EigenMatrix b;
-    if (Status status = centred(x, "x", &a); !status.ok()) return status;
-    if (Status status = centred(y, "y", &b); !status.ok()) return status;
+  // the estimate does not change when rows move, its rounding does
+  return of_centred(x, y, cancel, [&](const EigenMatrix& a, const EigenMatrix& b) -> Status {
     EigenMatrix k = gram_of(a);
     if (is_cancelled(cancel)) return cancelled_fit();
     EigenMatrix l = gram_of(b);
@@ -207,12 +211,7 @@ Status cknna(const DenseMatrix& x, const DenseMatrix& y, int64_t k, const std::a
 
 Status procrustes_distance(const DenseMatrix& x, const DenseMatrix& y, const std::atomic<bool>* cancel, double* out) {
   if (Status status = check(x, y, 2); !status.ok()) return status;
-  return guarded([&]() -> Status {
-    EigenMatrix a;
-    EigenMatrix b;
-    if (Status status = centred(x, "x", &a); !status.ok()) return status;
-    if (Status status = centred(y, "y", &b); !status.ok()) return status;
-    if (is_cancelled(cancel)) return cancelled_fit();
+  return of_centred(x, y, cancel, [&](const EigenMatrix& a, const EigenMatrix& b) -> Status {
     const EigenMatrix cross = a.transpose() * b;
     Svd svd;
     if (Status status = thin_svd(dense(cross), &svd); !status.ok()) return status;
@@ -228,11 +227,7 @@ Status canonical_correlations(const DenseMatrix& x, const DenseMatrix& y, double
   if (x.rows <= std::max(x.columns, y.columns))
     return Status::fail(Code::invalid_argument, "canonical correlations need more rows than columns, or all of them are 1: got " +
                                                     std::to_string(x.rows) + " rows");
-  return guarded([&]() -> Status {
-    EigenMatrix a;
-    EigenMatrix b;
-    if (Status status = centred(x, "x", &a); !status.ok()) return status;
-    if (Status status = centred(y, "y", &b); !status.ok()) return status;
+  return of_centred(x, y, cancel, [&](const EigenMatrix& a, const EigenMatrix& b) -> Status {
     EigenMatrix xx = a.transpose() * a;
     EigenMatrix yy = b.transpose() * b;
     if (is_cancelled(cancel)) return cancelled_fit();
