@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <fstream>
 #include <memory>
 #include <random>
 
@@ -667,6 +668,24 @@ TEST_CASE("18. q4_0 moved 32 times from the copy that is kept drifts by one quan
   }
   // the rounding of the copy, and that of the cache that it goes into
   CHECK(worst < 1.6 * once);
+}
+
+TEST_CASE("the format does not change: a stream of version 1 in codecs, byte by byte, and what it means") {
+  CacheLayout layout = layout_of(2, RowFormat::f16, 32);
+  layout.parts[3].channels = 64;
+  const KvContent content = content_of(layout, 170, 3);
+  const PartCodecs codecs{built_in_codec("fp8"), built_in_codec("kivi2"), built_in_codec("q8_0"), built_in_codec("kivi4")};
+  std::ifstream file(std::string(LATENTWIRE_SOURCE_DIR) + "/test/fuzz/corpus/kv_stream/codecs-1", std::ios::binary);
+  const std::vector<uint8_t> golden{std::istreambuf_iterator<char>(file), {}};
+  CHECK(stream_of(content, codecs) == golden);
+  KvReader reader(expectation_of(layout));
+  REQUIRE(reader.feed(golden.data(), golden.size()).ok());
+  std::shared_ptr<const KvContent> read;
+  KvManifest manifest;
+  REQUIRE(reader.finish(&read, &manifest).ok());
+  CHECK(read->tokens == content.tokens);
+  CHECK(read->positions == content.positions);
+  for (int64_t part = 0; part < 4; part++) CHECK(relative_error(floats_of(content, part), floats_of(*read, part)) < 0.2);
 }
 
 }  // namespace latentwire
