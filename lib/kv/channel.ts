@@ -99,9 +99,10 @@ export class Channel {
   /** Resolves when the Duplex takes more. */
   async send(message: LinkMessage): Promise<void> {
     this.#requireSound();
+    this.#heardAt = performance.now();
     this.#write(message);
     while (this.#duplex.writableNeedDrain) {
-      await this.#change(undefined);
+      await this.#change();
       this.#requireSound();
     }
   }
@@ -114,7 +115,7 @@ export class Channel {
       const message = this.#read();
       if (message === undefined) {
         if (this.#duplex.readableEnded || this.#duplex.destroyed) this.#lose(undefined);
-        else await this.#change(this.idleMs);
+        else await this.#change();
       } else if (message.kind === "failed") {
         this.#peerGone = true;
         this.fail(toldBy(message));
@@ -232,13 +233,14 @@ export class Channel {
     return piece;
   }
 
-  /** Until something may have changed. Fails for silence only while somebody waits to hear something. */
-  async #change(idleMs: number | undefined): Promise<void> {
+  /** Until something may have changed. Fails when the other side neither says nor takes anything for too long. */
+  async #change(): Promise<void> {
+    const { idleMs } = this;
     let resolveNow: () => void = () => undefined;
     const change = new Promise<void>((resolve) => (resolveNow = resolve));
     this.#waiting.add(resolveNow);
     let timer: NodeJS.Timeout | undefined;
-    if (idleMs !== undefined && idleMs > 0) {
+    if (idleMs > 0) {
       const left = Math.max(1, Math.ceil(this.#heardAt + idleMs - performance.now()));
       timer = setTimeout(() => {
         // what has come while the event loop was busy is heard first

@@ -237,7 +237,8 @@ export class KvHandle {
         LatentError.translate(() => this.#handle.convert(format)),
         options.signal,
       ),
-      this.mixedFrom,
+      // what was rounded is not what was read
+      isOfFormat(this.info, format) ? this.mixedFrom : 0,
     );
   }
 
@@ -282,8 +283,9 @@ export class KvHandle {
     return new KvHandle(handle, this.identity, this.label, mixedFrom, this.isShared);
   }
 
-  #notes(isSigned: boolean): NativeFields {
-    return notesOf(this.label, isSigned ? Math.min(this.mixedFrom, this.length) : undefined);
+  /** What a codec has rounded is not what was read. */
+  #notes(isSigned: boolean, isRounded = false): NativeFields {
+    return notesOf(this.label, isSigned ? (isRounded ? 0 : Math.min(this.mixedFrom, this.length)) : undefined);
   }
 
   #range(range: KvRange): KvRange {
@@ -312,7 +314,7 @@ export class KvHandle {
     const codecs = codecsOf(options.codec, this.info.layers.length, this.identity);
     const stream = new RecordStream(this, {
       entries: this.length,
-      notes: this.#notes(sign !== undefined),
+      notes: this.#notes(sign !== undefined, options.codec !== undefined),
       sign,
       bufferBytes,
       codecs: codecs.native,
@@ -403,6 +405,11 @@ export const labelLimit = 1024;
 /** @internal */
 export function checkBufferBytes(bytes: unknown): number {
   return checkInteger("bufferBytes", fallback(bytes, 1 << 20), 1, 1 << 30);
+}
+
+/** @internal Whether all keys and values are stored so. */
+export function isOfFormat(info: KvInfo, format: KvFormat): boolean {
+  return info.layers.every(({ keys, values }) => keys.format === format && values.format === format);
 }
 
 /** @internal */

@@ -185,22 +185,24 @@ class Credit {
 /** @internal Takes what comes, and lets `take` use it before the sender is told. When `take` rejects, the sender learns why. */
 export async function receiveOver<T>(
   duplex: Duplex,
-  receiver: KvReceiver,
+  open: () => KvReceiver,
   options: KvReceiveOptions,
   take: (kv: KvHandle, arrival: KvArrival, signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
   const sharedMemory = checkBoolean("sharedMemory", fallback(options.sharedMemory, true));
   const windowBytes = checkInteger("windowBytes", fallback(options.windowBytes, windowDefault), leastWindow, Number.MAX_SAFE_INTEGER);
-  const held = receiver.held();
   const channel = new Channel(duplex, options, ["windowBytes"]);
   let kv: KvHandle | undefined;
   try {
+    // a receiver that cannot be is a failure that the sender hears of
+    const receiver = open();
+    const held = receiver.held();
     const machine = sharedMemory ? machineIdentity() : "";
     await channel.send({ kind: "hello", machine, held, windowBytes, idleMs: channel.idleMs });
     let offer = await channel.expect("share", "stream");
     channel.beat(offer.idleMs);
     if (offer.kind === "share") {
-      const opened = await open(offer.reference);
+      const opened = await taken(receiver, offer.reference);
       if (opened instanceof KvHandle) kv = opened;
       else {
         await channel.send({ kind: "decline", why: opened });
@@ -217,14 +219,38 @@ export async function receiveOver<T>(
     throw channel.abandon(error);
   }
 
-  /** Why not, if the memory cannot be reached. */
-  async function open(reference: KvSharedReference): Promise<KvHandle | string> {
+  /** Why not, if the memory cannot be reached; no more than that, or whoever sends could ask about the processes of this host. */
+  async function taken(receiver: KvReceiver, reference: KvSharedReference): Promise<KvHandle | string> {
     try {
       return await receiver.open(reference, { signal: channel.signal });
     } catch (error) {
-      if (LatentError.isInstance(error) && error.code === "ERR_LATENT_KV_UNREACHABLE") return error.message;
+      if (LatentError.isInstance(error) && error.code === "ERR_LATENT_KV_UNREACHABLE") return "the receiver cannot reach it";
       throw error;
     }
+  }
+}
+
+/** @internal The same with a receiver of its own, for one transfer. */
+export async function receiveOnce<T>(
+  duplex: Duplex,
+  open: () => KvReceiver,
+  options: KvReceiveOptions,
+  take: (kv: KvHandle, arrival: KvArrival, signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const opened: KvReceiver[] = [];
+  try {
+    return await receiveOver(
+      duplex,
+      () => {
+        const receiver = open();
+        opened.push(receiver);
+        return receiver;
+      },
+      options,
+      take,
+    );
+  } finally {
+    for (const receiver of opened) receiver.dispose();
   }
 }
 

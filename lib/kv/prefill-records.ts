@@ -32,6 +32,11 @@ export interface PrefillRecordsOptions {
 }
 
 const chunk = 256;
+/** Between two pieces the sequence is not busy, and somebody else may have used it. */
+function requireSame(found: number, wanted: number): void {
+  if (found !== wanted) throw new LatentError("ERR_LATENT_SEQUENCE_BUSY", "the sequence was used for something else while it was sent");
+}
+
 const nothingHeld = new Uint8Array(0);
 
 /** @internal */
@@ -67,7 +72,10 @@ export async function* prefillRecords(
   try {
     using held = await sequence.exportKv({ range: { from, to: before }, label, signal });
     const entries = before + tokens.length - from;
-    const notes = notesOf(label, options.sign === undefined ? undefined : Math.min(held.mixedFrom, entries));
+    const notes = notesOf(
+      label,
+      options.sign === undefined ? undefined : options.codec === undefined ? Math.min(held.mixedFrom, entries) : 0,
+    );
     stream = new RecordStream(held, { entries, notes, sign: options.sign, bufferBytes, codecs: codecs.native });
     while (read < before + tokens.length) {
       // chunks of the stream end where pieces do, so that each piece can be sent whole
@@ -76,7 +84,10 @@ export async function* prefillRecords(
       reading.catch(() => undefined); // it is awaited below, unless the consumer leaves
       yield* stream.write(nothingHeld, signal);
       await reading;
+      requireSame(sequence.length, to);
       using piece = await sequence.exportKv({ range: { from: read, to }, ...withSignal(signal) });
+      // the stream says of itself what this sequence was meant to read
+      requireSame(piece.mixedFrom, held.mixedFrom === Number.POSITIVE_INFINITY ? Number.POSITIVE_INFINITY : 0);
       stream.append(piece);
       read = to;
     }
@@ -86,7 +97,8 @@ export async function* prefillRecords(
     if (read < before + tokens.length) {
       left.abort();
       await reading?.catch(() => undefined);
-      if (!sequence.disposed && sequence.length > before) await sequence.truncate(before);
+      // what went wrong is what the caller hears of
+      if (!sequence.disposed && sequence.length > before) await sequence.truncate(before).catch(() => undefined);
     }
   }
 }

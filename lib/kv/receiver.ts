@@ -154,7 +154,7 @@ export class KvReceiver {
    * @throws {@link LatentError} what {@link read} throws; `ERR_LATENT_KV_STALLED` also for `deadlineMs`
    */
   async receive(duplex: Duplex, options: KvReceiveOptions = {}): Promise<KvReceived | null> {
-    return this.#taken ? await repeatAnswer(duplex, options) : await receiveOver(duplex, this, options, keep);
+    return this.#taken ? await repeatAnswer(duplex, options) : await receiveOver(duplex, () => this, options, keep);
   }
 
   #begin(): void {
@@ -172,11 +172,14 @@ export class KvReceiver {
 
   async #give(kv: KvHandle, seal: () => Uint8Array | Promise<Uint8Array>, signature: Uint8Array): Promise<KvHandle> {
     if (this.#verify) {
+      let sealed: Uint8Array | undefined;
       try {
-        this.#verify(await seal(), signature);
+        sealed = await seal();
+        this.#verify(sealed, signature);
       } catch (error) {
         kv.dispose();
-        this.dispose();
+        // what was only aborted may come again
+        if (sealed !== undefined) this.dispose();
         throw error;
       }
     }

@@ -47,9 +47,14 @@ export async function checkSpot(
   const firstLatent = kv.tokens().indexOf(-1);
   const there = kv.positions();
   const gap = there.findIndex((position, entry) => position !== entry);
-  const count = Math.min(positions, ...[firstLatent, gap].filter((end) => end >= 0), kv.length);
-  if (count === 0) {
-    throw new LatentError("ERR_LATENT_KV_POSITION", "only content that begins with tokens at position 0 can be computed again");
+  const count = Math.min(positions, kv.length);
+  // no fewer than were asked for: the sender would choose how few
+  const end = Math.min(...[firstLatent, gap].filter((found) => found >= 0), kv.length);
+  if (count === 0 || end < count) {
+    throw new LatentError(
+      "ERR_LATENT_KV_POSITION",
+      `only content that begins with ${positions} tokens from position 0 on can be computed again, this one with ${end}`,
+    );
   }
   await using sequence = pool.sequence();
   await sequence.prefill(kv.tokens().subarray(0, count), options);

@@ -8,7 +8,7 @@ import type { KvPart, KvPlugin } from "../kv/codec.js";
 import { KvHandle } from "../kv/handle.js";
 import { kvIdentity, requireSameIdentity, type KvIdentity } from "../kv/identity.js";
 import { Kvtc } from "../kv/kvtc.js";
-import { keep, receiveOver, type KvReceived, type KvReceiveOptions } from "../kv/link.js";
+import { keep, receiveOnce, type KvReceived, type KvReceiveOptions } from "../kv/link.js";
 import { KvReceiver, type KvReadOptions, type KvReceiverOptions } from "../kv/receiver.js";
 import { isSharedReference, type KvSharedReference } from "../kv/shared.js";
 import type { KvVerifier } from "../kv/signature.js";
@@ -139,8 +139,8 @@ export class Pool {
    */
   async receiveKv(duplex: Duplex, options: KvReceiveOptions & KvReceiverOptions = {}): Promise<KvReceived> {
     const { verify, codecs, ...receiving } = options;
-    using receiver = this.kvReceiver({ ...(verify !== undefined && { verify }), ...(codecs !== undefined && { codecs }) });
-    return await receiveOver(duplex, receiver, receiving, keep);
+    const expected = { ...(verify !== undefined && { verify }), ...(codecs !== undefined && { codecs }) };
+    return await receiveOnce(duplex, () => this.kvReceiver(expected), receiving, keep);
   }
 
   /**

@@ -6,10 +6,10 @@ import { LatentError } from "../errors.js";
 import { run, withSignal } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
 import type { KvCodecChoice, KvPlugin } from "../kv/codec.js";
-import { checkLabel, KvHandle, type KvFormat, type KvRange } from "../kv/handle.js";
+import { checkLabel, isOfFormat, KvHandle, type KvFormat, type KvRange } from "../kv/handle.js";
 import { requireSameIdentity } from "../kv/identity.js";
 import type { Kvtc } from "../kv/kvtc.js";
-import { receiveOptions, receiveOver, type KvReceiveOptions } from "../kv/link.js";
+import { receiveOptions, receiveOnce, type KvReceiveOptions } from "../kv/link.js";
 import { prefillRecords, type PrefillRecordsOptions, type PrefillText } from "../kv/prefill-records.js";
 import type { KvSharedReference } from "../kv/shared.js";
 import { signerOf, type KvSigner, type KvVerifier } from "../kv/signature.js";
@@ -391,8 +391,8 @@ export class Sequence {
     if (spot !== undefined) spotOf(spot);
     const started = performance.now();
     const importing = { ...(positions !== undefined && { positions }), ...(spot !== undefined && { spot }) };
-    using receiver = this.pool.kvReceiver({ ...(verify !== undefined && { verify }), ...(codecs !== undefined && { codecs }) });
-    return await receiveOver(duplex, receiver, receiving, async (received, { way, why }, signal) => {
+    const expected = { ...(verify !== undefined && { verify }), ...(codecs !== undefined && { codecs }) };
+    return await receiveOnce(duplex, () => this.pool.kvReceiver(expected), receiving, async (received, { way, why }, signal) => {
       using kv = received;
       const report = await this.importKv(kv, { ...importing, signal });
       return { ...report, way, why, ms: performance.now() - started };
@@ -443,7 +443,9 @@ export class Sequence {
       const moved = there.reduce((count, position, entry) => count + (position === positions[entry] ? 0 : 1), 0);
       const before = this.length;
       await run(LatentError.translate(() => this.#handle.importKv(kv.toNative(), positions)), options.signal);
-      if (kv.length > 0) this.#mix(before > 0 ? before : moved > 0 ? 0 : kv.mixedFrom);
+      // keys that were turned and numbers that were converted are not what was read
+      const isExact = moved === 0 && isOfFormat(kv.info, this.pool.info.kvType);
+      if (kv.length > 0) this.#mix(before > 0 ? before : isExact ? kv.mixedFrom : 0);
       const way = kv.isShared ? "shared-memory" : received === undefined ? "copy" : "stream";
       return { positions: kv.length, latents: kv.info.latents, bytes: kv.info.bytes, moved, way };
     } finally {

@@ -83,6 +83,8 @@ class PoolObject : public TaggedWrap<PoolObject> {
       KvExpectation expected = expectation(call[0]);
       expected.sealed = require_bool(call, 1, "sealed");
       expected.codecs = codecs_of(call[2]);
+      if (std::find(expected.codecs.begin(), expected.codecs.end(), nullptr) != expected.codecs.end())
+        throw_invalid(call.Env(), "codecs must be codecs");
       return wrap_kv_reader(call.Env(), std::move(expected));
     });
   }

@@ -108,7 +108,7 @@ Status map_sealed(const SealedName& name, uint64_t most, std::shared_ptr<const u
   };
   if (!is_meant(place.get())) return unreachable(path + " is not the memory that was meant any more");
   const std::string same = "/proc/self/fd/" + std::to_string(place.get());
-  const Descriptor memory(::open(same.c_str(), O_RDONLY | O_CLOEXEC));
+  const Descriptor memory(::open(same.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
   if (memory.get() < 0) return unreachable("cannot open the memory that is shared: " + reason(errno));
   const int found = ::fcntl(memory.get(), get_seals);
   if (found < 0 || (found & seals) != seals) return unreachable(path + " is not sealed: whoever shares it could still change it");

@@ -360,6 +360,13 @@ void KvReader::expect(State state, uint64_t bytes) {
 void KvReader::restart() {
   done_ = false;
   signature_.clear();
+  // what nobody could decode comes again
+  for (const OutsideTile& one : outside_) {
+    chunks_[static_cast<size_t>(one.tile.first / chunk_entries)].parts[static_cast<size_t>(one.tile.part)] = false;
+    payload_bytes_ -= static_cast<int64_t>(one.bytes.size());
+    tile_bytes_ -= static_cast<int64_t>(one.bytes.size());
+  }
+  outside_.clear();
   expect(State::preamble, preamble_bytes);
 }
 
@@ -605,7 +612,7 @@ Status KvReader::take_entries() {
 Status KvReader::begin_tile() {
   const size_t index = header_.first / chunk_entries;
   const size_t part = header_.part;
-  if (index >= chunks_.size() || !chunks_[index].known)
+  if (header_.first % chunk_entries != 0 || index >= chunks_.size() || !chunks_[index].known)
     return Status::fail(Code::kv_format, "a tile before the entries that it belongs to");
   Chunk& chunk = chunks_[index];
   if (part >= chunk.parts.size()) return Status::fail(Code::kv_format, "a tile of layer " + std::to_string(part / 2));
@@ -727,6 +734,10 @@ std::vector<uint8_t> KvReader::held() const {
     records.insert(records.end(), chunk.parts.begin(), chunk.parts.end());
     if (!chunk.known) records.resize(records.size() + manifest_.layout.parts.size());
   }
+  // what was not decoded must come again
+  const size_t parts = manifest_.layout.parts.size();
+  for (const OutsideTile& one : outside_)
+    records[2 + static_cast<size_t>(one.tile.first / chunk_entries) * (1 + parts) + static_cast<size_t>(one.tile.part)] = false;
   std::vector<uint8_t> bits((records.size() + 7) / 8);
   for (size_t i = 0; i < records.size(); i++) {
     if (records[i]) bits[i / 8] |= static_cast<uint8_t>(1 << (i % 8));

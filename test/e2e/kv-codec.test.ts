@@ -139,6 +139,25 @@ describe("built-in codecs", () => {
 });
 
 describe("plug-ins", () => {
+  it("a tile that could not be decoded comes again with the next stream", async () => {
+    let failing = true;
+    const moody: KvPlugin = {
+      ...plugin,
+      decode: (bytes, tile) => {
+        if (failing && tile.layer === 1) throw new Error("not today");
+        return plugin.decode(bytes, tile);
+      },
+    };
+    const pieces = await kv.toBytes({ codec: plugin });
+    using receiver = pool.kvReceiver({ codecs: [moody] });
+    expect(await codeOf(() => receiver.read(pieces))).toBe("ERR_LATENT_KV_FORMAT");
+    const { bytes } = receiver;
+    failing = false;
+    using whole = await receiver.read(kv.records({ codec: plugin, held: receiver.held() }));
+    expect(receiver.bytes).toBeGreaterThan(bytes);
+    expect(whole.length).toBe(kv.length);
+  });
+
   it("encode and decode tiles of numbers, and both ends must name them", async () => {
     const bytes = await kv.toBytes({ codec: plugin });
     expect(await kl(bytes, [plugin])).toBeLessThan(1e-3);

@@ -106,6 +106,29 @@ describe("records of a prefill", () => {
     }
   });
 
+  it("say so when the sequence was used for something else between two pieces", async () => {
+    await using sequence = pool.sequence();
+    await using other = pool.sequence();
+    await other.prefill(tokens.subarray(0, 200));
+    using foreign = await other.exportKv();
+    for (const meddle of [() => sequence.truncate(400), () => sequence.importKv(foreign, { positions: "append" })]) {
+      const outcome = await codeOf(async () => {
+        let meddled = false;
+        for await (const piece of sequence.prefillRecords(tokens.subarray(0, 1400), { bufferBytes: 65_536 })) {
+          expect(piece.length).toBeGreaterThan(0);
+          if (meddled || sequence.length < 512) continue;
+          // it is busy as long as a piece is being read
+          for (let tries = 0; tries < 200 && !meddled; tries++) {
+            meddled = (await codeOf(meddle)) === "no error";
+            if (!meddled) await new Promise((resolve) => setTimeout(resolve, 5));
+          }
+        }
+      });
+      expect(outcome).toBe("ERR_LATENT_SEQUENCE_BUSY");
+      await sequence.truncate(0);
+    }
+  });
+
   it("a text that does not fit is refused before the first byte", async () => {
     const small = await model.createPool({ contextLength: 512, maxSequences: 2 });
     await using sequence = small.sequence();
@@ -134,6 +157,17 @@ describe("what came in a stream", () => {
     const joined = await other.restore(await sequence.save({ sign: { key } }), { verify: { keys: [key] } });
     await using second = await KvStore.open({ ramBytes: 2 ** 26 });
     expect(await second.put(joined)).toMatchObject({ chunks: 1, positions: 256 });
+    await target.dispose();
+    await joined.dispose();
+    // and neither is what a codec has rounded
+    for (const rounded of [
+      await gathered((await sequence.exportKv()).records({ sign: { key }, codec: "q8_0" })),
+      await gathered(sequence.prefillRecords(tokens.subarray(600, 601), { sign: { key }, codec: "q8_0" })),
+    ]) {
+      await using coarse = await other.restore(rounded, { verify: { keys: [key] } });
+      await using third = await KvStore.open({ ramBytes: 2 ** 26 });
+      expect(await third.put(coarse)).toMatchObject({ chunks: 0 });
+    }
     await other.dispose();
   });
 

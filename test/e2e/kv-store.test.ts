@@ -197,8 +197,12 @@ describe("a prefix that was put", () => {
     expect(await chunks(twice)).toBe(2);
     using cut = kv.drop({ from: 300, to: 400 });
     expect(await chunks(cut)).toBe(1);
+    using same = await cut.convert("f16");
+    expect(await chunks(same)).toBe(1);
     using smaller = await cut.convert("q8_0");
-    expect(await chunks(smaller)).toBe(1);
+    expect(await chunks(smaller)).toBe(0);
+    using back = await smaller.convert("f16");
+    expect(await chunks(back)).toBe(0);
     using sent = await pool.readKv(cut.records());
     expect(await chunks(sent)).toBe(0);
     const restored = await pool.restore(await cut.toBytes());

@@ -244,6 +244,17 @@ describe("spot recompute", () => {
     const target = pool.sequence();
     expect(await codeOf(() => target.importKv(part, { spot: {} }))).toBe("ERR_LATENT_KV_POSITION");
     expect(await codeOf(() => target.importKv(part, { spot: { positions: 0 } }))).toBe("ERR_LATENT_INVALID_ARGUMENT");
+    // a gap or a latent early on must not reduce what is looked at to the begin token
+    using whole = await source.exportKv();
+    using gap = whole.drop({ from: 1, to: 2 });
+    expect(await codeOf(() => target.importKv(gap, { spot: {} }))).toBe("ERR_LATENT_KV_POSITION");
+    const thinker = await filled(pool, "ana");
+    await thinker.think({ steps: 1 });
+    await thinker.prefill(text);
+    using mixed = await thinker.exportKv();
+    expect(await codeOf(() => target.importKv(mixed, { spot: {} }))).toBe("ERR_LATENT_KV_POSITION");
+    expect(target.length).toBe(0);
+    await thinker.dispose();
     await source.dispose();
     await target.dispose();
   });

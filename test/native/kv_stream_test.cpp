@@ -259,6 +259,11 @@ TEST_CASE("records out of place: tiles before their entries, a stream without it
   CHECK(code_of(joined({0, 1, 2, 3, 4, 5, 7}), whole.layout) == Code::kv_truncated);
   CHECK(code_of(joined({0, 1, 2, 3, 7}), whole.layout) == Code::kv_truncated);
   CHECK(code_of(joined({0, 4, 5, 6, 7}), whole.layout) == Code::kv_truncated);
+  // a tile belongs to a chunk from its first entry on
+  std::vector<uint8_t> shifted = joined({0, 1, 2, 3, 4});
+  const size_t at = shifted.size();
+  shifted.insert(shifted.end(), records[5].begin(), records[5].end());
+  CHECK(code_of(resealed(with(shifted, at + 8, uint32_t{257}), at), whole.layout) == Code::kv_format);
   // the preamble is a part of the first record here
   std::vector<uint8_t> headless(records[0].begin(), records[0].begin() + preamble_bytes);
   headless.insert(headless.end(), records[1].begin(), records[1].end());
