@@ -5,8 +5,8 @@
 extern "C" __attribute__((visibility("hidden"))) char __libc_single_threaded;
 char __libc_single_threaded = 0;
 
-// exp, exp2, log and log2 have a newer version since glibc 2.29, which differs in how it reports errors and nothing else. The linker sends
-// every call here (--wrap), and from here it goes to the version that was there before.
+// exp, exp2, log, log2 and pow have a newer version since glibc 2.29, which differs in how it reports errors and nothing else. The linker
+// sends every call here (--wrap), and from here it goes to the version that was there before.
 #if defined(__x86_64__)
 #define LATENTWIRE_FIRST_GLIBC "GLIBC_2.2.5"
 #elif defined(__aarch64__)
@@ -23,3 +23,8 @@ LATENTWIRE_OLD(exp)
 LATENTWIRE_OLD(exp2)
 LATENTWIRE_OLD(log)
 LATENTWIRE_OLD(log2)
+
+extern "C" double latentwire_old_pow(double, double);
+__asm__(".symver latentwire_old_pow, pow@" LATENTWIRE_FIRST_GLIBC);
+extern "C" __attribute__((visibility("hidden"))) double __wrap_pow(double x, double y);
+double __wrap_pow(double x, double y) { return latentwire_old_pow(x, y); }
