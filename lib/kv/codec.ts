@@ -110,7 +110,8 @@ export function knownCodecs(codecs: readonly (Kvtc | KvPlugin)[] | undefined, id
   return { native: list.map((codec) => resolve("codecs", codec, identity, plugins)), plugins };
 }
 
-function partOf(index: number, layers: number): KvPart {
+/** @internal Of 2 * layer, plus 1 for values. */
+export function partOf(index: number, layers: number): KvPart {
   return { layer: index >> 1, layers, part: index % 2 === 0 ? "keys" : "values" };
 }
 

@@ -32,11 +32,6 @@ export interface PrefillRecordsOptions {
 }
 
 const chunk = 256;
-/** Between two pieces the sequence is not busy, and somebody else may have used it. */
-function requireSame(found: number, wanted: number): void {
-  if (found !== wanted) throw new LatentError("ERR_LATENT_SEQUENCE_BUSY", "the sequence was used for something else while it was sent");
-}
-
 const nothingHeld = new Uint8Array(0);
 
 /** @internal */
@@ -101,4 +96,9 @@ export async function* prefillRecords(
       if (!sequence.disposed && sequence.length > before) await sequence.truncate(before).catch(() => undefined);
     }
   }
+}
+
+/** Between two pieces the sequence is not busy, and somebody else may have used it. */
+function requireSame(found: number, wanted: number): void {
+  if (found !== wanted) throw new LatentError("ERR_LATENT_SEQUENCE_BUSY", "the sequence was used for something else while it was sent");
 }

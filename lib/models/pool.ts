@@ -4,7 +4,7 @@ import { checkArray, checkInteger, checkKeys, checkNumber, invalid } from "../ch
 import { LatentError } from "../errors.js";
 import { run, withSignal } from "../jobs.js";
 import type { NativePool, NativePoolCounters, NativePoolInfo } from "../native-engine.js";
-import type { KvPart, KvPlugin } from "../kv/codec.js";
+import { partOf, type KvPart, type KvPlugin } from "../kv/codec.js";
 import { KvHandle } from "../kv/handle.js";
 import { kvIdentity, requireSameIdentity, type KvIdentity } from "../kv/identity.js";
 import { Kvtc } from "../kv/kvtc.js";
@@ -105,7 +105,7 @@ export class Pool {
     }
     const { layers } = this.model.info;
     const bits = Float64Array.from({ length: 2 * layers }, (_, index) => {
-      const of = typeof options.bits === "function" ? options.bits({ layer: index >> 1, layers, part: index % 2 === 0 ? "keys" : "values" }) : options.bits;
+      const of = typeof options.bits === "function" ? options.bits(partOf(index, layers)) : options.bits;
       return checkNumber("bits", of, 0, 8);
     });
     const fitted = LatentError.translate(() =>

@@ -295,7 +295,28 @@ export function pruneAnchors(cosines: Float32Array, count: number, first: number
   return ids.sort((a, b) => a - b);
 }
 
-async function parseval(input: MethodInput): Promise<Fitted> {
+function parseval(input: MethodInput): Promise<Fitted> {
+  return throughSymbols(input, async (x, y, signal) => {
+    const encoder = await parsevalFrame(x, withSignal(signal));
+    const decoder = await parsevalFrame(y, withSignal(signal));
+    using frame = encoder.frame;
+    return { coder: [linear(await transpose(frame, withSignal(signal))), linear(decoder.frame)], condition: 1 };
+  });
+}
+
+function equaliser(input: MethodInput): Promise<Fitted> {
+  return throughSymbols(input, async (x, y, signal) => {
+    using across = await transpose(y, withSignal(signal));
+    const { matrix, condition } = await pseudoInverse(across, input.rcond ?? decoderRcond, signal);
+    return { coder: [linear(await transpose(x, withSignal(signal))), linear(matrix)], condition };
+  });
+}
+
+/** Standardised rows to one symbol an anchor and back, by the two stages that `coderOf` makes of the standardised anchors of both sides. */
+async function throughSymbols(
+  input: MethodInput,
+  coderOf: (x: Tensor, y: Tensor, signal: AbortSignal | undefined) => Promise<{ readonly coder: Stage[]; readonly condition: number }>,
+): Promise<Fitted> {
   const { from, to, signal } = input;
   const anchors = await drawAnchors(input);
   using x = anchors.x;
@@ -303,38 +324,7 @@ async function parseval(input: MethodInput): Promise<Fitted> {
   const sides = await standardisedBy(x, y, signal);
   using standardX = await sides.x.apply(x, withSignal(signal));
   using standardY = await sides.y.apply(y, withSignal(signal));
-  const encoder = await parsevalFrame(standardX, withSignal(signal));
-  const decoder = await parsevalFrame(standardY, withSignal(signal));
-  using frame = encoder.frame;
-  const coder: Stage[] = [linear(await transpose(frame, withSignal(signal))), linear(decoder.frame)];
-  try {
-    using decoded = await runStages([...rowStages(sides.x.forward()), ...coder], from, signal);
-    using wanted = await sides.y.apply(to, withSignal(signal));
-    const factor = await scaleTo(decoded, wanted, signal);
-    return {
-      stages: between(sides, [...coder, scaling(factor, size(y, 1))]),
-      condition: 1,
-      anchors: anchors.count,
-      warnings: [],
-      symbols: 2,
-    };
-  } catch (error) {
-    disposeStages(coder);
-    throw error;
-  }
-}
-
-async function equaliser(input: MethodInput): Promise<Fitted> {
-  const { from, to, rcond, signal } = input;
-  const anchors = await drawAnchors(input);
-  using x = anchors.x;
-  using y = anchors.y;
-  const sides = await standardisedBy(x, y, signal);
-  using standardX = await sides.x.apply(x, withSignal(signal));
-  using standardY = await sides.y.apply(y, withSignal(signal));
-  using across = await transpose(standardY, withSignal(signal));
-  const { matrix, condition } = await pseudoInverse(across, rcond ?? decoderRcond, signal);
-  const coder: Stage[] = [linear(await transpose(standardX, withSignal(signal))), linear(matrix)];
+  const { coder, condition } = await coderOf(standardX, standardY, signal);
   try {
     using decoded = await runStages([...rowStages(sides.x.forward()), ...coder], from, signal);
     using wanted = await sides.y.apply(to, withSignal(signal));

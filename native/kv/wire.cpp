@@ -196,6 +196,16 @@ Status KvWriter::provide(int64_t record, std::vector<uint8_t> encoded) {
   return {};
 }
 
+const uint8_t* KvWriter::rows_in_one_piece(const KvTile& tile) const {
+  const uint8_t* rows = nullptr;
+  int pieces = 0;
+  content_->for_pieces(tile.part, tile.first, tile.first + tile.count, [&](const uint8_t* at, int64_t) {
+    rows = at;
+    pieces++;
+  });
+  return pieces == 1 ? rows : nullptr;
+}
+
 Status KvWriter::encode(int64_t record, uint8_t* out, int64_t* written) {
   const KvCodec& codec = *codec_of(record);
   if (codec.outside()) {
@@ -208,14 +218,9 @@ Status KvWriter::encode(int64_t record, uint8_t* out, int64_t* written) {
     return {};
   }
   const KvTile tile = tile_of(record);
-  const uint8_t* rows = nullptr;
-  int pieces = 0;
-  content_->for_pieces(tile.part, tile.first, tile.first + tile.count, [&](const uint8_t* at, int64_t) {
-    rows = at;
-    pieces++;
-  });
+  const uint8_t* rows = rows_in_one_piece(tile);
   std::vector<uint8_t> joined;
-  if (pieces != 1) {
+  if (rows == nullptr) {
     joined.resize(static_cast<size_t>(tile.count * tile.rows.row_bytes()));
     write_payload(record, joined.data());
     rows = joined.data();
@@ -303,17 +308,10 @@ Status KvWriter::write(int64_t record, uint8_t* out, int64_t* written) {
 
 Status KvWriter::pass_over(int64_t record) {
   int64_t bytes = payload_bytes(record);
-  const uint8_t* payload = nullptr;
-  int pieces = 0;
+  const bool has_rows = part_of(record) >= 0 && codec_of(record) == nullptr;
+  const uint8_t* payload = has_rows ? rows_in_one_piece(tile_of(record)) : nullptr;
   std::vector<uint8_t> copy;
-  if (part_of(record) >= 0 && codec_of(record) == nullptr) {
-    const KvTile tile = tile_of(record);
-    content_->for_pieces(tile.part, tile.first, tile.first + tile.count, [&](const uint8_t* at, int64_t) {
-      payload = at;
-      pieces++;
-    });
-  }
-  if (pieces != 1) {
+  if (payload == nullptr) {
     copy.resize(static_cast<size_t>(bytes));
     payload = copy.data();
     if (codec_of(record) == nullptr) {

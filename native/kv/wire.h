@@ -81,6 +81,8 @@ class KvWriter {
   std::vector<int64_t> outside_tiles(int64_t from, int64_t to) const;
   // The tile of a record: where it belongs.
   KvTile tile_of(int64_t record) const noexcept;
+  // nullptr if they lie in several.
+  const uint8_t* rows_in_one_piece(const KvTile& tile) const;
   // Error: kv_limit (more bytes than a receiver takes).
   Status provide(int64_t record, std::vector<uint8_t> encoded);
   // What a signature signs; when the root can be written.
