@@ -49,6 +49,11 @@ Status DeviceStream::create(std::function<const Backend&()> backend, int device,
   return {};
 }
 
+DeviceStream::~DeviceStream() {
+  std::array<char, 64> why{};
+  for (std::byte* page : slot_pages_) static_cast<void>(api_->unpin(page, why.data(), why.size()));
+}
+
 void DeviceStream::submit(Issue issue, Done done) {
   {
     const std::lock_guard lock(mutex_);
@@ -101,8 +106,7 @@ void DeviceStream::issue_all() {
     issued_ = true;
   }
   launched_.notify_all();
-  // the events of the other thread are of this stream
-  if (completer_.joinable()) {
+  {
     std::unique_lock lock(mutex_);
     launched_.wait(lock, [this] { return in_flight_.empty(); });
   }
@@ -111,10 +115,10 @@ void DeviceStream::issue_all() {
 
 Status DeviceStream::open() {
   const Backend& backend = backend_();
-  if (backend.api == nullptr) return Status::fail(Code::device_failed, backend.reason + ": " + backend.message);
+  if (backend.api == nullptr) return Status::fail(Code::device_unavailable, backend.reason + ": " + backend.message);
   latent_stream* stream = nullptr;
   api_ = backend.api;
-  Status status = status_of([&](char* why, size_t n) { return api_->stream_open(device_, &stream, why, n); });
+  Status status = call(api_->stream_open, device_, &stream);
   stream_ = stream;
   if (!status.ok()) api_ = nullptr;
   return status;
@@ -126,7 +130,7 @@ void DeviceStream::run(Command command) {
   Status status = take_event(&event);
   if (status.ok()) status = command.issue(*this);
   command.issue = nullptr;  // inputs go before the submitter hears of it, so that what it frees then is free
-  if (status.ok()) status = status_of([&](char* why, size_t n) { return api_->event_record(event, stream_, why, n); });
+  if (status.ok()) status = call(api_->event_record, event, stream_);
   {
     const std::lock_guard lock(mutex_);
     if (status.ok()) {
@@ -149,7 +153,7 @@ void DeviceStream::complete_all() {
       launched = std::move(in_flight_.front());  // its place is kept until it is done, so that the stream outlives it
       in_flight_.front().done = nullptr;
     }
-    const Status status = status_of([&](char* why, size_t n) { return api_->event_wait(launched.event, why, n); });
+    const Status status = call(api_->event_wait, launched.event);
     launched.done(status);
     launched.done = nullptr;
     {
@@ -170,7 +174,7 @@ Status DeviceStream::take_event(latent_event** out) {
       return {};
     }
   }
-  return status_of([&](char* why, size_t n) { return api_->event_open(device_, out, why, n); });
+  return call(api_->event_open, device_, out);
 }
 
 // What it answers is of no use any more: a lost device has let go of everything, and the others do not fail.
@@ -195,13 +199,13 @@ void DeviceStream::shut() {
 Status DeviceStream::allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
   void* memory = nullptr;
   const auto try_once = [&] {
-    return status_of([&](char* why, size_t n) { return api_->allocate(stream_, std::max<size_t>(bytes, 1), &memory, why, n); });
+    return call(api_->allocate, stream_, std::max<size_t>(bytes, 1), &memory);
   };
   Status status = try_once();
   if (status.code == Code::out_of_memory) {
     release_unheld();
     // what was freed comes back when the work that used it has ended
-    if (Status waited = status_of([&](char* why, size_t n) { return api_->stream_wait(stream_, why, n); }); !waited.ok()) return waited;
+    if (Status waited = call(api_->stream_wait, stream_); !waited.ok()) return waited;
     status = try_once();
   }
   if (!status.ok()) return status;
@@ -243,7 +247,7 @@ Status DeviceStream::slot(Slot* out) {
   }
   if (memory == nullptr) {
     void* page = nullptr;
-    if (Status s = status_of([&](char* why, size_t n) { return api_->pin(slots_a_page * slot_bytes, &page, why, n); }); !s.ok()) return s;
+    if (Status s = call(api_->pin, slots_a_page * slot_bytes, &page); !s.ok()) return s;
     pinned_bytes_ += static_cast<int64_t>(slots_a_page * slot_bytes);
     const std::lock_guard lock(mutex_);
     memory = static_cast<std::byte*>(page);
@@ -265,11 +269,11 @@ Status DeviceStream::next_stage(Stage** out) {
   next_stage_ = (next_stage_ + 1) % stage_count;
   if (stage.memory == nullptr) {
     void* memory = nullptr;
-    if (Status s = status_of([&](char* why, size_t n) { return api_->pin(stage_bytes, &memory, why, n); }); !s.ok()) return s;
+    if (Status s = call(api_->pin, stage_bytes, &memory); !s.ok()) return s;
     stage.memory = static_cast<std::byte*>(memory);
     pinned_bytes_ += static_cast<int64_t>(stage_bytes);
-    if (Status s = status_of([&](char* why, size_t n) { return api_->event_open(device_, &stage.event, why, n); }); !s.ok()) return s;
-  } else if (Status s = status_of([&](char* why, size_t n) { return api_->event_wait(stage.event, why, n); }); !s.ok()) {
+    if (Status s = call(api_->event_open, device_, &stage.event); !s.ok()) return s;
+  } else if (Status s = call(api_->event_wait, stage.event); !s.ok()) {
     return s;
   }
   *out = &stage;
@@ -285,8 +289,8 @@ Status DeviceStream::upload(std::byte* to, const void* from, size_t bytes, const
     if (Status status = next_stage(&stage); !status.ok()) return status;
     copy_bytes(stage->memory, source + at, part);
     Status status =
-        status_of([&](char* why, size_t n) { return api_->copy(stream_, to + at, stage->memory, part, latent_to_device, why, n); });
-    if (status.ok()) status = status_of([&](char* why, size_t n) { return api_->event_record(stage->event, stream_, why, n); });
+        call(api_->copy, stream_, to + at, stage->memory, part, latent_to_device);
+    if (status.ok()) status = call(api_->event_record, stage->event, stream_);
     if (!status.ok()) return status;
   }
   return {};
@@ -303,7 +307,7 @@ Status DeviceStream::download(void* to, const std::byte* from, size_t bytes, con
   const auto arrive = [&]() -> Status {
     const Part part = under_way.front();
     under_way.pop_front();
-    Status status = status_of([&](char* why, size_t n) { return api_->event_wait(part.stage->event, why, n); });
+    Status status = call(api_->event_wait, part.stage->event);
     if (status.ok()) copy_bytes(target + part.at, part.stage->memory, part.bytes);
     return status;
   };
@@ -316,8 +320,8 @@ Status DeviceStream::download(void* to, const std::byte* from, size_t bytes, con
     Stage* stage = nullptr;
     if (Status status = next_stage(&stage); !status.ok()) return status;
     Status status =
-        status_of([&](char* why, size_t n) { return api_->copy(stream_, stage->memory, from + at, part, latent_to_host, why, n); });
-    if (status.ok()) status = status_of([&](char* why, size_t n) { return api_->event_record(stage->event, stream_, why, n); });
+        call(api_->copy, stream_, stage->memory, from + at, part, latent_to_host);
+    if (status.ok()) status = call(api_->event_record, stage->event, stream_);
     if (!status.ok()) return status;
     under_way.push_back({stage, at, part});
   }

@@ -59,7 +59,7 @@ class DeviceStream : public std::enable_shared_from_this<DeviceStream> {
 
   // `backend` is asked on the issuing thread. Whoever creates a stream closes it. Fails with out_of_memory at the limit of threads.
   static Status create(std::function<const Backend&()> backend, int device, std::shared_ptr<DeviceStream>* out);
-  ~DeviceStream() = default;
+  ~DeviceStream();
   DeviceStream(const DeviceStream&) = delete;
   DeviceStream& operator=(const DeviceStream&) = delete;
 
@@ -76,11 +76,11 @@ class DeviceStream : public std::enable_shared_from_this<DeviceStream> {
   const latent_backend_v1& api() const noexcept { return *api_; }
   latent_stream* handle() const noexcept { return stream_; }
   int device() const noexcept { return device_; }
-  // Calls `call(why, n)` and makes a Status of its answer.
-  template <typename Call>
-  Status status_of(Call&& call) const {
+  // A function of the backend, and what it answers as a Status: call(api().fill, handle(), memory, 0, bytes).
+  template <typename... Parameters, typename... Arguments>
+  static Status call(int (*function)(Parameters...), Arguments... arguments) {
     std::array<char, 256> why{};
-    const int result = call(why.data(), why.size());
+    const int result = function(arguments..., why.data(), why.size());
     return result == latent_ok ? Status{} : device_status(result, why.data());
   }
   // Undefined contents. Fails with out_of_memory, after what nobody holds any more was given back.
