@@ -56,7 +56,7 @@ class DeviceAnchorsObject : public OperandObject<DeviceAnchorsObject, DeviceAnch
 
   Napi::Value relative(const Napi::CallbackInfo& call) {
     const Shared anchors = shared(call.Env());
-    const DeviceInput input = DeviceInput::of(call[0], "x", anchors->depth());
+    DeviceInput input = DeviceInput::of(call[0], "x", anchors->depth());
     return {call.Env(), translate(call.Env(), [&] {
               return start_on_device(call.Env(), [anchors, input](Job& job, DeviceStream& stream) mutable {
                 BadRow bad;
@@ -68,7 +68,7 @@ class DeviceAnchorsObject : public OperandObject<DeviceAnchorsObject, DeviceAnch
 
   Napi::Value top_k(const Napi::CallbackInfo& call) {
     const Shared anchors = shared(call.Env());
-    const DeviceInput input = DeviceInput::of(call[0], "x", anchors->depth());
+    DeviceInput input = DeviceInput::of(call[0], "x", anchors->depth());
     const int64_t k = require_int(call, 1, "k", 1, anchors->count());
     return {call.Env(), translate(call.Env(), [&] {
               return start_on_device(call.Env(), [anchors, input, k](Job& job, DeviceStream& stream) mutable {
@@ -91,7 +91,7 @@ class DeviceAnchorsObject : public OperandObject<DeviceAnchorsObject, DeviceAnch
   // Cosines from the device, their codes on the host: a code is a quarter of a cosine or less, and rounds as the CPU's.
   Napi::Value codes(const Napi::CallbackInfo& call) {
     const Shared anchors = shared(call.Env());
-    const DeviceInput input = DeviceInput::of(call[0], "x", anchors->depth());
+    DeviceInput input = DeviceInput::of(call[0], "x", anchors->depth());
     const auto bits = static_cast<int>(require_int(call, 1, "bits", 1, 8));
     if (anchors->similarity() != Similarity::cosine) throw_invalid(call.Env(), "codes are for cosine similarities");
     if (bits != 8 && bits != 4 && bits != 1) throw_invalid(call.Env(), "codes have 8, 4 or 1 bits");

@@ -45,7 +45,7 @@ class DeviceCodebookObject : public OperandObject<DeviceCodebookObject, DeviceCo
   // nearest(x) -> { indices i32 [n], distances f32 [n] }
   Napi::Value nearest(const Napi::CallbackInfo& call) {
     const Shared codebook = shared(call.Env());
-    const DeviceInput input = DeviceInput::of(call[0], "x", codebook->depth());
+    DeviceInput input = DeviceInput::of(call[0], "x", codebook->depth());
     return {call.Env(), translate(call.Env(), [&] {
               return start_on_device(call.Env(), [codebook, input](Job& job, DeviceStream& stream) mutable {
                 auto indices = device_output(stream, Dtype::i32, {input.count()});

@@ -48,7 +48,7 @@ class DeviceProjectionObject : public OperandObject<DeviceProjectionObject, Devi
 
   Napi::Value apply(const Napi::CallbackInfo& call) {
     const Shared projection = shared(call.Env());
-    const DeviceInput input = DeviceInput::of(call[0], "x", projection->inputs());
+    DeviceInput input = DeviceInput::of(call[0], "x", projection->inputs());
     return {call.Env(), translate(call.Env(), [&] {
               return start_on_device(call.Env(), [projection, input](Job& job, DeviceStream& stream) mutable {
                 auto y = device_output(stream, Dtype::f32, {input.count(), projection->outputs()});

@@ -221,7 +221,7 @@ class DeviceThoughtObject : public OperandObject<DeviceThoughtObject, DeviceThou
   // run(logits, inputs, mixture: boolean) -> { embeddings, stats, ids?, weights? }
   Napi::Value run_rows(const Napi::CallbackInfo& call) {
     const Shared own = shared(call.Env());
-    const DeviceStep step = step_of(call, *own->thought);
+    DeviceStep step = step_of(call, *own->thought);
     return {call.Env(), translate(call.Env(), [&] {
               return start_on_device(
                   call.Env(), [own, step](Job& job, DeviceStream& stream) mutable { return run_step(*own, &step, job, stream); });
