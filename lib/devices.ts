@@ -2,7 +2,7 @@
 import { checkOneOf, fallback } from "./check.js";
 import { LatentError } from "./errors.js";
 import { run } from "./jobs.js";
-import { native } from "./native.js";
+import { native, type NativeJob } from "./native.js";
 
 /** Where numbers lie and work is done: on the CPU, or on the first NVIDIA GPU that CUDA shows this process. */
 export type Device = "cpu" | "cuda";
@@ -88,11 +88,21 @@ export async function deviceMemory(): Promise<DeviceMemory> {
 }
 
 /** @internal Throws unless there is a GPU. */
-export async function requireDevice(): Promise<void> {
+async function requireDevice(): Promise<void> {
   const status = await deviceStatus();
   if (status.available) return;
   const { reason, file, message, hint } = status;
   throw new LatentError("ERR_LATENT_DEVICE_UNAVAILABLE", `${reason}: ${message}`, { hint, details: { reason, file } });
+}
+
+/** @internal The result of a job there, begun already; where there is no GPU, the error says all that {@link deviceStatus} knows. */
+export async function runOn<T>(device: Device, job: NativeJob<T>, signal?: AbortSignal): Promise<T> {
+  try {
+    return await run(job, signal);
+  } catch (error) {
+    if (device === "cuda" && LatentError.isInstance(error) && error.code === "ERR_LATENT_DEVICE_UNAVAILABLE") await requireDevice();
+    throw error;
+  }
 }
 
 /** @internal */
@@ -115,17 +125,11 @@ export function checkChoice(value: unknown): DeviceChoice {
 }
 
 /**
- * @internal Settles where an operand lies that is not simply wished for on the CPU: there, nothing is waited for, so that what the caller passed is
- * read before the call returns.
- * @param onlyCpu Why it can lie nowhere else; a choice of `cuda` throws it.
+ * @internal What `auto` is for an operand.
+ * @param onlyCpu Why it can lie nowhere but on the CPU.
  */
-export async function place(choice: Exclude<DeviceChoice, "cpu">, onlyCpu?: string): Promise<Placement> {
-  if (onlyCpu !== undefined) {
-    if (choice === "cuda") throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", onlyCpu);
-    return { device: "cpu", deviceReason: onlyCpu };
-  }
+export async function placeAuto(onlyCpu?: string): Promise<Placement> {
+  if (onlyCpu !== undefined) return { device: "cpu", deviceReason: onlyCpu };
   const status = await deviceStatus();
-  if (status.available) return { device: "cuda" };
-  if (choice === "cuda") await requireDevice();
-  return { device: "cpu", deviceReason: `${status.reason}: ${status.message}` };
+  return status.available ? { device: "cuda" } : { device: "cpu", deviceReason: `${status.reason}: ${status.message}` };
 }

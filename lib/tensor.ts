@@ -1,5 +1,5 @@
 // The public face of native memory: numbers go in and come out by copies, and stay native in between.
-import { checkDevice, requireDevice, type Device } from "./devices.js";
+import { checkDevice, runOn, type Device } from "./devices.js";
 import { LatentError } from "./errors.js";
 import { run } from "./jobs.js";
 import { native } from "./native.js";
@@ -122,9 +122,8 @@ export class Tensor {
   async to(device: Device, options: { readonly signal?: AbortSignal } = {}): Promise<Tensor> {
     checkDevice("device", device);
     options.signal?.throwIfAborted();
-    if (device === "cuda" || this.device === "cuda") await requireDevice();
     const job = LatentError.translate(() => this.#native.to(device));
-    return new Tensor(await run(job, options.signal));
+    return new Tensor(await runOn(device, job, options.signal));
   }
 
   /** Frees the memory as soon as no running operation uses it; idempotent. */

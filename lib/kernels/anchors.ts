@@ -1,8 +1,7 @@
 // Relative representations: a vector told by its similarities to anchors, which two models can agree on where their own coordinates differ.
 import { checkInteger, checkKeys, checkOneOf, fallback, invalid } from "../check.js";
-import { checkChoice, place, type Device, type DeviceChoice, type Placement } from "../devices.js";
+import { checkChoice, placeAuto, runOn, type Device, type DeviceChoice, type Placement } from "../devices.js";
 import { LatentError } from "../errors.js";
-import { run } from "../jobs.js";
 import { native } from "../native.js";
 import type { NativeAnchors } from "../native-kernels.js";
 import { Tensor } from "../tensor.js";
@@ -73,7 +72,7 @@ export async function packAnchors(anchors: Tensor, options: PackAnchorsOptions =
   if (whitening !== undefined) checkWhitening(whitening);
   const choice = checkChoice(options.device);
   signal?.throwIfAborted();
-  const placement = choice === "cpu" ? { device: choice } : await place(choice, onlyOnCpu(storage));
+  const placement = choice === "auto" ? await placeAuto(onlyOnCpu(storage)) : { device: choice };
   const job = LatentError.translate(() =>
     native().packAnchors(
       given.toNative(),
@@ -81,7 +80,7 @@ export async function packAnchors(anchors: Tensor, options: PackAnchorsOptions =
       placement.device === "cuda",
     ),
   );
-  return new PackedAnchors(await run(job, signal), similarity, storage, placement);
+  return new PackedAnchors(await runOn(placement.device, job, signal), similarity, storage, placement);
 }
 
 function checkWhitening(whitening: AnchorWhitening): void {

@@ -1,8 +1,7 @@
 // Vectors as symbols: the nearest codeword of a codebook or of several in turn, a grid that needs no codebook, and how many bits a component deserves.
 import { checkInteger, checkKeys, checkNumber, checkOneOf, fallback, invalid } from "../check.js";
-import { checkChoice, place, type Device, type DeviceChoice, type Placement } from "../devices.js";
+import { checkChoice, placeAuto, runOn, type Device, type DeviceChoice, type Placement } from "../devices.js";
 import { LatentError } from "../errors.js";
-import { run } from "../jobs.js";
 import { native } from "../native.js";
 import type { NativeCodebook } from "../native-kernels.js";
 import { Tensor } from "../tensor.js";
@@ -39,9 +38,9 @@ export async function packCodebook(codewords: Tensor, options: PackCodebookOptio
   const storage = checkOneOf("storage", fallback(options.storage, "f32"), ["f32", "f16", "bf16"]);
   const choice = checkChoice(options.device);
   options.signal?.throwIfAborted();
-  const placement = choice === "cpu" ? { device: choice } : await place(choice);
+  const placement = choice === "auto" ? await placeAuto() : { device: choice };
   const job = LatentError.translate(() => native().packCodebook(given.toNative(), storage, placement.device === "cuda"));
-  return new Codebook(await run(job, options.signal), storage, placement);
+  return new Codebook(await runOn(placement.device, job, options.signal), storage, placement);
 }
 
 /** The nearest codeword of each row, i32 `[n]`, and the squared distance to it, f32 `[n]`. */

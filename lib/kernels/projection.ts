@@ -1,8 +1,7 @@
 // The fused projection that projectors, adapters and affine translators are: y = rescale(act(norm(x) W + b) [W2 + b2]).
 import { checkKeys, checkNumber, checkOneOf, fallback, invalid } from "../check.js";
-import { checkChoice, place, type Device, type DeviceChoice, type Placement } from "../devices.js";
+import { checkChoice, placeAuto, runOn, type Device, type DeviceChoice, type Placement } from "../devices.js";
 import { LatentError } from "../errors.js";
-import { run } from "../jobs.js";
 import { native } from "../native.js";
 import type { NativeProjection } from "../native-kernels.js";
 import { Tensor } from "../tensor.js";
@@ -74,7 +73,7 @@ export async function packProjection(options: PackProjectionOptions): Promise<Pr
   const activation = checkOneOf("activation", fallback(options.activation, "identity"), ["identity", "gelu", "silu", "tanh"]);
   const choice = checkChoice(options.device);
   options.signal?.throwIfAborted();
-  const placement = choice === "cpu" ? { device: choice } : await place(choice, onlyOnCpu(storage));
+  const placement = choice === "auto" ? await placeAuto(onlyOnCpu(storage)) : { device: choice };
   const job = LatentError.translate(() =>
     native().packProjection(
       {
@@ -94,7 +93,7 @@ export async function packProjection(options: PackProjectionOptions): Promise<Pr
       placement.device === "cuda",
     ),
   );
-  return new Projection(await run(job, options.signal), storage, placement);
+  return new Projection(await runOn(placement.device, job, options.signal), storage, placement);
 }
 
 function checkLayers(layers: unknown): readonly [ProjectionLayer, ProjectionLayer?] {

@@ -1,8 +1,7 @@
 // Embedding and output matrices as the kernels read them: a row for each token, of a tensor or straight from a model file.
 import { checkKeys, checkOneOf, fallback, invalid } from "../check.js";
-import { checkChoice, place, type Device, type DeviceChoice, type Placement } from "../devices.js";
+import { checkChoice, placeAuto, runOn, type Device, type DeviceChoice, type Placement } from "../devices.js";
 import { LatentError } from "../errors.js";
-import { run } from "../jobs.js";
 import { native } from "../native.js";
 import type { NativeTokenTable } from "../native-kernels.js";
 import { Tensor } from "../tensor.js";
@@ -43,10 +42,10 @@ export async function openTokenTable(source: Tensor | string, options: OpenToken
   if (typeof given !== "string" && !(given instanceof Tensor)) throw invalid("source", "a Tensor [tokens, width] or a path", given);
   const choice = checkChoice(options.device);
   options.signal?.throwIfAborted();
-  const placement = choice === "cpu" ? { device: choice } : await place(choice);
+  const placement = choice === "auto" ? await placeAuto() : { device: choice };
   const rows = typeof given === "string" ? given : given.toNative();
   const job = LatentError.translate(() => native().openTokenTable(rows, matrix, placement.device === "cuda"));
-  return new TokenTable(await run(job, options.signal), placement);
+  return new TokenTable(await runOn(placement.device, job, options.signal), placement);
 }
 
 /** A table of tokens, made by {@link openTokenTable}. */
