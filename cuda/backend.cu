@@ -87,8 +87,8 @@ int answer(cudaError_t error, const char* what, char* why, size_t n) noexcept {
   return tell(result_of(error), what, cudaGetErrorString(error), why, n);
 }
 
-#define LATENT_TRY(call, what)                                                                  \
-  do {                                                                                          \
+#define LATENT_TRY(call, what)                                                                         \
+  do {                                                                                                 \
     if (const cudaError_t error_ = (call); error_ != cudaSuccess) return answer(error_, what, why, n); \
   } while (false)
 
@@ -343,9 +343,7 @@ static_assert(cuda::no_bad_row == LATENT_NO_BAD_ROW && sizeof(cuda::Digest128) =
 
 cuda::Dtype dtype_of(int32_t dtype) noexcept { return static_cast<cuda::Dtype>(dtype); }
 cuda::Rows rows_of(const latent_rows& x) noexcept { return {dtype_of(x.dtype), x.data, x.count, x.stride}; }
-cuda::PackedMatrix matrix_of(const latent_matrix& m) noexcept {
-  return {dtype_of(m.dtype), m.data, m.outputs, m.depth, m.sums, m.squares};
-}
+cuda::PackedMatrix matrix_of(const latent_matrix& m) noexcept { return {dtype_of(m.dtype), m.data, m.outputs, m.depth, m.sums, m.squares}; }
 
 template <class Args>
 using Launch = cudaError_t (*)(const Args&, cudaStream_t) noexcept;
