@@ -1,4 +1,4 @@
-// Writes the tables of results into the README and docs/performance.md from the files in bench/results, so that no number there is typed by hand.
+// Writes the tables of results into the README and the docs from the files in bench/results, so that no number there is typed by hand.
 //
 //   node scripts/result-tables.mjs [--check]
 //
@@ -38,6 +38,25 @@ const TABLES = [
       row.met,
     ],
   },
+  {
+    file: "docs/gpu.md",
+    results: "cuda",
+    head: ["what", "shape", "µs", "floor, µs", "share of the limit", "limit", "PyTorch, µs", "best of PyTorch / ours"],
+    cells: (row) => [
+      row.op,
+      row.shape,
+      row.us ?? row.error,
+      row.floor_us,
+      row.share === undefined ? null : `${Math.round(100 * row.share)} %`,
+      row.limit,
+      row.peers,
+      row.against,
+    ],
+    note: ({ date, device }) =>
+      `Measured by \`npm run bench:gpu\` on ${cell(date)}, on ${cell(device.name)}: copies of ${cell(device.copy_gbs)} GB/s, bf16 products of ` +
+      `${cell(device.bf16_tflops)} TFLOP/s.`,
+    missing: "Not measured yet: `npm run bench:gpu -- --save` on a machine with a GPU writes `bench/results/cuda.json`, and this table comes from it.",
+  },
 ];
 
 function cell(value) {
@@ -60,10 +79,15 @@ function table(rows) {
   return [line(head), `| ${widths.map((width) => "-".repeat(width)).join(" | ")} |`, ...body.map(line)].join("\n");
 }
 
-function block({ results, head, cells }) {
-  const { hardware, date, rows } = JSON.parse(fs.readFileSync(path.join(root, "bench", "results", `${results}.json`), "utf8"));
-  const note = `Measured by \`npm run bench -- --suite=${results}\` on ${cell(date)}, on ${cell(hardware)}.`;
-  return `${BEGIN}\n\n${table([head, ...rows.map((row) => cells(row).map(cell))])}\n\n${note}\n\n${END}`;
+function block({ results, head, cells, note = noteOfBench, missing }) {
+  const file = path.join(root, "bench", "results", `${results}.json`);
+  if (missing !== undefined && !fs.existsSync(file)) return `${BEGIN}\n\n${missing}\n\n${END}`;
+  const found = JSON.parse(fs.readFileSync(file, "utf8"));
+  return `${BEGIN}\n\n${table([head, ...found.rows.map((row) => cells(row).map(cell))])}\n\n${note(found, results)}\n\n${END}`;
+}
+
+function noteOfBench({ hardware, date }, results) {
+  return `Measured by \`npm run bench -- --suite=${results}\` on ${cell(date)}, on ${cell(hardware)}.`;
 }
 
 const { check } = commandLine("[--check]", { options: { check: { type: "boolean" } } }).values;
