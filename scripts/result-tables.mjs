@@ -55,7 +55,8 @@ const TABLES = [
     note: ({ date, device }) =>
       `Measured by \`npm run bench:gpu\` on ${cell(date)}, on ${cell(device.name)}: copies of ${cell(device.copy_gbs)} GB/s, bf16 products of ` +
       `${cell(device.bf16_tflops)} TFLOP/s.`,
-    missing: "Not measured yet: `npm run bench:gpu -- --save` on a machine with a GPU writes `bench/results/cuda.json`, and this table comes from it.",
+    missing:
+      "Not measured yet: `npm run bench:gpu -- --save` on a machine with a GPU writes `bench/results/cuda.json`, and this table comes from it.",
   },
 ];
 

@@ -267,18 +267,21 @@ int share_close(void*, char*, size_t) { return latent_ok; }
 
 template <typename Args, void (*work)(const Args&)>
 int plain(latent_stream* stream, const Args* args, char* why, size_t n) {
-  return kernel(stream, [copy = *args] { work(copy); }, why, n);
+  return kernel(
+      stream, [copy = *args] { work(copy); }, why, n);
 }
 
 template <typename Args, typename Part, void (*work)(const Args&, const std::vector<Part>&)>
 int with_parts(latent_stream* stream, const Args* args, char* why, size_t n) {
   std::vector<Part> parts(args->parts, args->parts + args->part_count);
-  return kernel(stream, [copy = *args, parts = std::move(parts)] { work(copy, parts); }, why, n);
+  return kernel(
+      stream, [copy = *args, parts = std::move(parts)] { work(copy, parts); }, why, n);
 }
 
 int rope_shift(latent_stream* stream, const latent_rope_args* args, char* why, size_t n) {
   std::vector<void*> rows(args->rows, args->rows + args->part_count);
-  return kernel(stream, [copy = *args, rows = std::move(rows)] { mock::rope_shift(copy, rows); }, why, n);
+  return kernel(
+      stream, [copy = *args, rows = std::move(rows)] { mock::rope_shift(copy, rows); }, why, n);
 }
 
 constexpr latent_backend_v1 table = {

@@ -26,8 +26,9 @@ void* host_range(const void* device, size_t bytes);
 // The memory behind `count` elements at an address of the device; nullptr stays nullptr.
 template <typename T>
 T* host(T* device, int64_t count) {
-  return device == nullptr || count <= 0 ? nullptr
-                                         : static_cast<T*>(host_range(static_cast<const void*>(device), static_cast<size_t>(count) * sizeof(T)));
+  return device == nullptr || count <= 0
+             ? nullptr
+             : static_cast<T*>(host_range(static_cast<const void*>(device), static_cast<size_t>(count) * sizeof(T)));
 }
 template <typename T>
 T* host_bytes(T* device, int64_t bytes) {

@@ -120,7 +120,7 @@ napi_value pack_device_anchors(napi_env env, std::shared_ptr<const Tensor> ancho
   return start_on_device(env, [=, options = std::move(options)](Job&, DeviceStream& stream) mutable -> Job::ToValue {
     const int64_t depth = anchors->shape()[1];
     if (whitening)
-      options.whitening.matrix = {whitening->dtype(), whitening->data(), whitening->shape()[1], whitening->shape()[0], 1,
+      options.whitening.matrix = {whitening->dtype(),   whitening->data(), whitening->shape()[1], whitening->shape()[0], 1,
                                   whitening->shape()[1]};
     std::shared_ptr<const DeviceAnchors> packed;
     check(DeviceAnchors::pack(stream, {anchors->dtype(), anchors->data(), anchors->shape()[0], depth}, depth, std::move(options), &packed));

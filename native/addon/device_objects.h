@@ -1,5 +1,5 @@
-// The JavaScript face of an accelerator: tensors that lie on it, what it is, and the kernels' operands on it, one file a class. An operand's
-// class has the methods of its twin on the CPU, but for those that would answer at once.
+// The JavaScript face of an accelerator: tensors that lie on it, what it is, and the kernels' operands on it, one file a class. An
+// operand's class has the methods of its twin on the CPU, but for those that would answer at once.
 #pragma once
 
 #include <memory>

@@ -1,4 +1,5 @@
-// The JavaScript class of tensors that lie on a device, which is the same to JavaScript as Tensor but cannot be read, and what the device is.
+// The JavaScript class of tensors that lie on a device, which is the same to JavaScript as Tensor but cannot be read, and what the device
+// is.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,5 @@
-// The JavaScript class of tile codecs, which work where the numbers are, and packed symbols and the Walsh-Hadamard transform beside it. A payload is one array of bytes:
-// scales [rows, groups], minima [rows, groups] where there are any, codes [rows, code bytes].
+// The JavaScript class of tile codecs, which work where the numbers are, and packed symbols and the Walsh-Hadamard transform beside it. A
+// payload is one array of bytes: scales [rows, groups], minima [rows, groups] where there are any, codes [rows, code bytes].
 #include <cstring>
 #include <memory>
 #include <span>
@@ -122,8 +122,7 @@ napi_value quantise_on_device(napi_env env, std::shared_ptr<const TileFormat> fo
       int64_t bad = LATENT_NO_BAD_ROW;
       std::memcpy(&bad, slot.get(), sizeof(bad));
       if (bad != LATENT_NO_BAD_ROW) {
-        fail(Code::non_finite,
-             "row " + std::to_string(bad) + " holds NaN, an infinity or a number too large for the scale's type");
+        fail(Code::non_finite, "row " + std::to_string(bad) + " holds NaN, an infinity or a number too large for the scale's type");
       }
       return value(js);
     };

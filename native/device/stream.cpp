@@ -198,9 +198,7 @@ void DeviceStream::shut() {
 
 Status DeviceStream::allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
   void* memory = nullptr;
-  const auto try_once = [&] {
-    return call(api_->allocate, stream_, std::max<size_t>(bytes, 1), &memory);
-  };
+  const auto try_once = [&] { return call(api_->allocate, stream_, std::max<size_t>(bytes, 1), &memory); };
   Status status = try_once();
   if (status.code == Code::out_of_memory) {
     release_unheld();
@@ -288,8 +286,7 @@ Status DeviceStream::upload(std::byte* to, const void* from, size_t bytes, const
     Stage* stage = nullptr;
     if (Status status = next_stage(&stage); !status.ok()) return status;
     copy_bytes(stage->memory, source + at, part);
-    Status status =
-        call(api_->copy, stream_, to + at, stage->memory, part, latent_to_device);
+    Status status = call(api_->copy, stream_, to + at, stage->memory, part, latent_to_device);
     if (status.ok()) status = call(api_->event_record, stage->event, stream_);
     if (!status.ok()) return status;
   }
@@ -319,8 +316,7 @@ Status DeviceStream::download(void* to, const std::byte* from, size_t bytes, con
     const size_t part = std::min(stage_bytes, bytes - at);
     Stage* stage = nullptr;
     if (Status status = next_stage(&stage); !status.ok()) return status;
-    Status status =
-        call(api_->copy, stream_, stage->memory, from + at, part, latent_to_host);
+    Status status = call(api_->copy, stream_, stage->memory, from + at, part, latent_to_host);
     if (status.ok()) status = call(api_->event_record, stage->event, stream_);
     if (!status.ok()) return status;
     under_way.push_back({stage, at, part});

@@ -137,8 +137,8 @@ class DeviceStream : public std::enable_shared_from_this<DeviceStream> {
   std::condition_variable launched_;
   std::deque<Command> commands_;
   std::deque<Launched> in_flight_;
-  std::vector<latent_event*> events_;   // free ones
-  std::vector<std::byte*> unheld_;      // device memory that nobody holds any more
+  std::vector<latent_event*> events_;  // free ones
+  std::vector<std::byte*> unheld_;     // device memory that nobody holds any more
   std::vector<std::byte*> free_slots_;
   std::vector<std::byte*> slot_pages_;
   bool closing_ = false;  // no more commands

@@ -34,7 +34,7 @@ async function tensorOf(dtype: Dtype, shape: readonly number[], seed: number): P
       seed,
     ),
   );
-  return wide.convert(dtype);
+  return await wide.convert(dtype);
 }
 
 /** The largest difference, relative to the largest number. */
@@ -422,17 +422,13 @@ describe("faults of the device", () => {
   it("no memory is an error of that call, and everything goes on", async () => {
     using tensor = Tensor.fromTyped("f32", [4], Float32Array.of(1, 2, 3, 4));
     using held = await tensor.to("cuda");
-    for (const fault of ["allocate 2", "pin"]) {
-      using anchorRows = Tensor.fromTyped("f32", [3, 4], numbers(12, 1));
-      await withFaults(fault, async () => {
-        // pinned memory that is there already is no fault
-        const code = await codeOf(async () => (await packAnchors(anchorRows, { device: "cuda" })).dispose());
-        expect(fault === "pin" ? ["no error", "ERR_LATENT_OUT_OF_MEMORY"] : ["ERR_LATENT_OUT_OF_MEMORY"]).toContain(code);
-      });
-      using there = await packAnchors(anchorRows, { device: "cuda" });
-      using result = await there.relative(held);
-      expect(result.device).toBe("cuda");
-    }
+    using anchorRows = Tensor.fromTyped("f32", [3, 4], numbers(12, 1));
+    await withFaults("allocate 2", async () => {
+      expect(await codeOf(() => packAnchors(anchorRows, { device: "cuda" }))).toBe("ERR_LATENT_OUT_OF_MEMORY");
+    });
+    using there = await packAnchors(anchorRows, { device: "cuda" });
+    using result = await there.relative(held);
+    expect(result.device).toBe("cuda");
     const { totalBytes } = await deviceMemory();
     using huge = Tensor.zeros([Math.ceil(totalBytes / 4) + 1], "f32");
     await expect(huge.to("cuda")).rejects.toMatchObject({
@@ -472,7 +468,7 @@ describe("this", () => {
         for (const name of Object.getOwnPropertyNames(prototype)) {
           if (name === "constructor") continue;
           const property = Object.getOwnPropertyDescriptor(prototype, name);
-          const call: unknown = property?.value ?? property?.get;
+          const call: unknown = Reflect.get(property ?? {}, "value") ?? Reflect.get(property ?? {}, "get");
           expect(() => Reflect.apply(call as () => unknown, stranger, [])).toThrow(/this is not a|Illegal invocation|Invalid argument/i);
         }
       }
