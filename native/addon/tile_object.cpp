@@ -132,15 +132,16 @@ napi_value quantise_on_device(napi_env env, std::shared_ptr<const TileFormat> fo
 // A job of the device: [rows, columns] of a payload that lies there.
 napi_value dequantise_on_device(napi_env env, std::shared_ptr<const TileFormat> format, std::shared_ptr<const DeviceTensor> payload,
                                 int64_t rows, int64_t columns, Dtype dtype) {
-  return start_on_device(env, [=](Job&, DeviceStream& stream) -> Job::ToValue {
-    auto numbers = device_output(stream, dtype, {rows, columns});
-    if (rows > 0) {
-      const latent_tile_part part = device_part(*format, rows, columns, *payload->buffer, numbers->buffer->data());
-      const latent_tile_args args = device_arguments(*format, part, dtype, rows, columns);
-      check(DeviceStream::call(stream.api().dequantise, stream.handle(), &args));
-    }
-    return device_tensor_value(std::move(numbers));
-  });
+  return start_on_device(
+      env, [format = std::move(format), payload = std::move(payload), rows, columns, dtype](Job&, DeviceStream& stream) -> Job::ToValue {
+        auto numbers = device_output(stream, dtype, {rows, columns});
+        if (rows > 0) {
+          const latent_tile_part part = device_part(*format, rows, columns, *payload->buffer, numbers->buffer->data());
+          const latent_tile_args args = device_arguments(*format, part, dtype, rows, columns);
+          check(DeviceStream::call(stream.api().dequantise, stream.handle(), &args));
+        }
+        return device_tensor_value(std::move(numbers));
+      });
 }
 
 class TileCodecObject : public OperandObject<TileCodecObject, TileFormat> {
