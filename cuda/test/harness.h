@@ -104,7 +104,12 @@ class Buffer {
   Buffer(Buffer&& other) noexcept : base_(std::exchange(other.base_, nullptr)), n_(other.n_), offset_(other.offset_) {}
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  Buffer& operator=(Buffer&&) = delete;
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(base_, other.base_);
+    std::swap(n_, other.n_);
+    std::swap(offset_, other.offset_);
+    return *this;
+  }
 
   T* data() const { return reinterpret_cast<T*>(base_ + offset_); }
   int64_t size() const { return static_cast<int64_t>(n_); }

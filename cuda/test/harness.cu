@@ -14,26 +14,10 @@ double Random::normal() {
 namespace {
 
 uint16_t bits_of(float x, Dtype dtype) {
-  uint16_t bits;
-  if (dtype == Dtype::f16) {
-    const __half half = __float2half_rn(x);
-    std::memcpy(&bits, &half, sizeof(bits));
-  } else {
-    const __nv_bfloat16 brain = __float2bfloat16_rn(x);
-    std::memcpy(&bits, &brain, sizeof(bits));
-  }
-  return bits;
+  return dtype == Dtype::f16 ? __half_as_ushort(__float2half_rn(x)) : __bfloat16_as_ushort(__float2bfloat16_rn(x));
 }
-
 float number_of(uint16_t bits, Dtype dtype) {
-  if (dtype == Dtype::f16) {
-    __half half;
-    std::memcpy(&half, &bits, sizeof(bits));
-    return __half2float(half);
-  }
-  __nv_bfloat16 brain;
-  std::memcpy(&brain, &bits, sizeof(bits));
-  return __bfloat162float(brain);
+  return dtype == Dtype::f16 ? __half2float(__ushort_as_half(bits)) : __bfloat162float(__ushort_as_bfloat16(bits));
 }
 
 }  // namespace
