@@ -27,10 +27,10 @@ struct Registration {
 };
 
 // LATENT_BENCH(rope) { ... }
-#define LATENT_BENCH(name)                                                            \
-  static void name();                                                                 \
-  static const latentwire::cuda::bench::Registration registration_##name(#name, name); \
-  static void name()
+#define LATENT_BENCH(name)                                                                 \
+  static void run_##name();                                                                \
+  static const latentwire::cuda::bench::Registration registration_##name(#name, run_##name); \
+  static void run_##name()
 
 // Ends the program by the name of what failed.
 void must(cudaError_t error, const char* what);
