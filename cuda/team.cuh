@@ -10,6 +10,7 @@ namespace latentwire::cuda {
 constexpr uint32_t most_team = 8;
 constexpr int slot_words = 8;
 constexpr int most_warps = 32;
+constexpr int shared_words = 2 * most_warps * slot_words;
 
 // Of one team, in device memory. `arrived` is 0 before a launch without clusters.
 struct TeamRoom {
@@ -26,7 +27,7 @@ __device__ inline void from_word(uint64_t word, uint64_t* x) noexcept { *x = wor
 
 class Team {
  public:
-  // `shared` is of the block, for most_warps * slot_words words.
+  // `shared` is of the block, for shared_words words.
   __device__ Team(TeamRoom* room, uint32_t size, uint64_t* shared) noexcept
       : room_(room), shared_(shared), size_(size), rank_(blockIdx.x % size) {}
 
@@ -39,7 +40,6 @@ class Team {
   // All threads of all blocks meet, and see what was written before.
   __device__ void meet() noexcept {
 #if __CUDA_ARCH__ >= 900
-    __threadfence();
     asm volatile(
         "barrier.cluster.arrive.release.aligned;\n"
         "barrier.cluster.wait.acquire.aligned;"
@@ -66,17 +66,19 @@ class Team {
     static_assert(n <= slot_words && sizeof(T) == sizeof(uint64_t));
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t warp = threadIdx.x / 32;
+    // in turns as well: one barrier is enough
+    uint64_t* of_warps = shared_ + turn_ * (shared_words / 2);
 #pragma unroll
     for (int i = 0; i < n; i++) {
       x[i] = warp_reduce(x[i], op);
-      if (lane == 0) shared_[warp * slot_words + i] = word_of(x[i]);
+      if (lane == 0) of_warps[warp * slot_words + i] = word_of(x[i]);
     }
     __syncthreads();
     if (warp == 0) {
 #pragma unroll
       for (int i = 0; i < n; i++) {
         T of_warp = neutral;
-        if (lane < blockDim.x / 32) from_word(shared_[lane * slot_words + i], &of_warp);
+        if (lane < blockDim.x / 32) from_word(of_warps[lane * slot_words + i], &of_warp);
         of_warp = warp_reduce(of_warp, op);
         if (lane == 0) __stcg(slot(rank_, i), word_of(of_warp));
       }

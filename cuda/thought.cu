@@ -15,6 +15,8 @@ namespace {
 constexpr int select_threads = 1024;
 // Tokens that a warp looks at in one go: four neighbours for each lane.
 constexpr uint32_t warp_tokens = 128;
+// Shared memory that a block may keep logits in.
+constexpr uint32_t most_kept_bytes = 96 * 1024;
 constexpr double log2_e = 1.4426950408889634;
 constexpr double two_pi = 6.283185307179586;
 
@@ -67,7 +69,9 @@ struct Job {
   Layout layout;
   int64_t first_row;
   uint32_t team;
-  float scale;    // log2(e) / temperature
+  float scale;      // log2(e) / temperature
+  uint32_t chunks;  // of a warp
+  bool kept;        // a block's logits stay in its shared memory
   bool vector;
 };
 
@@ -95,21 +99,26 @@ __device__ inline float logit_of(uint32_t order) noexcept {
   return __uint_as_float((order & 0x8000'0000U) != 0 ? order & 0x7FFF'FFFFU : ~order);
 }
 
-// The logits of a position as one warp of the team sees them: its run of neighbours.
+// The logits of a position as one warp of the team sees them: its run of neighbours. What a lane looks at nobody else does, so nobody waits.
 template <class T>
 class Logits {
  public:
-  __device__ Logits(const Job& job, int64_t row, const Team& team) noexcept
+  __device__ Logits(const Job& job, int64_t row, const Team& team, float4* kept) noexcept
       : z_(static_cast<const T*>(job.args.logits) + row * job.args.logit_stride),
         masked_(job.args.masked),
         count_(static_cast<uint32_t>(job.args.table.count)),
+        kept_(job.kept ? kept + threadIdx.x / 32 * job.chunks * 32 + threadIdx.x % 32 : nullptr),
         vector_(job.vector) {
     const uint32_t chunks = ceil_div(count_, warp_tokens);
-    const uint32_t warps = team.threads() / 32;
-    const uint32_t each = ceil_div(chunks, warps);
-    const uint32_t warp = team.thread() / 32;
-    first_ = min(warp * each, chunks);
-    last_ = min(first_ + each, chunks);
+    first_ = min(team.thread() / 32 * job.chunks, chunks);
+    last_ = min(first_ + job.chunks, chunks);
+    if (kept_ == nullptr) return;
+#pragma unroll 4
+    for (uint32_t chunk = first_; chunk < last_; chunk++) {
+      float z[4];
+      load(chunk * warp_tokens + threadIdx.x % 32 * 4, z);
+      kept_[(chunk - first_) * 32] = {z[0], z[1], z[2], z[3]};
+    }
   }
 
   // Calls f(id, z) for four neighbours at a time, z of masked and missing ones -infinity. All lanes of a warp come together.
@@ -119,7 +128,12 @@ class Logits {
     for (uint32_t chunk = first_; chunk < last_; chunk++) {
       const uint32_t id = chunk * warp_tokens + threadIdx.x % 32 * 4;
       float z[4];
-      load(id, z);
+      if (kept_ != nullptr) {
+        const float4 four = kept_[(chunk - first_) * 32];
+        z[0] = four.x, z[1] = four.y, z[2] = four.z, z[3] = four.w;
+      } else {
+        load(id, z);
+      }
       f(id, z);
     }
   }
@@ -152,6 +166,7 @@ class Logits {
   const T* z_;
   const uint32_t* masked_;
   uint32_t count_;
+  float4* kept_;
   bool vector_;
   uint32_t first_;
   uint32_t last_;
@@ -309,7 +324,7 @@ __device__ Selection select(const Job& job, const Logits<T>& logits, Team& team,
 
 // Writes the ids of the selection in ascending order.
 template <class T>
-__device__ void list(const Logits<T>& logits, Team& team, const Selection& s, uint64_t* shared, int32_t* ids, int32_t* also) {
+__device__ void list(const Logits<T>& logits, Team& team, const Selection& s, uint64_t* counts, int32_t* ids, int32_t* also) {
   const uint32_t lane = threadIdx.x % 32;
   const uint32_t warp = threadIdx.x / 32;
   const uint32_t before_lane = (1U << lane) - 1;
@@ -323,9 +338,9 @@ __device__ void list(const Logits<T>& logits, Team& team, const Selection& s, ui
     }
   });
   // both in one word: of the warps before in this block, and of the blocks before
-  if (lane == 0) shared[warp] = (uint64_t{tied} << 32) | taken;
+  if (lane == 0) counts[warp] = (uint64_t{tied} << 32) | taken;
   __syncthreads();
-  const uint64_t of_warp = lane < blockDim.x / 32 ? shared[lane] : 0;
+  const uint64_t of_warp = lane < blockDim.x / 32 ? counts[lane] : 0;
   uint64_t before = warp_sum(lane < warp ? of_warp : uint64_t{0});
   uint64_t block[1] = {warp_sum(of_warp)};
   team.tell(block, uint64_t{0});
@@ -423,12 +438,14 @@ __device__ void weigh(const Job& job, int64_t row, const Logits<T>& logits, Team
 
 template <class T>
 __global__ void __launch_bounds__(select_threads) select_kernel(const __grid_constant__ Job job) {
-  __shared__ uint64_t shared[most_warps * slot_words];
+  extern __shared__ float4 kept[];
+  __shared__ uint64_t shared[shared_words];
+  __shared__ uint64_t counts[most_warps];
   const ThoughtArgs& a = job.args;
   const int64_t row = job.first_row + blockIdx.x / job.team;
   const Position position(job, row);
   Team team(&position.head->team, job.team, shared);
-  const Logits<T> logits(job, row, team);
+  const Logits<T> logits(job, row, team, kept);
   const bool speaks = team.thread() == 0;
 
   // the largest, the first of equals; all ones if a logit is bad
@@ -487,7 +504,7 @@ __global__ void __launch_bounds__(select_threads) select_kernel(const __grid_con
   if (a.mix != 0 || a.ids != nullptr || a.weights != nullptr) {
     selection = select(job, logits, team, sums);
     const int64_t room = a.top_k > 0 && a.top_k < a.table.count ? a.top_k : a.table.count;
-    list(logits, team, selection, shared, position.ids, a.ids == nullptr ? nullptr : a.ids + row * room);
+    list(logits, team, selection, counts, position.ids, a.ids == nullptr ? nullptr : a.ids + row * room);
     if (mixes || a.weights != nullptr) {
       team.meet();
       weigh(job, row, logits, team, sums, selection.count, position);
@@ -680,6 +697,12 @@ cudaError_t launch_select(Job job, cudaStream_t stream) noexcept {
   LATENT_CUDA_TRY(cudaFuncGetAttributes(&attributes, kernel));
   int major = 0;
   LATENT_CUDA_TRY(device_attribute(cudaDevAttrComputeCapabilityMajor, &major));
+  // less what is static
+  int most_shared = 0;
+  LATENT_CUDA_TRY(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, &most_shared));
+  most_shared = most_shared - static_cast<int>(attributes.sharedSizeBytes);
+  if (most_shared > static_cast<int>(most_kept_bytes)) most_shared = static_cast<int>(most_kept_bytes);
+  LATENT_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared));
   job.vector = aligned(a.logits, 4 * sizeof(T)) && a.logit_stride % 4 == 0;
   cudaLaunchAttribute attribute = {};
   int64_t rows_at_once = a.batch;
@@ -691,7 +714,7 @@ cudaError_t launch_select(Job job, cudaStream_t stream) noexcept {
     int multiprocessors = 0;
     int blocks = 0;
     LATENT_CUDA_TRY(device_attribute(cudaDevAttrMultiProcessorCount, &multiprocessors));
-    LATENT_CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, select_threads, 0));
+    LATENT_CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, select_threads, static_cast<size_t>(most_shared)));
     const int together = multiprocessors * blocks;
     if (together < 1) return cudaErrorInvalidConfiguration;
     job.team = together < static_cast<int>(most_team) ? static_cast<uint32_t>(together) : most_team;
@@ -701,10 +724,15 @@ cudaError_t launch_select(Job job, cudaStream_t stream) noexcept {
     LATENT_CUDA_TRY(cudaMemset2DAsync(static_cast<char*>(a.workspace) + offsetof(Head, team) + offsetof(TeamRoom, arrived), job.layout.row_bytes,
                                       0, sizeof(uint32_t), static_cast<size_t>(a.batch), stream));
   }
+  const uint32_t chunks = ceil_div(static_cast<uint32_t>(a.table.count), warp_tokens);
+  job.chunks = ceil_div(chunks, job.team * (select_threads / 32));
+  const uint64_t kept_bytes = uint64_t{job.chunks} * select_threads * sizeof(float4);
+  job.kept = kept_bytes <= static_cast<uint64_t>(most_shared);
   for (int64_t row = 0; row < a.batch; row += rows_at_once) {
     const int64_t rows = a.batch - row < rows_at_once ? a.batch - row : rows_at_once;
     job.first_row = row;
     cudaLaunchConfig_t config = {};
+    config.dynamicSmemBytes = job.kept ? kept_bytes : 0;
     config.gridDim = dim3(static_cast<uint32_t>(rows) * job.team);
     config.blockDim = dim3(select_threads);
     config.stream = stream;
@@ -754,7 +782,7 @@ cudaError_t thought_steps(const ThoughtArgs& a, cudaStream_t stream) noexcept {
   if (!valid(a)) return cudaErrorInvalidValue;
   if (a.batch == 0) return cudaSuccess;
   const double scale = std::fmin(log2_e / a.temperature, static_cast<double>(FLT_MAX));
-  const Job job{a, layout_of(a), 0, most_team, static_cast<float>(scale), false};
+  const Job job{a, layout_of(a), 0, most_team, static_cast<float>(scale), 0, false, false};
   LATENT_CUDA_TRY(for_dtype(a.dtype, [&](auto element) { return launch_select<decltype(element)>(job, stream); }));
   return a.out == nullptr || a.table.width == 0 ? cudaSuccess : launch_sum(job, stream);
 }
