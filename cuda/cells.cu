@@ -43,22 +43,34 @@ template <class Unit>
 __global__ void __launch_bounds__(threads) copy_kernel(const __grid_constant__ Parts parts, const __grid_constant__ Job job) {
   const auto* from = static_cast<const Unit*>(parts.part[blockIdx.y].from);
   auto* to = static_cast<Unit*>(parts.part[blockIdx.y].to);
-  Unit units[depth];
+  // units behind the end are those of the last one, so that loads need no condition
+  int64_t source[depth];
   int64_t target[depth];
+  uint32_t column[depth];
+  bool inside[depth];
 #pragma unroll
   for (int i = 0; i < depth; i++) {
     const uint32_t at = (blockIdx.x * depth + i) * threads + threadIdx.x;
-    target[i] = -1;
-    if (at >= job.units) continue;
-    const uint32_t row = job.row_units.quotient(at);
-    const uint32_t column = at - row * job.row_units.by;
-    const int64_t cell = job.first + row;
-    target[i] = (job.to_cells == nullptr ? cell : job.to_cells[cell]) * job.to_stride + column;
-    units[i] = load_unit(from + (job.from_cells == nullptr ? cell : job.from_cells[cell]) * job.from_stride + column);
+    inside[i] = at < job.units;
+    const uint32_t unit = min(at, job.units - 1);
+    const uint32_t row = job.row_units.quotient(unit);
+    column[i] = unit - row * job.row_units.by;
+    source[i] = target[i] = job.first + row;
   }
+  if (job.from_cells != nullptr) {
+#pragma unroll
+    for (int i = 0; i < depth; i++) source[i] = job.from_cells[source[i]];
+  }
+  if (job.to_cells != nullptr) {
+#pragma unroll
+    for (int i = 0; i < depth; i++) target[i] = job.to_cells[target[i]];
+  }
+  Unit units[depth];
+#pragma unroll
+  for (int i = 0; i < depth; i++) units[i] = load_unit(from + source[i] * job.from_stride + column[i]);
 #pragma unroll
   for (int i = 0; i < depth; i++) {
-    if (target[i] >= 0) store_unit(to + target[i], units[i]);
+    if (inside[i]) store_unit(to + target[i] * job.to_stride + column[i], units[i]);
   }
 }
 

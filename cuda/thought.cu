@@ -627,35 +627,38 @@ __global__ void __launch_bounds__(most_sum_threads) sum_kernel(const __grid_cons
       weights[threadIdx.x] = position.weights[begin + threadIdx.x];
     }
     __syncthreads();
-    each_columns(width, [&](uint32_t column, int left) {
+    const auto add_rows = [&](auto whole, uint32_t column, int left) {
+      constexpr bool vector = decltype(whole)::value;
       float sum[columns_each] = {};
       if (begin > first) {
         for (int i = 0; i < left; i++) sum[i] = out[column + i];
       }
-      const bool vector = job.vector && left == columns_each;
+      const auto load = [&](int i) { return TokenRow<format>::load(table + ids[i] * a.table.row_bytes, column, left, vector); };
+      const auto add = [&](const typename TokenRow<format>::Raw& raw, float weight) {
+        float x[columns_each];
+        TokenRow<format>::numbers(raw, x);
+#pragma unroll
+        for (int k = 0; k < columns_each; k++) sum[k] = fmaf(weight, x[k], sum[k]);
+      };
       int i = 0;
       for (; i + together <= here; i += together) {
         typename TokenRow<format>::Raw raw[together];
 #pragma unroll
-        for (int j = 0; j < together; j++) raw[j] = TokenRow<format>::load(table + ids[i + j] * a.table.row_bytes, column, left, vector);
+        for (int j = 0; j < together; j++) raw[j] = load(i + j);
 #pragma unroll
-        for (int j = 0; j < together; j++) {
-          float x[columns_each];
-          TokenRow<format>::numbers(raw[j], x);
-#pragma unroll
-          for (int k = 0; k < columns_each; k++) sum[k] = fmaf(weights[i + j], x[k], sum[k]);
-        }
+        for (int j = 0; j < together; j++) add(raw[j], weights[i + j]);
       }
-      for (; i < here; i++) {
-        float x[columns_each];
-        TokenRow<format>::numbers(TokenRow<format>::load(table + ids[i] * a.table.row_bytes, column, left, vector), x);
-#pragma unroll
-        for (int k = 0; k < columns_each; k++) sum[k] = fmaf(weights[i], x[k], sum[k]);
-      }
+      for (; i < here; i++) add(load(i), weights[i]);
 #pragma unroll
       for (int k = 0; k < columns_each; k++) {
         if (k < left) out[column + k] = sum[k];
       }
+    };
+    each_columns(width, [&](uint32_t column, int left) {
+      if (job.vector && left == columns_each)
+        add_rows(std::true_type{}, column, left);
+      else
+        add_rows(std::false_type{}, column, left);
     });
   }
   if (splits > 1) {

@@ -36,33 +36,49 @@ struct Job {
 
 // Where a chunk lies.
 struct Place {
-  int64_t row;      // of the part
+  uint32_t row;     // of this launch
   uint32_t column;
-  uint32_t group;   // of the row
-  int count;        // numbers, 0 to 8
+  int count;        // numbers, 0 to 8; a chunk behind the end is none at the place of the last one
 };
 
 __device__ inline Place place_of(const Job& job, uint32_t at) noexcept {
-  if (at >= job.chunks) return {0, 0, 0, 0};
-  const uint32_t row = job.row_chunks.quotient(at);
-  const uint32_t column = (at - row * job.row_chunks.by) * chunk;
+  const uint32_t inside = min(at, job.chunks - 1);
+  const uint32_t row = job.row_chunks.quotient(inside);
+  const uint32_t column = (inside - row * job.row_chunks.by) * chunk;
   const int left = static_cast<int>(job.columns) - static_cast<int>(column);
-  return {job.first_row + row, column, column >> job.group_shift, min(max(left, 0), chunk)};
+  return {row, column, at < job.chunks ? min(max(left, 0), chunk) : 0};
 }
-__device__ inline int64_t number_at(const Job& job, const Place& p) noexcept {
-  return (job.cells == nullptr ? p.row : job.cells[p.row]) * job.stride + p.column;
-}
+
+// The places of a thread, and the rows of numbers that they belong to.
+struct Places {
+  Place place[depth];
+  int64_t row[depth];
+
+  __device__ explicit Places(const Job& job) noexcept {
+#pragma unroll
+    for (int i = 0; i < depth; i++) {
+      place[i] = place_of(job, (blockIdx.x * depth + i) * threads + threadIdx.x);
+      row[i] = job.first_row + place[i].row;
+    }
+    if (job.cells == nullptr) return;
+#pragma unroll
+    for (int i = 0; i < depth; i++) row[i] = job.cells[row[i]];
+  }
+  // Of the numbers. The columns of no chunk at all are those of the last one, so that loads need no condition.
+  __device__ int64_t number(const Job& job, int i) const noexcept {
+    return row[i] * job.stride + min(place[i].column, job.columns - min(job.columns, static_cast<uint32_t>(chunk)));
+  }
+};
 
 template <class T>
 struct Chunk {
   uint4 words[sizeof(T) / 2];
 };
 
-template <class T>
-__device__ inline Chunk<T> load_chunk(const T* p, int count, bool vector) noexcept {
-  Chunk<T> c = {};
-  if (count == 0) return c;
-  if (vector) {
+template <bool vector, class T>
+__device__ inline Chunk<T> load_chunk(const T* p, int count) noexcept {
+  Chunk<T> c;
+  if constexpr (vector) {
 #pragma unroll
     for (int i = 0; i < static_cast<int>(sizeof(T) / 2); i++) c.words[i] = load_once(reinterpret_cast<const uint4*>(p) + i);
   } else {
@@ -73,9 +89,9 @@ __device__ inline Chunk<T> load_chunk(const T* p, int count, bool vector) noexce
   }
   return c;
 }
-template <class T>
-__device__ inline void store_chunk(const Chunk<T>& c, T* p, int count, bool vector) noexcept {
-  if (vector) {
+template <bool vector, class T>
+__device__ inline void store_chunk(const Chunk<T>& c, T* p, int count) noexcept {
+  if constexpr (vector) {
 #pragma unroll
     for (int i = 0; i < static_cast<int>(sizeof(T) / 2); i++) store_once(reinterpret_cast<uint4*>(p) + i, c.words[i]);
   } else {
@@ -177,7 +193,7 @@ struct Range {
 };
 
 // What the numbers of a group span, and the scale that follows.
-template <TileCode code>
+template <TileCode code, bool vector>
 __device__ inline Range range_of(const float (&x)[chunk], int count, const Job& job) noexcept {
   Range r = {0, 0, 0, 0, true};
   float span;
@@ -187,10 +203,9 @@ __device__ inline Range range_of(const float (&x)[chunk], int count, const Job& 
 #pragma unroll
     for (int i = 0; i < chunk; i++) {
       const int key = turn(__float_as_int(x[i]));
-      if (i < count) {
-        low = min(low, key);
-        high = max(high, key);
-      }
+      const bool here = vector ? count > 0 : i < count;
+      low = here ? min(low, key) : low;
+      high = here ? max(high, key) : high;
     }
     low = over_group(low, job.group_shift, [](int a, int b) { return min(a, b); });
     high = over_group(high, job.group_shift, [](int a, int b) { return max(a, b); });
@@ -242,31 +257,36 @@ __device__ inline uint32_t e4m3_pair(float low, float high) noexcept {
 // |y| < 2^21 rounded to an integer, in the low bits.
 __device__ inline uint32_t rounded(float y) noexcept { return __float_as_uint(__fadd_rn(y, 12582912.0F)); }
 
-template <class T, TileCode code>
-__global__ void __launch_bounds__(threads) quantise_kernel(const __grid_constant__ Parts parts, const __grid_constant__ Job job) {
-  const TilePart& part = parts.part[blockIdx.y];
-  Place place[depth];
+template <class T, TileCode code, bool vector>
+__device__ inline void quantise_chunks(const TilePart& part, const Job& job) noexcept {
+  constexpr int bits = code == TileCode::fp8 || code == TileCode::i8 ? 8 : 4;
+  const Places places(job);
   Chunk<T> raw[depth];
 #pragma unroll
   for (int i = 0; i < depth; i++) {
-    place[i] = place_of(job, (blockIdx.x * depth + i) * threads + threadIdx.x);
-    const T* from = static_cast<const T*>(part.numbers) + (place[i].count > 0 ? number_at(job, place[i]) : 0);
-    raw[i] = load_chunk(from, place[i].count, job.vector);
+    // a chunk behind the columns of its row begins where there is nothing to read one by one
+    const int64_t at = vector ? places.number(job, i) : places.row[i] * job.stride + places.place[i].column;
+    raw[i] = load_chunk<vector>(static_cast<const T*>(part.numbers) + at, places.place[i].count);
   }
 #pragma unroll
   for (int i = 0; i < depth; i++) {
-    const Place& p = place[i];
+    const Place& p = places.place[i];
     float x[chunk];
     floats_of(raw[i], x);
-    const Range r = range_of<code>(x, p.count, job);
+    if (p.count == 0) {
+#pragma unroll
+      for (float& v : x) v = 0;
+    }
+    const Range r = range_of<code, vector>(x, p.count, job);
     if (p.count == 0) continue;
+    const int64_t row = job.first_row + p.row;
     if ((p.column & ((1U << job.group_shift) - 1)) == 0) {
-      const int64_t at = p.row * job.groups + p.group;
+      const int64_t at = row * job.groups + (p.column >> job.group_shift);
       put(job.scale, part.scales, at, r.scale_bits);
       if constexpr (code == TileCode::i4_zero) put(job.scale, part.minima, at, r.minimum_bits);
       if (!r.good)
         atomicMin(reinterpret_cast<unsigned long long*>(job.first_bad),
-                  static_cast<unsigned long long>((job.first_part + blockIdx.y) * job.all_rows + p.row));
+                  static_cast<unsigned long long>((job.first_part + blockIdx.y) * job.all_rows + row));
     }
     float y[chunk];
 #pragma unroll
@@ -276,8 +296,7 @@ __global__ void __launch_bounds__(threads) quantise_kernel(const __grid_constant
       else
         y[j] = __fmul_rn(x[j], r.inverse);
     }
-    constexpr int bits = code == TileCode::fp8 || code == TileCode::i8 ? 8 : 4;
-    uint8_t* out = part.codes + p.row * job.code_row + static_cast<int64_t>(p.column) * bits / 8;
+    uint8_t* out = part.codes + row * job.code_row + static_cast<int64_t>(p.column) * bits / 8;
     uint32_t words[2] = {};
     if constexpr (code == TileCode::fp8) {
 #pragma unroll
@@ -293,22 +312,29 @@ __global__ void __launch_bounds__(threads) quantise_kernel(const __grid_constant
 #pragma unroll
       for (int j = 0; j < chunk; j++) {
         // the padding of a zero point is no zero
-        const uint32_t symbol = job.vector || j < p.count ? rounded(y[j]) & 15U : 0U;
+        const uint32_t symbol = vector || j < p.count ? rounded(y[j]) & 15U : 0U;
         words[0] |= symbol << (4 * j);
       }
     }
-    if (job.vector) {
-      if constexpr (bits == 8)
-        *reinterpret_cast<uint2*>(out) = {words[0], words[1]};
-      else
-        *reinterpret_cast<uint32_t*>(out) = words[0];
-    } else {
+    if constexpr (!vector) {
 #pragma unroll
       for (int j = 0; j < bits; j++) {
         if (j * 8 < p.count * bits) out[j] = static_cast<uint8_t>(words[j / 4] >> (8 * (j % 4)));
       }
+    } else if constexpr (bits == 8) {
+      *reinterpret_cast<uint2*>(out) = {words[0], words[1]};
+    } else {
+      *reinterpret_cast<uint32_t*>(out) = words[0];
     }
   }
+}
+
+template <class T, TileCode code>
+__global__ void __launch_bounds__(threads) quantise_kernel(const __grid_constant__ Parts parts, const __grid_constant__ Job job) {
+  if (job.vector)
+    quantise_chunks<T, code, true>(parts.part[blockIdx.y], job);
+  else
+    quantise_chunks<T, code, false>(parts.part[blockIdx.y], job);
 }
 
 // 8 codes as numbers.
@@ -349,43 +375,38 @@ __device__ inline void numbers_of(const uint32_t (&words)[2], float (&x)[chunk])
   }
 }
 
-template <class T, TileCode code>
-__global__ void __launch_bounds__(threads) dequantise_kernel(const __grid_constant__ Parts parts, const __grid_constant__ Job job) {
+template <class T, TileCode code, bool vector>
+__device__ inline void dequantise_chunks(const TilePart& part, const Job& job) noexcept {
   constexpr int bits = code == TileCode::fp8 || code == TileCode::i8 ? 8 : 4;
-  const TilePart& part = parts.part[blockIdx.y];
-  Place place[depth];
-  uint32_t words[depth][2];
+  const Places places(job);
+  uint32_t words[depth][2] = {};
   float scale[depth];
   float minimum[depth];
 #pragma unroll
   for (int i = 0; i < depth; i++) {
-    place[i] = place_of(job, (blockIdx.x * depth + i) * threads + threadIdx.x);
-    const Place& p = place[i];
-    words[i][0] = words[i][1] = 0;
-    scale[i] = minimum[i] = 0;
-    if (p.count == 0) continue;
-    const uint8_t* from = part.codes + p.row * job.code_row + static_cast<int64_t>(p.column) * bits / 8;
-    if (job.vector) {
-      if constexpr (bits == 8) {
-        const uint2 both = __ldcs(reinterpret_cast<const uint2*>(from));
-        words[i][0] = both.x;
-        words[i][1] = both.y;
-      } else {
-        words[i][0] = __ldcs(reinterpret_cast<const uint32_t*>(from));
-      }
-    } else {
+    const Place& p = places.place[i];
+    const uint32_t column = min(p.column, job.columns - 1);
+    const int64_t row = job.first_row + p.row;
+    const uint8_t* from = part.codes + row * job.code_row + static_cast<int64_t>(vector ? column & ~7U : p.column) * bits / 8;
+    if constexpr (!vector) {
 #pragma unroll
       for (int j = 0; j < bits; j++) {
         if (j * 8 < p.count * bits) words[i][j / 4] |= static_cast<uint32_t>(from[j]) << (8 * (j % 4));
       }
+    } else if constexpr (bits == 8) {
+      const uint2 both = __ldcs(reinterpret_cast<const uint2*>(from));
+      words[i][0] = both.x;
+      words[i][1] = both.y;
+    } else {
+      words[i][0] = __ldcs(reinterpret_cast<const uint32_t*>(from));
     }
-    const int64_t at = p.row * job.groups + p.group;
+    const int64_t at = row * job.groups + (column >> job.group_shift);
     scale[i] = get(job.scale, part.scales, at);
-    if constexpr (code == TileCode::i4_zero) minimum[i] = get(job.scale, part.minima, at);
+    minimum[i] = code == TileCode::i4_zero ? get(job.scale, part.minima, at) : 0.0F;
   }
 #pragma unroll
   for (int i = 0; i < depth; i++) {
-    const Place& p = place[i];
+    const Place& p = places.place[i];
     if (p.count == 0) continue;
     float x[chunk];
     numbers_of<code>(words[i], x);
@@ -396,8 +417,16 @@ __global__ void __launch_bounds__(threads) dequantise_kernel(const __grid_consta
       else
         x[j] = __fmul_rn(x[j], scale[i]);
     }
-    store_chunk(chunk_of<T>(x), static_cast<T*>(part.numbers) + number_at(job, p), p.count, job.vector);
+    store_chunk<vector>(chunk_of<T>(x), static_cast<T*>(part.numbers) + places.row[i] * job.stride + p.column, p.count);
   }
+}
+
+template <class T, TileCode code>
+__global__ void __launch_bounds__(threads) dequantise_kernel(const __grid_constant__ Parts parts, const __grid_constant__ Job job) {
+  if (job.vector)
+    dequantise_chunks<T, code, true>(parts.part[blockIdx.y], job);
+  else
+    dequantise_chunks<T, code, false>(parts.part[blockIdx.y], job);
 }
 
 bool valid(const TileArgs& a) noexcept {
