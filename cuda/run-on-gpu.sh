@@ -5,7 +5,7 @@
 #
 # OUT gets tests.txt (the build, if it fails), bench.json, peers.json, memcheck.txt, racecheck.txt and summary.txt. Each part has its own time
 # limit and leaves what it has; the exit status is 0 only if the build and all tests and checks were good. LATENT_CUDA_SASS names the
-# processor to compile for, that of this machine's first GPU by default.
+# processor to compile for, that of this machine's first GPU by default; LATENT_CUDA_PEER_SECONDS how long PyTorch may measure (100).
 set -u
 out=${1:?"the folder for the results"}
 shift
@@ -45,14 +45,15 @@ note "$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/
 # PyTorch measures while nvcc compiles: one needs the GPU and the other does not.
 peers=
 if wants peers && python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
-  timeout -k 5 110 python3 "$here/bench/peers.py" 85 >"$out/peers.json" 2>"$out/peers.err" &
+  timeout -k 5 125 python3 "$here/bench/peers.py" "${LATENT_CUDA_PEER_SECONDS:-100}" >"$out/peers.json" 2>"$out/peers.err" &
   peers=$!
 fi
 
 generator=
 command -v ninja >/dev/null && generator="-G Ninja"
 # shellcheck disable=SC2086
-if ! (cmake -S "$here" -B "$build" $generator -DLATENT_CUDA_SASS="$LATENT_CUDA_SASS" -DLATENT_CUDA_PTX= -DLATENT_CUDA_LINEINFO=ON &&
+if ! (export CUDACXX="${CUDACXX:-$(command -v nvcc)}"
+  cmake -S "$here" -B "$build" $generator -DLATENT_CUDA_SASS="$LATENT_CUDA_SASS" -DLATENT_CUDA_PTX= -DLATENT_CUDA_LINEINFO=ON &&
   timeout -k 5 150 cmake --build "$build" -j "$(nproc)" --target latentwire-cuda-tests latentwire-cuda-bench) >"$build.log" 2>&1; then
   note "the build failed"
   tail -n 150 "$build.log" | tee "$out/tests.txt"

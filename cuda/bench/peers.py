@@ -203,32 +203,70 @@ def caches():
 
 def products():
     functional = torch.nn.functional
+    names = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 
-    def gelu_projection(x, weight, bias):
-        return functional.linear(functional.rms_norm(x, x.shape[-1:], eps=1e-6), weight, bias)
+    def project(norm, activation):
+        def call(x, weight, bias):
+            if norm == "rms":
+                x = functional.rms_norm(x, x.shape[-1:], eps=1e-6)
+            elif norm == "layer":
+                x = functional.layer_norm(x, x.shape[-1:], eps=1e-6)
+            y = functional.linear(x, weight, bias)
+            return functional.gelu(y) if activation == "gelu" else y
 
-    for inputs, outputs in ((896, 896), (2560, 2560), (4096, 4096)):
+        return call
+
+    def projection(rows, inputs, outputs, dtype=torch.bfloat16, norm="rms", activation=None, suffix=""):
+        sets = sets_of(inputs * outputs * dtype.itemsize)
+        weights = [torch.randn(outputs, inputs, device=device, dtype=dtype) / inputs**0.5 for _ in range(sets)]
+        bias = torch.randn(outputs, device=device, dtype=dtype)
+        x = torch.randn(rows, inputs, device=device, dtype=dtype)
+        shape = f"{rows} x {inputs} x {outputs} {names[dtype]}{suffix}"
+        measure("projection", shape, project(norm, activation), [(x, w, bias) for w in weights])
+
+    def cosine(rows, anchors, width, dtype=torch.bfloat16, k=0):
+        def call(x, a):
+            r = (functional.normalize(x, dim=-1) @ a.T).float()
+            return r.topk(k, -1) if k > 0 else r
+
+        a = functional.normalize(torch.randn(anchors, width, device=device), dim=-1).to(dtype)
+        x = torch.randn(rows, width, device=device, dtype=dtype)
+        measure("cosine", f"{rows} x {anchors} x {width} {names[dtype]}" + (f", best {k}" if k > 0 else ""), call, [(x, a)])
+
+    def codeword(rows, count, width, dtype=torch.bfloat16):
+        codewords = torch.randn(count, width, device=device, dtype=dtype)
+        x = torch.randn(rows, width, device=device, dtype=dtype)
+        squares = codewords.float().square().sum(-1)
+        measure(
+            "codeword",
+            f"{rows} x {count} x {width} {names[dtype]}",
+            lambda x, c, s: (s - 2 * (x @ c.T).float()).min(-1),
+            [(x, codewords, squares)],
+        )
+
+    for size in (2560, 4096, 896):
         for rows in (1, 16, 64, 512, 4096):
-            sets = sets_of(inputs * outputs * 2)
-            weights = [torch.randn(outputs, inputs, device=device, dtype=torch.bfloat16) / inputs**0.5 for _ in range(sets)]
-            bias = torch.randn(outputs, device=device, dtype=torch.bfloat16)
-            x = torch.randn(rows, inputs, device=device, dtype=torch.bfloat16)
-            measure("projection", f"{rows} x {inputs} x {outputs} bf16", gelu_projection, [(x, w, bias) for w in weights])
-
-    def cosine(x, anchors):
-        return (functional.normalize(x, dim=-1) @ anchors.T).float()
-
-    for rows, anchors, width in ((1, 1000, 4096), (1000, 1000, 1024), (8192, 512, 4096), (100000, 64, 384)):
-        a = functional.normalize(torch.randn(anchors, width, device=device), dim=-1).bfloat16()
-        x = torch.randn(rows, width, device=device, dtype=torch.bfloat16)
-        measure("cosine", f"{rows} x {anchors} x {width} bf16", cosine, [(x, a)])
-
-    def codeword(x, codewords, squares):
-        return (squares - 2 * (x @ codewords.T).float()).min(-1)
-
-    codewords = torch.randn(8192, 256, device=device, dtype=torch.bfloat16)
-    x = torch.randn(4096, 256, device=device, dtype=torch.bfloat16)
-    measure("codeword", "4096 x 8192 x 256 bf16", codeword, [(x, codewords, codewords.float().square().sum(-1))])
+            projection(rows, size, size)
+    cosine_shapes = ((8192, 512, 4096), (100000, 64, 384), (1000, 1000, 1024), (1, 1000, 4096), (64, 1000, 768), (1, 300, 384), (8192, 4096, 4096))
+    for shape in cosine_shapes:
+        cosine(*shape)
+    for shape in ((4096, 8192, 256), (2048, 1024, 64), (32, 8192, 256)):
+        codeword(*shape)
+    cosine(8192, 512, 4096, k=10)
+    projection(8192, 4096, 4096)
+    projection(4096, 2560, 2560, activation="gelu", suffix=", gelu")
+    projection(4096, 2560, 2560, norm="layer", suffix=", layer norm")
+    projection(4096, 2560, 2560, norm=None, suffix=", no norm")
+    projection(8, 2560, 2560)
+    projection(1, 896, 4096)
+    projection(4096, 896, 4096)
+    projection(4096, 2560, 2560, torch.float16)
+    cosine(8192, 512, 4096, torch.float16)
+    for rows in (4096, 1, 16, 64, 512):
+        projection(rows, 2560, 2560, torch.float32)
+    for shape in cosine_shapes[:6]:
+        cosine(*shape, torch.float32)
+    codeword(4096, 8192, 256, torch.float32)
 
 
 rates()
