@@ -5,7 +5,7 @@
 #
 # OUT gets tests.txt (the build, if it fails), bench.json, peers.json, memcheck.txt, racecheck.txt and summary.txt. Each part has its own time
 # limit and leaves what it has; the exit status is 0 only if the build and all tests and checks were good. LATENT_CUDA_SASS names the
-# processor to compile for, that of this machine's first GPU by default; LATENT_CUDA_PEER_SECONDS how long PyTorch may measure (100).
+# processor to compile for, that of this machine's first GPU by default; LATENT_CUDA_PEER_SECONDS how long PyTorch may measure (85).
 set -u
 out=${1:?"the folder for the results"}
 shift
@@ -45,7 +45,7 @@ note "$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/
 # PyTorch measures while nvcc compiles: one needs the GPU and the other does not.
 peers=
 if wants peers && python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
-  timeout -k 5 125 python3 "$here/bench/peers.py" "${LATENT_CUDA_PEER_SECONDS:-100}" >"$out/peers.json" 2>"$out/peers.err" &
+  timeout -k 5 105 python3 "$here/bench/peers.py" "${LATENT_CUDA_PEER_SECONDS:-85}" >"$out/peers.json" 2>"$out/peers.err" &
   peers=$!
 fi
 
@@ -72,16 +72,16 @@ fi
 rm -f "$out/peers.err"
 [ -s "$out/peers.json" ] && export LATENTWIRE_PEERS="$out/peers.json"
 
-wants tests && limited tests 60 "$out/tests.txt" "$build/latentwire-cuda-tests"
+wants tests && limited tests 45 "$out/tests.txt" "$build/latentwire-cuda-tests"
 if wants bench; then
   # lines are JSON alone, also of a run that is stopped
-  timeout -k 5 60 "$build/latentwire-cuda-bench" >"$out/bench.json" 2>>"$out/summary.txt" || status=1
+  timeout -k 5 50 "$build/latentwire-cuda-bench" >"$out/bench.json" 2>>"$out/summary.txt" || status=1
   note "bench: $(wc -l <"$out/bench.json") lines"
 fi
 
 # Both sanitizers at once: they are bound by the processor.
 sanitizer() {
-  limited "$1" 75 "$out/$1.txt" env LATENTWIRE_TEST_ROUNDS=1 compute-sanitizer --tool "$1" --error-exitcode 9 "$build/latentwire-cuda-tests"
+  limited "$1" 60 "$out/$1.txt" env LATENTWIRE_TEST_ROUNDS=1 compute-sanitizer --tool "$1" --error-exitcode 9 "$build/latentwire-cuda-tests"
   [ "$status" -eq 0 ]
 }
 if command -v compute-sanitizer >/dev/null; then

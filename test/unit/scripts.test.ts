@@ -15,6 +15,8 @@ const scripts = [
   "test",
   "test-consumer",
   "test-fuzz",
+  "gpu-test",
+  "gpu-bench",
   "tidy",
 ];
 
