@@ -115,7 +115,8 @@ struct TransposedJob {
 };
 
 template <class Unit>
-__global__ void __launch_bounds__(threads) transpose_kernel(const __grid_constant__ Parts parts, const __grid_constant__ TransposedJob job) {
+__global__ void __launch_bounds__(threads)
+    transpose_kernel(const __grid_constant__ Parts parts, const __grid_constant__ TransposedJob job) {
   __shared__ Unit room[tile][tile + 4 / sizeof(Unit)];  // [channel][cell], rows shifted by a bank each
   const int lane = static_cast<int>(threadIdx.x % tile);
   const int line = static_cast<int>(threadIdx.x / tile);

@@ -10,8 +10,8 @@
 #include <cstdint>
 #include <type_traits>
 
-#define LATENT_CUDA_TRY(call)                                             \
-  do {                                                                    \
+#define LATENT_CUDA_TRY(call)                                                    \
+  do {                                                                           \
     if (const cudaError_t error_ = (call); error_ != cudaSuccess) return error_; \
   } while (false)
 

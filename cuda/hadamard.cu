@@ -20,7 +20,7 @@ struct Job {
   uint32_t tile;   // elements of a block of threads: whole blocks of the transform
   uint32_t block;
   float factor;
-  bool vector;     // four neighbours lie in one row, at a multiple of 16
+  bool vector;  // four neighbours lie in one row, at a multiple of 16
 };
 
 __device__ inline float* address(const Job& job, uint32_t at) noexcept {

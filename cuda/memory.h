@@ -103,8 +103,8 @@ struct TileArgs {
   Dtype dtype = Dtype::f32;
   int64_t rows = 0;
   int64_t columns = 0;
-  int64_t stride = 0;              // of numbers, in elements
-  const int32_t* cells = nullptr;  // [rows]: row i of the numbers lies at row cells[i]. nullptr: at i
+  int64_t stride = 0;               // of numbers, in elements
+  const int32_t* cells = nullptr;   // [rows]: row i of the numbers lies at row cells[i]. nullptr: at i
   const TilePart* parts = nullptr;  // host [part_count], with the same cells in all of them; read before the call returns
   int64_t part_count = 1;
   // Quantise: gets part * rows + row of the first row that holds NaN, an infinity or a number too large for the type of its scale, or
@@ -137,7 +137,7 @@ struct CellPart {
 struct CellArgs {
   int64_t count = 0;
   int64_t row_bytes = 0;
-  int64_t from_stride = 0;              // bytes from cell to cell
+  int64_t from_stride = 0;  // bytes from cell to cell
   int64_t to_stride = 0;
   const int32_t* from_cells = nullptr;  // [count]: gather; nullptr: cells 0, 1, 2 ...
   const int32_t* to_cells = nullptr;    // [count]: scatter; no cell twice
@@ -170,17 +170,17 @@ enum class RopePairs : int32_t { neox, norm };
 struct RopeArgs {
   RopePairs pairs = RopePairs::neox;
   int32_t head_dim = 0;
-  int32_t rotated = 0;                    // even, at most head_dim
-  const double* frequencies = nullptr;    // [rotated / 2], radians a position
-  const int32_t* shifts = nullptr;        // [count]
-  const int32_t* cells = nullptr;         // [count], no cell twice: where row i lies; nullptr: at i
+  int32_t rotated = 0;                  // even, at most head_dim
+  const double* frequencies = nullptr;  // [rotated / 2], radians a position
+  const int32_t* shifts = nullptr;      // [count]
+  const int32_t* cells = nullptr;       // [count], no cell twice: where row i lies; nullptr: at i
   int64_t count = 0;
   int64_t heads = 0;
-  int64_t stride = 0;                     // elements from row to row, at least heads * head_dim
+  int64_t stride = 0;  // elements from row to row, at least heads * head_dim
   Dtype dtype = Dtype::f32;
-  void* const* rows = nullptr;            // host [part_count]: keys of layers with the same frequencies, turned in place
+  void* const* rows = nullptr;  // host [part_count]: keys of layers with the same frequencies, turned in place
   int64_t part_count = 1;
-  void* workspace = nullptr;              // rope_workspace bytes, at a multiple of 16
+  void* workspace = nullptr;  // rope_workspace bytes, at a multiple of 16
 };
 // Two launches: cosines and sines of all rows by f64 angles, then the turn in f32.
 size_t rope_workspace(const RopeArgs& args) noexcept;

@@ -22,14 +22,14 @@ struct Job {
   uint32_t count;
   uint32_t heads;
   uint32_t pairs;
-  Divisor units;          // of a row: runs of neighbouring pairs
-  Divisor head_groups;    // runs of heads that one thread turns
+  Divisor units;        // of a row: runs of neighbouring pairs
+  Divisor head_groups;  // runs of heads that one thread turns
   uint32_t heads_each;
   uint32_t items;
 };
 
-__global__ void __launch_bounds__(threads) angles_kernel(const double* frequencies, const int32_t* shifts, int64_t count, uint32_t pairs,
-                                                         float2* turns) {
+__global__ void __launch_bounds__(threads)
+    angles_kernel(const double* frequencies, const int32_t* shifts, int64_t count, uint32_t pairs, float2* turns) {
   const int64_t at = int64_t{blockIdx.x} * threads + threadIdx.x;
   if (at >= count * pairs) return;
   const int64_t row = at / pairs;

@@ -1,6 +1,6 @@
-// Blocks that work on one thing together and agree on numbers in between: a cluster where there are clusters (Hopper and later), else blocks
-// of a cooperative launch that meet at a counter. What they tell each other passes through slots in device memory, in an order that does not
-// depend on timing.
+// Blocks that work on one thing together and agree on numbers in between: a cluster where there are clusters (Hopper and later), else
+// blocks of a cooperative launch that meet at a counter. What they tell each other passes through slots in device memory, in an order that
+// does not depend on timing.
 #pragma once
 
 #include "device.h"

@@ -1,7 +1,7 @@
 // A thought step in two launches. In the first, a team of blocks reads the logits of a position once from memory and then from its caches:
-// maximum, sums of exponentials, and a search for the least selected logit that tries three thresholds at a time and counts (or weighs) what
-// reaches each; then the selection's ids in order and its weights. In the second, blocks sum the rows of the selection, and the last to
-// finish adds the rest and brings the sum to its length. Nothing depends on the order in which blocks or threads come.
+// maximum, sums of exponentials, and a search for the least selected logit that tries three thresholds at a time and counts (or weighs)
+// what reaches each; then the selection's ids in order and its weights. In the second, blocks sum the rows of the selection, and the last
+// to finish adds the rest and brings the sum to its length. Nothing depends on the order in which blocks or threads come.
 #include <cfloat>
 #include <cmath>
 
@@ -30,8 +30,8 @@ constexpr int columns_each = 8;
 // Of one position, between the launches.
 struct Head {
   TeamRoom team;
-  int64_t count;  // rows to be summed
-  int32_t merged; // E[token] is among them
+  int64_t count;   // rows to be summed
+  int32_t merged;  // E[token] is among them
   ThoughtFault fault;
   uint32_t done[most_splits / split_group + 1];  // of the splits in each group, and of the groups
 };
@@ -99,7 +99,8 @@ __device__ inline float logit_of(uint32_t order) noexcept {
   return __uint_as_float((order & 0x8000'0000U) != 0 ? order & 0x7FFF'FFFFU : ~order);
 }
 
-// The logits of a position as one warp of the team sees them: its run of neighbours. What a lane looks at nobody else does, so nobody waits.
+// The logits of a position as one warp of the team sees them: its run of neighbours. What a lane looks at nobody else does, so nobody
+// waits.
 template <class T>
 class Logits {
  public:
@@ -467,7 +468,7 @@ __global__ void __launch_bounds__(select_threads) select_kernel(const __grid_con
   Sums sums;
   sums.max = logit_of(static_cast<uint32_t>(top[0] >> 32));
   const uint32_t argmax = 0xFFFF'FFFFU - static_cast<uint32_t>(top[0]);
-  const ThoughtFault fault = top[0] == ~uint64_t{0}     ? ThoughtFault::bad_logit
+  const ThoughtFault fault = top[0] == ~uint64_t{0}  ? ThoughtFault::bad_logit
                              : sums.max == -INFINITY ? ThoughtFault::no_token
                                                      : ThoughtFault::none;
   if (speaks) {
@@ -688,8 +689,9 @@ bool valid(const ThoughtArgs& a) noexcept {
   const auto finite = [](float x) { return std::fabs(x) <= FLT_MAX; };
   const bool noise = a.noise == ThoughtNoise::none || (a.noise_amount > 0 && finite(a.noise_amount));
   return finite(a.token) && finite(a.mix) && finite(a.extra) && a.temperature > 0 && finite(a.temperature) && a.top_k >= 0 && a.top_p > 0 &&
-         a.top_p <= 1 && noise && !(a.norm > FLT_MAX) && a.norm == a.norm && a.table.count >= 1 && a.table.count < (int64_t{1} << 31) - 128 &&
-         a.table.width >= 0 && a.table.width < (int64_t{1} << 30) && a.batch >= 0 && a.batch <= 65535;
+         a.top_p <= 1 && noise && !(a.norm > FLT_MAX) && a.norm == a.norm && a.table.count >= 1 &&
+         a.table.count < (int64_t{1} << 31) - 128 && a.table.width >= 0 && a.table.width < (int64_t{1} << 30) && a.batch >= 0 &&
+         a.batch <= 65535;
 }
 
 template <class T>
@@ -724,8 +726,8 @@ cudaError_t launch_select(Job job, cudaStream_t stream) noexcept {
     rows_at_once = together / static_cast<int>(job.team);
     attribute.id = cudaLaunchAttributeCooperative;
     attribute.val.cooperative = 1;
-    LATENT_CUDA_TRY(cudaMemset2DAsync(static_cast<char*>(a.workspace) + offsetof(Head, team) + offsetof(TeamRoom, arrived), job.layout.row_bytes,
-                                      0, sizeof(uint32_t), static_cast<size_t>(a.batch), stream));
+    LATENT_CUDA_TRY(cudaMemset2DAsync(static_cast<char*>(a.workspace) + offsetof(Head, team) + offsetof(TeamRoom, arrived),
+                                      job.layout.row_bytes, 0, sizeof(uint32_t), static_cast<size_t>(a.batch), stream));
   }
   const uint32_t chunks = ceil_div(static_cast<uint32_t>(a.table.count), warp_tokens);
   job.chunks = ceil_div(chunks, job.team * (select_threads / 32));

@@ -1,5 +1,5 @@
-// Tiles of codes, bit for bit as native/kernels/impl/tile.h makes them. A thread takes 8 neighbouring numbers, the 4, 8 or 16 lanes of a group
-// agree on its range by shuffles, and each thread has several chunks of 8 on their way at once.
+// Tiles of codes, bit for bit as native/kernels/impl/tile.h makes them. A thread takes 8 neighbouring numbers, the 4, 8 or 16 lanes of a
+// group agree on its range by shuffles, and each thread has several chunks of 8 on their way at once.
 #include "index.cuh"
 #include "memory.h"
 
@@ -22,23 +22,23 @@ struct Job {
   const int32_t* cells;
   int64_t code_row;
   int64_t first_row;
-  int64_t all_rows;    // of a part
+  int64_t all_rows;  // of a part
   int64_t first_part;
   int64_t* first_bad;
   Divisor row_chunks;  // chunks of a row: whole groups
   uint32_t chunks;     // of this launch
   uint32_t columns;
   uint32_t groups;
-  int group_shift;     // 5, 6, 7
+  int group_shift;  // 5, 6, 7
   TileScale scale;
-  bool vector;         // chunks are whole, and lie at multiples of their size
+  bool vector;  // chunks are whole, and lie at multiples of their size
 };
 
 // Where a chunk lies.
 struct Place {
-  uint32_t row;     // of this launch
+  uint32_t row;  // of this launch
   uint32_t column;
-  int count;        // numbers, 0 to 8; a chunk behind the end is none at the place of the last one
+  int count;  // numbers, 0 to 8; a chunk behind the end is none at the place of the last one
 };
 
 __device__ inline Place place_of(const Job& job, uint32_t at) noexcept {

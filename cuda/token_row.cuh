@@ -1,5 +1,5 @@
-// Eight neighbouring columns of a row of a token table as numbers, by the format: plain numbers, or the blocks of ggml as they are described
-// in native/kernels/impl/thought.h.
+// Eight neighbouring columns of a row of a token table as numbers, by the format: plain numbers, or the blocks of ggml as they are
+// described in native/kernels/impl/thought.h.
 #pragma once
 
 #include "memory.h"

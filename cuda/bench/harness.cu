@@ -81,7 +81,7 @@ struct Timing {
 
 // Graphs of several launches, each on the next set, so that what a graph costs to start is shared and caches are cold.
 Timing time_of(const Entry& entry) {
-  constexpr double wanted_ms = 2;     // of a graph
+  constexpr double wanted_ms = 2;    // of a graph
   constexpr double budget_ms = 120;  // of all graphs
   const Events events;
   Timing timing;
@@ -184,7 +184,8 @@ void measure(const Entry& entry) {
   LATENT_MUST(cudaDeviceSynchronize());
   const Timing timing = time_of(entry);
   if (timing.error != cudaSuccess) {
-    std::printf("{\"op\": \"%s\", \"shape\": \"%s\", \"error\": \"%s\"}\n", entry.op.c_str(), entry.shape.c_str(), cudaGetErrorString(timing.error));
+    std::printf("{\"op\": \"%s\", \"shape\": \"%s\", \"error\": \"%s\"}\n", entry.op.c_str(), entry.shape.c_str(),
+                cudaGetErrorString(timing.error));
     cudaGetLastError();
     std::fflush(stdout);
     return;

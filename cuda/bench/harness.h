@@ -27,8 +27,8 @@ struct Registration {
 };
 
 // LATENT_BENCH(rope) { ... }
-#define LATENT_BENCH(name)                                                                 \
-  static void run_##name();                                                                \
+#define LATENT_BENCH(name)                                                                   \
+  static void run_##name();                                                                  \
   static const latentwire::cuda::bench::Registration registration_##name(#name, run_##name); \
   static void run_##name()
 
@@ -60,7 +60,8 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
-// How many sets of `bytes` to go round, so that none is found in the second-level cache; at most 64, and not beyond half the device's memory.
+// How many sets of `bytes` to go round, so that none is found in the second-level cache; at most 64, and not beyond half the device's
+// memory.
 int sets_of(size_t bytes);
 
 // One shape of one kernel.
@@ -73,8 +74,8 @@ struct Entry {
   std::function<cudaError_t(int, cudaStream_t)> launch;
   int sets = 1;
 };
-// Times the entry and prints a line: the median time in us, the floor, what limits it, and the share of the floor. A launch that fails is a line
-// with its error.
+// Times the entry and prints a line: the median time in us, the floor, what limits it, and the share of the floor. A launch that fails is a
+// line with its error.
 void measure(const Entry& entry);
 
 // GB/s of a large copy, bytes read and written; TFLOP/s of a large bf16 product, 0 if nobody measured it.

@@ -59,8 +59,9 @@ void bench_tiles(const Cache& cache, const TileFormat& format, const char* name,
   a.first_bad = cache.first_bad.as<int64_t>();
   Entry entry;
   entry.shape = std::string("72 x 4096 x 1024 f16, ") + name + (run > 1 ? ", runs of 64" : "");
-  entry.bytes = cache_bytes + static_cast<double>(parts * cells * (format.row_code_bytes(channels) +
-                                                                   format.row_scale_bytes(channels) * (format.has_minima() ? 2 : 1)));
+  entry.bytes = cache_bytes +
+                static_cast<double>(parts * cells *
+                                    (format.row_code_bytes(channels) + format.row_scale_bytes(channels) * (format.has_minima() ? 2 : 1)));
   entry.op = "gather_quantise";
   entry.launch = [&](int, cudaStream_t stream) { return quantise(a, stream); };
   measure(entry);

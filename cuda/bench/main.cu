@@ -11,8 +11,9 @@ int main(int count, char** arguments) {
     std::fprintf(stderr, "no device: %s\n", cudaGetErrorString(error));
     return 2;
   }
-  std::printf("{\"op\": \"device\", \"name\": \"%s\", \"multiprocessors\": %d, \"cache_bytes\": %d, \"copy_gbs\": %.1f, \"bf16_tflops\": %.1f}\n",
-              device.name, device.multiProcessorCount, device.l2CacheSize, copy_rate(), dense_rate());
+  std::printf(
+      "{\"op\": \"device\", \"name\": \"%s\", \"multiprocessors\": %d, \"cache_bytes\": %d, \"copy_gbs\": %.1f, \"bf16_tflops\": %.1f}\n",
+      device.name, device.multiProcessorCount, device.l2CacheSize, copy_rate(), dense_rate());
   std::fflush(stdout);
   for (const Bench& bench : benches()) {
     bool wanted = count == 1;

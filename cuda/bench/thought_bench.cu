@@ -41,8 +41,9 @@ void bench_step(const Setting& setting) {
   for (int i = 0; i < sets; i++) {
     const auto batch = static_cast<size_t>(a.batch);
     const std::vector<int32_t> tokens(batch, 17 + i);
-    all->push_back({Buffer(a.batch * a.table.count, Dtype::f32, 4, 10 + static_cast<uint64_t>(i)), Buffer(batch * 2560 * 4), Buffer(batch * 2560 * 4),
-                    Buffer(batch * sizeof(ThoughtStats)), Buffer(batch * sizeof(ThoughtFault)), Buffer(batch * 4), Buffer(thought_workspace(a))});
+    all->push_back({Buffer(a.batch * a.table.count, Dtype::f32, 4, 10 + static_cast<uint64_t>(i)), Buffer(batch * 2560 * 4),
+                    Buffer(batch * 2560 * 4), Buffer(batch * sizeof(ThoughtStats)), Buffer(batch * sizeof(ThoughtFault)), Buffer(batch * 4),
+                    Buffer(thought_workspace(a))});
     all->back().tokens.upload(tokens.data(), batch * 4);
   }
   Entry entry;
@@ -67,8 +68,9 @@ void bench_step(const Setting& setting) {
 }
 
 LATENT_BENCH(thought) {
-  for (const Setting& setting : {Setting{"k 15", 1, 15, 1}, Setting{"k 50 p 0.9", 1, 50, 0.9}, Setting{"k 1000", 1, 1000, 1},
-                                 Setting{"p 0.9", 1, 0, 0.9}, Setting{"k 15", 8, 15, 1}, Setting{"k 15", 64, 15, 1}, Setting{"all", 1, 0, 1}})
+  for (const Setting& setting :
+       {Setting{"k 15", 1, 15, 1}, Setting{"k 50 p 0.9", 1, 50, 0.9}, Setting{"k 1000", 1, 1000, 1}, Setting{"p 0.9", 1, 0, 0.9},
+        Setting{"k 15", 8, 15, 1}, Setting{"k 15", 64, 15, 1}, Setting{"all", 1, 0, 1}})
     bench_step(setting);
 }
 

@@ -99,15 +99,16 @@ void check_transposed(Random& random, bool scatter) {
   args.cells = indexed ? cell_buffer.data() : nullptr;
   args.scatter = scatter;
   args.part_count = random.between(1, 3);
-  const std::string what = std::string(scatter ? "scatter" : "gather") + " transposed " + std::to_string(count) + " x " + std::to_string(channels) +
-                           " of " + std::to_string(sizeof(Unit)) + " bytes";
+  const std::string what = std::string(scatter ? "scatter" : "gather") + " transposed " + std::to_string(count) + " x " +
+                           std::to_string(channels) + " of " + std::to_string(sizeof(Unit)) + " bytes";
   std::vector<Buffer<Unit>> caches, rows;
   std::vector<std::vector<Unit>> wanted;
   std::vector<CellPart> parts;
   for (int64_t p = 0; p < args.part_count; p++) {
     std::vector<Unit> from(static_cast<size_t>(scatter ? count * args.row_stride : channels * args.channel_stride));
     for (Unit& unit : from) unit = static_cast<Unit>(random.next());
-    std::vector<Unit> to(static_cast<size_t>(scatter ? channels * args.channel_stride : count * args.row_stride), static_cast<Unit>(~Unit{0}));
+    std::vector<Unit> to(static_cast<size_t>(scatter ? channels * args.channel_stride : count * args.row_stride),
+                         static_cast<Unit>(~Unit{0}));
     for (int64_t i = 0; i < count; i++) {
       for (int64_t channel = 0; channel < channels; channel++) {
         const auto cache = static_cast<size_t>(channel * args.channel_stride + (indexed ? cells[static_cast<size_t>(i)] : i));

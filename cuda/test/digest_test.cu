@@ -16,12 +16,9 @@ struct Known {
 };
 const std::vector<Known>& known() {
   static const std::vector<Known> all = {
-      {256, {0x5557CF0C70B7F142U, 0x1D875BF2829A548EU}},
-      {1024, {0x5B63567E2DE83C64U, 0x90B93E6B171D7BDBU}},
-      {1040, {0xC7B5C72678A14BBAU, 0xA8A25214F72A2FDFU}},
-      {2048, {0xCCDD81367C6796CAU, 0x9E6965B37AC2BA91U}},
-      {4160, {0x6376CA9CC9CC2947U, 0xE2EA90BB27DBF898U}},
-      {16384, {0xBB4FEABFB93156C0U, 0x1698547964E5BDACU}},
+      {256, {0x5557CF0C70B7F142U, 0x1D875BF2829A548EU}},   {1024, {0x5B63567E2DE83C64U, 0x90B93E6B171D7BDBU}},
+      {1040, {0xC7B5C72678A14BBAU, 0xA8A25214F72A2FDFU}},  {2048, {0xCCDD81367C6796CAU, 0x9E6965B37AC2BA91U}},
+      {4160, {0x6376CA9CC9CC2947U, 0xE2EA90BB27DBF898U}},  {16384, {0xBB4FEABFB93156C0U, 0x1698547964E5BDACU}},
       {65552, {0x950761B40401DCA8U, 0x0D3274300F8FED87U}},
   };
   return all;
@@ -68,7 +65,8 @@ LATENT_TEST(digest_changes_with_every_byte) {
   const Buffer<Digest128> digests(count);
   run([&](cudaStream_t stream) { return digest_tiles({buffer.data(), count, bytes, bytes, digests.data()}, stream); }, "flipped bits");
   const std::vector<Digest128> all = digests.download();
-  for (int64_t i = 0; i < bytes; i++) expect(!same(all[static_cast<size_t>(i)], all.back()), "byte " + std::to_string(i) + " does not matter");
+  for (int64_t i = 0; i < bytes; i++)
+    expect(!same(all[static_cast<size_t>(i)], all.back()), "byte " + std::to_string(i) + " does not matter");
 }
 
 LATENT_TEST(digest_refuses_what_no_kernel_takes) {
@@ -87,7 +85,9 @@ LATENT_TEST(digest_is_independent_of_timing) {
     const auto buffer = std::make_shared<Buffer<uint8_t>>(data);
     const auto digests = std::make_shared<Buffer<Digest128>>(count);
     cases.push_back({[=] { digests->poison(); },
-                     [=](cudaStream_t stream) { return digest_tiles({buffer->data(), count, 4096, 4096, digests->data()}, stream); },
+                     [=](cudaStream_t stream) {
+                       return digest_tiles({buffer->data(), count, 4096, 4096, digests->data()}, stream);
+                     },
                      [=] { return bytes_of(digests->download()); }});
   }
   expect_independent_of_timing(cases, "digests");

@@ -75,7 +75,8 @@ void expect_same(const std::vector<uint8_t>& out, const std::vector<uint8_t>& re
     first = i;
   }
   char text[160];
-  std::snprintf(text, sizeof(text), ": %zu of %zu bytes (wanted: %zu) differ, the first at %zu", different, out.size(), reference.size(), first);
+  std::snprintf(text, sizeof(text), ": %zu of %zu bytes (wanted: %zu) differ, the first at %zu", different, out.size(), reference.size(),
+                first);
   fail(what + text);
 }
 

@@ -1,5 +1,6 @@
-// What the tests of the kernels share: registration, random data by seed, device buffers whose content is poison until it is written, errors
-// against float64, and the check that results do not depend on what else the device does. The number of rounds is LATENTWIRE_TEST_ROUNDS.
+// What the tests of the kernels share: registration, random data by seed, device buffers whose content is poison until it is written,
+// errors against float64, and the check that results do not depend on what else the device does. The number of rounds is
+// LATENTWIRE_TEST_ROUNDS.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -29,8 +30,8 @@ struct Registration {
 };
 
 // LATENT_TEST(rope_turns_keys) { ... }
-#define LATENT_TEST(name)                                                            \
-  static void name();                                                                \
+#define LATENT_TEST(name)                                                             \
+  static void name();                                                                 \
   static const latentwire::cuda::test::Registration registration_##name(#name, name); \
   static void name()
 
@@ -161,8 +162,8 @@ struct Case {
   std::function<cudaError_t(cudaStream_t)> launch;
   std::function<std::vector<uint8_t>()> result;
 };
-// Runs all cases one after another, then all at once on streams of their own, then all at once as captured graphs, twice each, and holds the
-// results against each other.
+// Runs all cases one after another, then all at once on streams of their own, then all at once as captured graphs, twice each, and holds
+// the results against each other.
 void expect_independent_of_timing(const std::vector<Case>& cases, const std::string& what);
 
 }  // namespace latentwire::cuda::test

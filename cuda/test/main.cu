@@ -1,5 +1,5 @@
-// Runs all tests, or those whose names contain one of the arguments. The last line is "N passed, N failed"; exits with 1 if one failed, 2 if
-// there is no device, 3 after an error that ended the run.
+// Runs all tests, or those whose names contain one of the arguments. The last line is "N passed, N failed"; exits with 1 if one failed, 2
+// if there is no device, 3 after an error that ended the run.
 #include <chrono>
 #include <cstring>
 

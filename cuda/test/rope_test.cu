@@ -35,7 +35,8 @@ std::shared_ptr<Turn> turn_of(Random& random, Dtype dtype, RopePairs pairs, int6
   const bool one_shift = random.chance(0.5);
   const auto common = static_cast<int32_t>(random.between(-40000, 40000));
   const int64_t slots = count + random.between(0, 4);
-  for (int64_t i = 0; i < count; i++) shifts.push_back(one_shift ? common : static_cast<int32_t>(random.chance(0.2) ? 0 : random.between(-9000, 9000)));
+  for (int64_t i = 0; i < count; i++)
+    shifts.push_back(one_shift ? common : static_cast<int32_t>(random.chance(0.2) ? 0 : random.between(-9000, 9000)));
   for (int32_t i = 0; i < slots; i++) cells.push_back(i);
   for (int64_t i = slots - 1; i > 0; i--) std::swap(cells[static_cast<size_t>(i)], cells[static_cast<size_t>(random.between(0, i))]);
   cells.resize(static_cast<size_t>(count));
@@ -49,8 +50,15 @@ std::shared_ptr<Turn> turn_of(Random& random, Dtype dtype, RopePairs pairs, int6
   args.stride = heads * head_dim + gap;
   args.dtype = dtype;
   args.part_count = parts;
-  auto turn = std::make_shared<Turn>(Turn{args, Buffer<double>(frequencies), Buffer<int32_t>(shifts), Buffer<int32_t>(cells),
-                                          Buffer<uint8_t>(static_cast<int64_t>(rope_workspace(args))), {}, {}, {}, {}});
+  auto turn = std::make_shared<Turn>(Turn{args,
+                                          Buffer<double>(frequencies),
+                                          Buffer<int32_t>(shifts),
+                                          Buffer<int32_t>(cells),
+                                          Buffer<uint8_t>(static_cast<int64_t>(rope_workspace(args))),
+                                          {},
+                                          {},
+                                          {},
+                                          {}});
   for (int64_t p = 0; p < parts; p++) {
     turn->before.push_back(rounded(random.normals(slots * args.stride), dtype));
     std::vector<double> after(turn->before.back().begin(), turn->before.back().end());
@@ -91,10 +99,10 @@ LATENT_TEST(rope_turns_keys) {
         const int32_t rotated = random.chance(0.7) ? head_dim : static_cast<int32_t>(2 * random.between(1, head_dim / 2));
         const auto heads = random.of<int64_t>({0, 1, 3, 8});
         const auto count = random.of<int64_t>({0, 1, 5, 130});
-        const auto turn = turn_of(random, dtype, pairs, count, head_dim, rotated, heads, random.of<int64_t>({0, 0, 8, 3}), random.between(1, 3),
-                                  random.of<size_t>({0, 0, 1}));
-        const std::string what = std::string(pairs == RopePairs::neox ? "neox " : "norm ") + name_of(dtype) + " " + std::to_string(count) + " x " +
-                                 std::to_string(heads) + " x " + std::to_string(rotated) + " of " + std::to_string(head_dim);
+        const auto turn = turn_of(random, dtype, pairs, count, head_dim, rotated, heads, random.of<int64_t>({0, 0, 8, 3}),
+                                  random.between(1, 3), random.of<size_t>({0, 0, 1}));
+        const std::string what = std::string(pairs == RopePairs::neox ? "neox " : "norm ") + name_of(dtype) + " " + std::to_string(count) +
+                                 " x " + std::to_string(heads) + " x " + std::to_string(rotated) + " of " + std::to_string(head_dim);
         run([&](cudaStream_t stream) { return rope_shift(turn->args, stream); }, what);
         for (size_t p = 0; p < turn->rows.size(); p++)
           expect_close(decode(turn->rows[p].download(), dtype), turn->wanted[p], dtype == Dtype::f32 ? 1e-6 : 4e-3,
@@ -132,8 +140,8 @@ LATENT_TEST(rope_is_independent_of_timing) {
   Random random(1200);
   std::vector<Case> cases;
   for (int i = 0; i < 4; i++) {
-    const auto turn = turn_of(random, i % 2 == 0 ? Dtype::f16 : Dtype::bf16, i < 2 ? RopePairs::neox : RopePairs::norm, reduced() ? 20 : 300, 128,
-                              128, 8, 0, 2, 0);
+    const auto turn = turn_of(random, i % 2 == 0 ? Dtype::f16 : Dtype::bf16, i < 2 ? RopePairs::neox : RopePairs::norm,
+                              reduced() ? 20 : 300, 128, 128, 8, 0, 2, 0);
     cases.push_back({[turn] { turn->reset(); }, [turn](cudaStream_t stream) { return rope_shift(turn->args, stream); },
                      [turn] { return turn->rows[1].download(); }});
   }

@@ -21,8 +21,9 @@ struct Format {
   int64_t columns, bytes;  // of a unit of storage
 };
 const std::vector<Format>& row_formats() {
-  static const std::vector<Format> all = {{RowFormat::f32, "f32", 1, 4},     {RowFormat::f16, "f16", 1, 2},       {RowFormat::bf16, "bf16", 1, 2},
-                                          {RowFormat::q8_0, "q8_0", 32, 34}, {RowFormat::q4_0, "q4_0", 32, 18},   {RowFormat::q4_K, "q4_K", 256, 144},
+  static const std::vector<Format> all = {{RowFormat::f32, "f32", 1, 4},      {RowFormat::f16, "f16", 1, 2},
+                                          {RowFormat::bf16, "bf16", 1, 2},    {RowFormat::q8_0, "q8_0", 32, 34},
+                                          {RowFormat::q4_0, "q4_0", 32, 18},  {RowFormat::q4_K, "q4_K", 256, 144},
                                           {RowFormat::q6_K, "q6_K", 256, 210}};
   return all;
 }
@@ -80,7 +81,9 @@ std::vector<uint8_t> table_bytes(Random& random, const Format& f, int64_t count,
     if (f.columns == 1) {
       std::vector<float> x(static_cast<size_t>(width));
       for (float& v : x) v = static_cast<float>(random.uniform() * 2 - 1);
-      const std::vector<uint8_t> row_data = encode(x, f.format == RowFormat::f32 ? Dtype::f32 : f.format == RowFormat::f16 ? Dtype::f16 : Dtype::bf16);
+      const std::vector<uint8_t> row_data = encode(x, f.format == RowFormat::f32   ? Dtype::f32
+                                                      : f.format == RowFormat::f16 ? Dtype::f16
+                                                                                   : Dtype::bf16);
       std::copy(row_data.begin(), row_data.end(), at);
       continue;
     }
@@ -97,7 +100,8 @@ std::vector<uint8_t> table_bytes(Random& random, const Format& f, int64_t count,
   return bytes;
 }
 
-// --- Noise by its definition ---------------------------------------------------------------------------------------------------------------
+// --- Noise by its definition
+// ---------------------------------------------------------------------------------------------------------------
 
 struct Words {
   uint32_t w[4];
@@ -120,7 +124,9 @@ struct Stream {
   std::pair<double, double> next() {
     const Words w = philox({{id, static_cast<uint32_t>(step), static_cast<uint32_t>(step >> 32), block++}}, static_cast<uint32_t>(seed),
                            static_cast<uint32_t>(seed >> 32));
-    const auto uniform = [](uint32_t high, uint32_t low) { return (static_cast<double>(((uint64_t{high} << 32) | low) >> 12) + 0.5) * 0x1p-52; };
+    const auto uniform = [](uint32_t high, uint32_t low) {
+      return (static_cast<double>(((uint64_t{high} << 32) | low) >> 12) + 0.5) * 0x1p-52;
+    };
     return {uniform(w.w[0], w.w[1]), uniform(w.w[2], w.w[3])};
   }
 };
@@ -138,7 +144,8 @@ double log_gamma_draw(Stream s, double shape) {
   }
 }
 
-// --- A step --------------------------------------------------------------------------------------------------------------------------------
+// --- A step
+// --------------------------------------------------------------------------------------------------------------------------------
 
 // Everything of a step, on both sides.
 struct Step {
@@ -348,9 +355,10 @@ std::shared_ptr<Step> step_of(Random& random, const Format& format, int64_t coun
 
 std::string describe(const Step& s) {
   const ThoughtArgs& a = s.args;
-  return std::string(s.format.name) + " " + std::to_string(a.table.count) + " x " + std::to_string(a.table.width) + ", logits " + name_of(a.dtype) +
-         ", k " + std::to_string(a.top_k) + ", p " + std::to_string(a.top_p) + ", noise " + std::to_string(static_cast<int>(a.noise)) + ", a " +
-         std::to_string(a.token) + ", b " + std::to_string(a.mix) + ", norm " + std::to_string(a.norm);
+  return std::string(s.format.name) + " " + std::to_string(a.table.count) + " x " + std::to_string(a.table.width) + ", logits " +
+         name_of(a.dtype) + ", k " + std::to_string(a.top_k) + ", p " + std::to_string(a.top_p) + ", noise " +
+         std::to_string(static_cast<int>(a.noise)) + ", a " + std::to_string(a.token) + ", b " + std::to_string(a.mix) + ", norm " +
+         std::to_string(a.norm);
 }
 
 void check(Step& s) {
@@ -407,7 +415,7 @@ LATENT_TEST(thought_steps_of_large_vocabularies) {
   for (int round = 0; round < 12; round++) {
     Random random(2100 + static_cast<uint64_t>(round));
     const auto step = step_of(random, row_formats()[static_cast<size_t>(round % 3)], random.of<int64_t>({151936, 128256, 262144, 32003}),
-                              random.of<int64_t>({16, 4100}) , 1);
+                              random.of<int64_t>({16, 4100}), 1);
     // rows of a table this large are only read where they are selected
     if (step->args.table.width > 16) {
       step->args.top_k = random.of<int64_t>({15, 64, 3000});
@@ -471,8 +479,8 @@ LATENT_TEST(thought_steps_name_faults) {
     const std::vector<ThoughtFault> wanted = {ThoughtFault::bad_logit, ThoughtFault::bad_logit, ThoughtFault::no_token,
                                               ThoughtFault::bad_sum,   ThoughtFault::bad_sum,   ThoughtFault::none};
     for (size_t row = 0; row < wanted.size(); row++)
-      expect(faults[row] == wanted[row], "row " + std::to_string(row) + " of " + std::to_string(count) + " has fault " +
-                                             std::to_string(static_cast<int>(faults[row])));
+      expect(faults[row] == wanted[row],
+             "row " + std::to_string(row) + " of " + std::to_string(count) + " has fault " + std::to_string(static_cast<int>(faults[row])));
   }
 }
 

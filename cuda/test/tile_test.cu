@@ -159,7 +159,8 @@ std::vector<float> dequantise_rows(const TileFormat& f, const Coded& c, int64_t 
   return y;
 }
 
-// --- Numbers in all sorts of places --------------------------------------------------------------------------------------------------------
+// --- Numbers in all sorts of places
+// --------------------------------------------------------------------------------------------------------
 
 std::vector<float> numbers(Random& random, int64_t n, Dtype dtype) {
   std::vector<float> x(static_cast<size_t>(n));
@@ -197,7 +198,8 @@ Shape shape_of(Random& random) {
   s.slots = s.rows + (random.chance(0.5) ? random.between(0, 9) : 0);
   if (s.slots > s.rows || random.chance(0.3)) {
     for (int32_t i = 0; i < s.slots; i++) s.cells.push_back(i);
-    for (int64_t i = s.slots - 1; i > 0; i--) std::swap(s.cells[static_cast<size_t>(i)], s.cells[static_cast<size_t>(random.between(0, i))]);
+    for (int64_t i = s.slots - 1; i > 0; i--)
+      std::swap(s.cells[static_cast<size_t>(i)], s.cells[static_cast<size_t>(random.between(0, i))]);
     s.cells.resize(static_cast<size_t>(s.rows));
   }
   return s;
@@ -235,8 +237,8 @@ struct Tiles {
 };
 
 std::string describe(const TileFormat& f, Dtype dtype, const Shape& s) {
-  return name_of(f) + " " + latentwire::cuda::test::name_of(dtype) + " " + std::to_string(s.parts) + " x " + std::to_string(s.rows) + " x " +
-         std::to_string(s.columns) + " (stride " + std::to_string(s.stride) + (s.cells.empty() ? ")" : ", cells)");
+  return name_of(f) + " " + latentwire::cuda::test::name_of(dtype) + " " + std::to_string(s.parts) + " x " + std::to_string(s.rows) +
+         " x " + std::to_string(s.columns) + " (stride " + std::to_string(s.stride) + (s.cells.empty() ? ")" : ", cells)");
 }
 
 std::vector<uint8_t> first(const std::vector<uint8_t>& bytes, int64_t count) {
@@ -446,7 +448,10 @@ LATENT_TEST(tile_is_independent_of_timing) {
   for (const int64_t block : {64, 2048}) {
     const std::vector<float> x = random.normals(96 * 2048);
     const auto buffer = std::make_shared<Buffer<float>>(x);
-    cases.push_back({[=] { buffer->upload(x); }, [=](cudaStream_t stream) { return hadamard({buffer->data(), 96, 2048, 2048, block}, stream); },
+    cases.push_back({[=] { buffer->upload(x); },
+                     [=](cudaStream_t stream) {
+                       return hadamard({buffer->data(), 96, 2048, 2048, block}, stream);
+                     },
                      [=] { return bytes_of(buffer->download()); }});
   }
   expect_independent_of_timing(cases, "tiles");

@@ -9,14 +9,14 @@ const scripts = [
   "check-glibc",
   "check-llama-headers",
   "format",
+  "gpu-bench",
+  "gpu-test",
   "prebuild",
   "result-tables",
   "setup",
   "test",
   "test-consumer",
   "test-fuzz",
-  "gpu-test",
-  "gpu-bench",
   "tidy",
 ];
 
