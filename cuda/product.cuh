@@ -37,8 +37,7 @@ struct Product {
   const float* sums = nullptr;  // [outputs] for RowScale::layer
   const float* bias = nullptr;  // [outputs] or none
   Finish finish = Finish::identity;
-  const void* residual = nullptr;  // [n, outputs] or none
-  Dtype residual_dtype = Dtype::f32;
+  const void* residual = nullptr;  // [n, outputs] of `dtype`, or none
   int64_t residual_stride = 0;
   void* out = nullptr;  // [n, outputs]
   Dtype out_dtype = Dtype::f32;
@@ -64,7 +63,7 @@ inline Product rows_of(Product p, int64_t first, int64_t count) noexcept {
     return data == nullptr ? nullptr : static_cast<const char*>(data) + static_cast<size_t>(first * stride) * dtype_size(dtype);
   };
   p.x = offset(p.x, p.x_stride, p.dtype);
-  p.residual = offset(p.residual, p.residual_stride, p.residual_dtype);
+  p.residual = offset(p.residual, p.residual_stride, p.dtype);
   p.out = const_cast<void*>(offset(p.out, p.out_stride, p.out_dtype));
   if (p.best != nullptr) p.best += first;
   p.first_row += static_cast<int32_t>(first);
@@ -77,7 +76,8 @@ constexpr int64_t few_outputs(int64_t n) noexcept { return n <= 16 ? 16 : 32; }
 
 // The launchers: the caller has seen to alignment, dtype and device.
 cudaError_t product_few(const Product& p, cudaStream_t stream) noexcept;
-cudaError_t product_wgmma(const Product& p, cudaStream_t stream) noexcept;
+cudaError_t product_wgmma_f16(const Product& p, cudaStream_t stream) noexcept;
+cudaError_t product_wgmma_bf16(const Product& p, cudaStream_t stream) noexcept;
 cudaError_t product_mma(const Product& p, bool wide, cudaStream_t stream) noexcept;
 cudaError_t product_simple(const Product& p, bool l1, cudaStream_t stream) noexcept;
 
@@ -249,59 +249,85 @@ __device__ inline void store_value(const Product& p, const RowAffine& a, int64_t
   if (p.bias != nullptr) v += p.bias[column];
   report_bad(p, !isfinite(v), row);
   v = finished(p.finish, v);
-  if (p.residual != nullptr) v += load_float(p.residual_dtype, p.residual, row * p.residual_stride + column);
+  if (p.residual != nullptr) v += load_float(p.dtype, p.residual, row * p.residual_stride + column);
   store_float(p.out_dtype, p.out, row * p.out_stride + column, v);
 }
 
-// Whether pairs of outputs at even columns can be stored as one.
-__device__ inline bool stores_pairs(const Product& p) noexcept {
-  const size_t pair = p.out_dtype == Dtype::f32 ? 8 : 4;
-  return p.out_stride % 2 == 0 && reinterpret_cast<uintptr_t>(p.out) % pair == 0;
+// Two values as 16-bit floats.
+__device__ inline uint32_t pair_bits(Dtype dtype, float a, float b) noexcept {
+  const __half2 half = __floats2half2_rn(a, b);
+  const __nv_bfloat162 brain = __floats2bfloat162_rn(a, b);
+  uint32_t half_bits, brain_bits;
+  __builtin_memcpy(&half_bits, &half, sizeof(half));
+  __builtin_memcpy(&brain_bits, &brain, sizeof(brain));
+  return dtype == Dtype::f16 ? half_bits : brain_bits;
 }
 
-// The sums of one row that a thread of a warp product holds: columns first + 8 i and the one beside it. `sum(i, e)` gives them.
-template <int groups, class Sum>
-__device__ inline void store_row(const Product& p, const RowAffine& a, int64_t row, int64_t first, bool pairs, Sum sum) noexcept {
+// Where a thread of a warp product stores.
+struct PairStore {
+  bool wide;   // f32
+  bool pairs;  // pairs at even columns can be stored as one
+
+  __device__ explicit PairStore(const Product& p) noexcept
+      : wide(p.out_dtype == Dtype::f32),
+        pairs(p.out_stride % 2 == 0 && reinterpret_cast<uintptr_t>(p.out) % (p.out_dtype == Dtype::f32 ? 8 : 4) == 0) {}
+};
+
+// The sums of one row that a thread of a warp product holds: columns first + 8 i and the one beside it. `sum(i, e)` gives them. T is what a
+// residual is of.
+template <class T, Stats kind, int groups, class Sum>
+__device__ inline void store_row(const Product& p, const RowAffine& a, int64_t row, int first, const PairStore& store, Sum sum) noexcept {
   if (row >= p.n) return;
   bool bad = false;
-  const bool layer = p.scale == RowScale::layer;
+  const auto outputs = static_cast<int>(p.outputs);
+  float* const wide = static_cast<float*>(p.out) + row * p.out_stride;
+  uint16_t* const narrow = static_cast<uint16_t*>(p.out) + row * p.out_stride;
+  const T* const residual = static_cast<const T*>(p.residual) + row * p.residual_stride;
 #pragma unroll
   for (int i = 0; i < groups; i++) {
-    const int64_t column = first + 8 * i;
-    if (column >= p.outputs) continue;
-    const bool both = column + 1 < p.outputs;
+    const int column = first + 8 * i;
+    if (column >= outputs) continue;
+    const bool both = column + 1 < outputs;
+    const int beside = both ? column + 1 : column;
     float v[2] = {sum(i, 0) * a.factor + a.base, sum(i, 1) * a.factor + a.base};
-    if (layer) {
+    if constexpr (kind == Stats::layer) {
       v[0] = fmaf(a.of_sums, __ldg(p.sums + column), v[0]);
-      if (both) v[1] = fmaf(a.of_sums, __ldg(p.sums + column + 1), v[1]);
+      v[1] = fmaf(a.of_sums, __ldg(p.sums + beside), v[1]);
     }
     if (p.bias != nullptr) {
       v[0] += __ldg(p.bias + column);
-      if (both) v[1] += __ldg(p.bias + column + 1);
+      v[1] += __ldg(p.bias + beside);
     }
     bad |= !isfinite(v[0]) || (both && !isfinite(v[1]));
     if (p.finish == Finish::gelu) {
       v[0] = gelu(v[0]);
       v[1] = gelu(v[1]);
-    } else if (p.finish != Finish::identity) {
-      v[0] = finished(p.finish, v[0]);
-      v[1] = finished(p.finish, v[1]);
+    }
+    if constexpr (kind == Stats::squares) {
+      if (p.finish == Finish::floor || p.finish == Finish::root) {
+        v[0] = finished(p.finish, v[0]);
+        v[1] = finished(p.finish, v[1]);
+      }
     }
     if (p.residual != nullptr) {
-      const int64_t at = row * p.residual_stride + column;
-      v[0] += load_float(p.residual_dtype, p.residual, at);
-      if (both) v[1] += load_float(p.residual_dtype, p.residual, at + 1);
+      v[0] += to_float(residual[column]);
+      v[1] += to_float(residual[beside]);
     }
-    const int64_t at = row * p.out_stride + column;
-    if (!pairs || !both) {
-      store_float(p.out_dtype, p.out, at, v[0]);
-      if (both) store_float(p.out_dtype, p.out, at + 1, v[1]);
-    } else if (p.out_dtype == Dtype::f32) {
-      *reinterpret_cast<float2*>(static_cast<float*>(p.out) + at) = make_float2(v[0], v[1]);
-    } else if (p.out_dtype == Dtype::f16) {
-      *reinterpret_cast<__half2*>(static_cast<__half*>(p.out) + at) = __floats2half2_rn(v[0], v[1]);
+    if (store.wide) {
+      if (store.pairs && both) {
+        *reinterpret_cast<float2*>(wide + column) = make_float2(v[0], v[1]);
+      } else {
+        wide[column] = v[0];
+        if (both) wide[column + 1] = v[1];
+      }
     } else {
-      *reinterpret_cast<__nv_bfloat162*>(static_cast<__nv_bfloat16*>(p.out) + at) = __floats2bfloat162_rn(v[0], v[1]);
+      const uint32_t bits = pair_bits(p.out_dtype, v[0], v[1]);
+      if (store.pairs && both) {
+        *reinterpret_cast<uint32_t*>(narrow + column) = bits;
+      } else {
+        narrow[column] = static_cast<uint16_t>(bits);
+        if (both) narrow[column + 1] = static_cast<uint16_t>(bits >> 16);
+      }
     }
   }
   report_bad(p, bad, row);
@@ -321,16 +347,16 @@ __device__ inline float argmin_value(unsigned long long key) noexcept {
 
 // The least of the values that a quad of lanes holds of one row. All lanes of the warp must call it.
 template <int groups, class Sum>
-__device__ inline void argmin_row(const Product& p, int64_t row, int64_t first, Sum sum) noexcept {
+__device__ inline void argmin_row(const Product& p, int64_t row, int first, Sum sum) noexcept {
   float least = INFINITY;
-  int64_t index = -1;
+  int index = -1;
   bool bad = false;
 #pragma unroll
   for (int i = 0; i < groups; i++) {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const int64_t column = first + 8 * i + e;
-      if (row >= p.n || column >= p.outputs) continue;
+      const int column = first + 8 * i + e;
+      if (row >= p.n || column >= static_cast<int>(p.outputs)) continue;
       const float v = __ldg(p.bias + column) * 0.5F - sum(i, e);
       bad |= !isfinite(v);
       if (v < least) {

@@ -138,20 +138,20 @@ __global__ void __launch_bounds__(2 * side, side == 128 && (std::is_same_v<T, fl
       if (threadIdx.x % 2 == 0 && row0 + row < p.n) affine[row] = row_affine(p, stats, row0 + row);
       __syncthreads();
     }
-    const bool pairs = stores_pairs(p);
+    const PairStore store(p);
 #pragma unroll
     for (int i = 0; i < S::row_tiles; i++) {
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const int row = warp_row + 16 * i + lane / 4 + 8 * half;
-        const int64_t column = column0 + warp_column + lane % 4 * 2;
+        const int column = static_cast<int>(column0) + warp_column + lane % 4 * 2;
         const auto sum = [&](int j, int e) { return sums[i][j][2 * half + e]; };
         if constexpr (argmin) {
           argmin_row<S::column_tiles>(p, row0 + row, column, sum);
         } else {
           RowAffine of_row;
           if constexpr (kind != Stats::none) of_row = affine[row];
-          store_row<S::column_tiles>(p, of_row, row0 + row, column, pairs, sum);
+          store_row<T, kind, S::column_tiles>(p, of_row, row0 + row, column, store, sum);
         }
       }
     }

@@ -41,6 +41,7 @@ bool is_sound(const ProjectionArgs& a) noexcept {
   if (a.x.count < 0 || a.x.count > INT32_MAX || a.first.depth < 0 || a.first.outputs < 0) return false;
   if (a.norm == Norm::layer && a.first.dtype != Dtype::f32 && a.first.sums == nullptr) return false;
   if (two && a.second.depth != a.first.outputs) return false;
+  if (a.first.outputs > INT32_MAX || outputs > INT32_MAX) return false;
   if (a.rescale == Rescale::residual && outputs != a.first.depth) return false;
   return a.x.count <= 1 || (a.x.stride >= a.first.depth && a.stride >= outputs);
 }
@@ -83,9 +84,8 @@ cudaError_t project_slab(const ProjectionArgs& a, const Room& room, int64_t firs
     p->out = room.widens ? static_cast<void*>(room.wide) : y;
     p->out_dtype = room.widens ? Dtype::f32 : a.y_dtype;
     p->out_stride = room.widens ? p->outputs : a.stride;
-    if (a.rescale != Rescale::residual || (late && !two)) return;
+    if (a.rescale != Rescale::residual || (late && !two) || given.dtype != p->dtype) return;
     p->residual = given.data;
-    p->residual_dtype = given.dtype;
     p->residual_stride = given.stride;
   };
   const auto polish = [&](void* values, Dtype dtype, int64_t columns, int64_t stride) {
@@ -128,7 +128,8 @@ cudaError_t project_slab(const ProjectionArgs& a, const Room& room, int64_t firs
     LATENT_CUDA_TRY(product(p, a.path, room.product, stream));
   }
   const bool late_now = late && !two;
-  if (!late_now && a.rescale != Rescale::to_norm) return cudaSuccess;
+  const bool adds_now = a.rescale == Rescale::residual && p.residual == nullptr;
+  if (!late_now && !adds_now && a.rescale != Rescale::to_norm) return cudaSuccess;
   Polish q = polish(p.out, p.out_dtype, p.outputs, p.out_stride);
   q.out = y;
   q.out_dtype = a.y_dtype;
@@ -136,7 +137,7 @@ cudaError_t project_slab(const ProjectionArgs& a, const Room& room, int64_t firs
   if (late_now) q.activation = a.activation;
   q.to_norm = a.rescale == Rescale::to_norm;
   q.target_norm = a.target_norm;
-  if (late_now && a.rescale == Rescale::residual) q.residual = given;
+  if (adds_now) q.residual = given;
   return polish_rows(q, stream);
 }
 

@@ -30,6 +30,21 @@ __device__ inline void barrier_init_fence() noexcept {
 __device__ inline void barrier_arrive(uint64_t* barrier) noexcept {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
+// On the barrier at the same place in a block of the cluster.
+__device__ inline void barrier_arrive_at(uint64_t* barrier, uint32_t block) noexcept {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+      "}" ::"r"(shared_address(barrier)),
+      "r"(block)
+      : "memory");
+}
+// All threads of all blocks of the cluster.
+__device__ inline void cluster_barrier() noexcept {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
 __device__ inline void barrier_expect(uint64_t* barrier, uint32_t bytes) noexcept {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
 }
@@ -54,6 +69,14 @@ __device__ inline void load_box(const CUtensorMap* map, void* to, uint64_t* barr
                    shared_address(to)),
                "l"(reinterpret_cast<uint64_t>(map)), "r"(shared_address(barrier)), "r"(k), "r"(row)
                : "memory");
+}
+// The same into all blocks of the cluster that are in the mask, at the same place, each with its own barrier.
+__device__ inline void load_box_for(const CUtensorMap* map, void* to, uint64_t* barrier, int32_t k, int32_t row, uint16_t blocks) noexcept {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(
+          shared_address(to)),
+      "l"(reinterpret_cast<uint64_t>(map)), "r"(shared_address(barrier)), "r"(k), "r"(row), "h"(blocks)
+      : "memory");
 }
 __device__ inline void prefetch_map(const CUtensorMap* map) noexcept {
   asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<uint64_t>(map)) : "memory");
