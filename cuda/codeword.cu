@@ -1,5 +1,5 @@
-// The nearest codeword: a product whose epilogue keeps the least |c|^2 / 2 - <x, c> of each row, across blocks by an atomic minimum over keys of
-// value and index, which is the same whichever comes first.
+// The nearest codeword: a product whose epilogue keeps the least |c|^2 / 2 - <x, c> of each row, across blocks by an atomic minimum over
+// keys of value and index, which is the same whichever comes first.
 #include "plan.h"
 
 namespace latentwire::cuda {
@@ -9,8 +9,9 @@ constexpr int warps = 4;
 
 // A warp for each row: its index, and |x|^2 where the distance is wanted.
 template <class T>
-__global__ void __launch_bounds__(warps * 32) tell_nearest(const T* x, int64_t stride, int64_t n, int64_t depth, const unsigned long long* best,
-                                                           int32_t* indices, float* distances, int32_t* bad_row, int32_t first_row) {
+__global__ void __launch_bounds__(warps * 32)
+    tell_nearest(const T* x, int64_t stride, int64_t n, int64_t depth, const unsigned long long* best, int32_t* indices, float* distances,
+                 int32_t* bad_row, int32_t first_row) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int64_t row = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32;
   if (row >= n) return;

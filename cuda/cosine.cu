@@ -9,8 +9,8 @@ constexpr int warps = 4;
 
 // A warp keeps the best 32 of what it has seen of its row sorted across its lanes; most values lose to the last that counts. For more than
 // 32 it goes over the row again, for those that come after the last it had.
-__global__ void __launch_bounds__(warps * 32) select_best(const float* r, int64_t stride, int64_t n, int64_t count, int64_t k, bool smallest,
-                                                          int32_t* indices, float* values) {
+__global__ void __launch_bounds__(warps * 32)
+    select_best(const float* r, int64_t stride, int64_t n, int64_t count, int64_t k, bool smallest, int32_t* indices, float* values) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int64_t row = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32;
   if (row >= n) return;

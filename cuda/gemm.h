@@ -65,7 +65,8 @@ struct PackArgs {
   void* data = nullptr;      // packed_bytes, 128-byte aligned
   float* sums = nullptr;     // [outputs]
   float* squares = nullptr;  // [outputs]
-  // projected[j] = offset[j] + sum_k vector[k] w[j, k] of the source as it is: the bias that a norm's bias becomes. `offset` may be nullptr.
+  // projected[j] = offset[j] + sum_k vector[k] w[j, k] of the source as it is: the bias that a norm's bias becomes. `offset` may be
+  // nullptr.
   const float* vector = nullptr;  // [depth]
   const float* offset = nullptr;  // [outputs]
   float* projected = nullptr;     // [outputs]
@@ -131,10 +132,10 @@ cudaError_t projection(const ProjectionArgs& args, cudaStream_t stream) noexcept
 // The codeword of least |x - c|^2 of each row, the lowest index among equals. Distances are |x|^2 + (|c|^2 - 2 <x, c>) in f32.
 struct CodewordArgs {
   Rows x;
-  PackedMatrix codewords;        // with `squares`
-  int32_t* indices = nullptr;    // [n]
-  float* distances = nullptr;    // [n] or none
-  int32_t* bad_row = nullptr;    // as CosineArgs
+  PackedMatrix codewords;      // with `squares`
+  int32_t* indices = nullptr;  // [n]
+  float* distances = nullptr;  // [n] or none
+  int32_t* bad_row = nullptr;  // as CosineArgs
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
   Path path = Path::automatic;

@@ -1,6 +1,6 @@
-// Products of one warp (mma.sync), for every processor from sm_75 on, with what feeds them: asynchronous copies to shared memory and loads of
-// fragments. f32 is multiplied as three TF32 products of a big and a small part of each element, which keeps 21 bits of each; sums are f32.
-// Tiles are rows of 128 bytes of depth, whose 16-byte chunk c of row r lies at c ^ (r % 8), so that no two lanes meet in a bank.
+// Products of one warp (mma.sync), for every processor from sm_75 on, with what feeds them: asynchronous copies to shared memory and loads
+// of fragments. f32 is multiplied as three TF32 products of a big and a small part of each element, which keeps 21 bits of each; sums are
+// f32. Tiles are rows of 128 bytes of depth, whose 16-byte chunk c of row r lies at c ^ (r % 8), so that no two lanes meet in a bank.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,9 @@ template <class T>
 constexpr int tile_depth = tile_row_bytes / static_cast<int>(sizeof(T));
 
 // Byte offset of a chunk in a tile.
-__device__ inline uint32_t chunk_at(int row, int chunk) noexcept { return static_cast<uint32_t>(row * tile_row_bytes + ((chunk ^ (row & 7)) << 4)); }
+__device__ inline uint32_t chunk_at(int row, int chunk) noexcept {
+  return static_cast<uint32_t>(row * tile_row_bytes + ((chunk ^ (row & 7)) << 4));
+}
 
 // Whether warp products of the type exist; before sm_80 only those of f16.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800

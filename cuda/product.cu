@@ -47,7 +47,7 @@ Path fastest(const Device& device, Dtype dtype, int64_t n, int64_t depth) noexce
 int few_splits(const Device& device, Dtype dtype, int64_t n, int64_t outputs, int64_t depth) noexcept {
   const int64_t blocks = ceil_div<int64_t>(outputs, few_outputs(n));
   const int64_t bytes = few_outputs(n) * packed_leading(dtype, depth) * static_cast<int64_t>(dtype_size(dtype));
-  const int64_t idle = 2 * device.processors / (blocks > 0 ? blocks : 1);
+  const int64_t idle = device.processors / (blocks > 0 ? blocks : 1);
   return static_cast<int>(std::clamp<int64_t>(std::min(idle, bytes / (64 << 10)), 1, 64));
 }
 

@@ -1,9 +1,9 @@
 // Products of at most 64 rows, which are bound by reading the matrix: it goes straight from memory into the registers of warp products, 16
-// bytes a lane and several loads ahead, once. Which elements of the depth meet in a product does not matter as long as both operands agree, so
-// lane t of a quad takes 16 bytes beside each other where the product's layout would have it pick pairs.
+// bytes a lane and several loads ahead, once. Which elements of the depth meet in a product does not matter as long as both operands agree,
+// so lane t of a quad takes 16 bytes beside each other where the product's layout would have it pick pairs.
 //
-// The warps of a block share the depth of 16 or 32 outputs; where that would leave processors idle, so do several blocks, whose sums a second
-// kernel adds. Sums are added in an order that depends on the sizes alone.
+// The warps of a block share the depth of 16 or 32 outputs; where that would leave processors idle, so do several blocks, whose sums a
+// second kernel adds. Sums are added in an order that depends on the sizes alone.
 #include "gemm.h"
 #include "mma.cuh"
 #include "product.cuh"
@@ -39,7 +39,8 @@ __device__ inline RowStats<kind> read_stats(const float* from) noexcept {
 
 // A finished sum; 16 neighbouring lanes hold outputs of one row. All lanes of the warp must call it.
 template <Stats kind>
-__device__ inline void finish_sum(const Product& p, const RowStats<kind>& stats, int64_t row, int64_t column, bool valid, float sum) noexcept {
+__device__ inline void finish_sum(const Product& p, const RowStats<kind>& stats, int64_t row, int64_t column, bool valid,
+                                  float sum) noexcept {
   if (p.best == nullptr) {
     if (valid) store_value(p, row_affine(p, stats, row), row, column, sum);
     return;

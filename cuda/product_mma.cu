@@ -1,5 +1,6 @@
 // Products of many rows by warp products, for every processor that has them and for f32: a ring of three tiles in shared memory, filled by
-// asynchronous copies, and 32 columns of sums for each warp. f32 sums leave the matrix unit every 32 of depth, because it rounds towards zero.
+// asynchronous copies, and 32 columns of sums for each warp. f32 sums leave the matrix unit every 32 of depth, because it rounds towards
+// zero.
 #include "gemm.h"
 #include "mma.cuh"
 #include "product.cuh"
@@ -23,7 +24,8 @@ struct Shape {
 };
 
 template <class T, int side>
-__device__ inline void copy_tile(uint8_t* to, const void* from, int64_t stride, int64_t first, int64_t count, int64_t depth, int64_t k) noexcept {
+__device__ inline void copy_tile(uint8_t* to, const void* from, int64_t stride, int64_t first, int64_t count, int64_t depth,
+                                 int64_t k) noexcept {
   constexpr int chunk = 16 / static_cast<int>(sizeof(T));
 #pragma unroll
   for (int i = 0; i < side * step_chunks / Shape<side>::threads; i++) {
@@ -56,7 +58,8 @@ __device__ inline void gather_stats(RowStats<kind>& stats, const uint8_t* rows, 
 }
 
 template <class T, int side, Stats kind, bool argmin>
-__global__ void __launch_bounds__(2 * side, side == 128 && (std::is_same_v<T, float> || kind == Stats::layer) ? 1 : 2) mma_product(const __grid_constant__ Product p) {
+__global__ void __launch_bounds__(2 * side, side == 128 && (std::is_same_v<T, float> || kind == Stats::layer) ? 1 : 2)
+    mma_product(const __grid_constant__ Product p) {
   if constexpr (has_mma<T>) {
     using S = Shape<side>;
     constexpr bool promotes = std::is_same_v<T, float>;

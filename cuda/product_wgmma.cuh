@@ -1,9 +1,11 @@
-// Products of many rows of 16-bit floats on Hopper; product_wgmma_f16.cu and product_wgmma_bf16.cu compile them, which takes a while. One thread copies boxes of 128 rows and up to 256 outputs by 64 of depth into a ring in
-// shared memory; two warpgroups multiply 64 rows each, and while their products run gather the statistics of their rows from the same ring. Blocks
-// stay and take tile after tile, so that copies for the next run ahead while a tile is stored.
+// Products of many rows of 16-bit floats on Hopper; product_wgmma_f16.cu and product_wgmma_bf16.cu compile them, which takes a while. One
+// thread copies boxes of 128 rows and up to 256 outputs by 64 of depth into a ring in shared memory; two warpgroups multiply 64 rows each,
+// and while their products run gather the statistics of their rows from the same ring. Blocks stay and take tile after tile, so that copies
+// for the next run ahead while a tile is stored.
 //
-// Per 64 of depth a 128 x 256 tile is 1024 cycles of products, 640 of reading shared memory and 48 KB, which is more than the second-level cache
-// delivers to all processors in that time. So two blocks, one row tile below the other, each copy half of the outputs' box into both: 32 KB.
+// Per 64 of depth a 128 x 256 tile is 1024 cycles of products, 640 of reading shared memory and 48 KB, which is more than the second-level
+// cache delivers to all processors in that time. So two blocks, one row tile below the other, each copy half of the outputs' box into both:
+// 32 KB.
 #pragma once
 
 #include <cudaTypedefs.h>
@@ -222,7 +224,8 @@ inline PFN_cuTensorMapEncodeTiled_v12000 encode_function() noexcept {
 }
 
 // A matrix [rows, depth] in boxes of `box_rows` by 64.
-inline cudaError_t make_map(Dtype dtype, const void* data, int64_t rows, int64_t depth, int64_t stride, int box_rows, CUtensorMap* map) noexcept {
+inline cudaError_t make_map(Dtype dtype, const void* data, int64_t rows, int64_t depth, int64_t stride, int box_rows,
+                            CUtensorMap* map) noexcept {
   const auto encode = encode_function();
   if (encode == nullptr) return cudaErrorNotSupported;
   const CUtensorMapDataType type = dtype == Dtype::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
@@ -275,7 +278,7 @@ cudaError_t launch_with(const Product& p, int processors, cudaStream_t stream) n
 
 // Cycles that tiles of so many columns take: each is bound by its products, or by the second-level cache with all that run beside it.
 inline int64_t cycles_of(const Product& p, int64_t columns, int64_t blocks, int64_t processors) noexcept {
-  constexpr int64_t cache_bytes = 4300;  // a cycle
+  constexpr int64_t cache_bytes = 4300;                                                             // a cycle
   const int64_t tiles = ceil_div<int64_t>(p.n, tile_rows * blocks) * ceil_div(p.outputs, columns);  // of clusters
   const int64_t at_once = std::min(tiles, processors / blocks);
   const int64_t step = std::max(4 * columns, at_once * blocks * (row_tile_bytes + columns * row_bytes / blocks) / cache_bytes);

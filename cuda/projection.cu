@@ -156,8 +156,7 @@ cudaError_t projection(const ProjectionArgs& args, cudaStream_t stream) noexcept
   if (!arena.complete() || !aligned(args.workspace, 16)) return cudaErrorInvalidValue;
   const int64_t outputs = args.second.data != nullptr ? args.second.outputs : args.first.outputs;
   if (args.x.count == 0 || outputs == 0) return cudaSuccess;
-  if (room.hidden != nullptr)
-    LATENT_CUDA_TRY(clear_padding(args.second.dtype, room.hidden, room.slab, args.second.depth, stream));
+  if (room.hidden != nullptr) LATENT_CUDA_TRY(clear_padding(args.second.dtype, room.hidden, room.slab, args.second.depth, stream));
   for (int64_t first = 0; first < args.x.count; first += room.slab)
     LATENT_CUDA_TRY(project_slab(args, room, first, std::min(room.slab, args.x.count - first), stream));
   return cudaSuccess;

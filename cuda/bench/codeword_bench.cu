@@ -23,8 +23,9 @@ void bench_codeword(int64_t rows, int64_t count, int64_t depth, Dtype dtype) {
   a.codewords = {dtype, nullptr, count, depth, nullptr, nullptr};
   const size_t needed = codeword_workspace(a);
   const auto n = static_cast<size_t>(rows);
-  const auto memory = std::make_shared<Memory>(Memory{std::move(x), Buffer(packed_bytes(dtype, count, depth)), Buffer(static_cast<size_t>(count) * 4),
-                                                      Buffer(n * 4), Buffer(n * 4), Buffer(needed)});
+  const auto memory =
+      std::make_shared<Memory>(Memory{std::move(x), Buffer(packed_bytes(dtype, count, depth)), Buffer(static_cast<size_t>(count) * 4),
+                                      Buffer(n * 4), Buffer(n * 4), Buffer(needed)});
   PackArgs p;
   p.dtype = p.storage = dtype;
   p.source = source.data();

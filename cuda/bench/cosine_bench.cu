@@ -75,8 +75,8 @@ void bench_cosine(const Size& s) {
                 (s.k > 0 ? ", best " + std::to_string(s.k) : "") + (s.whitens ? ", whitened" : "");
   const auto rows = static_cast<double>(s.rows), anchors = static_cast<double>(s.anchors), width = static_cast<double>(s.width);
   const auto size = static_cast<double>(dtype_size(s.dtype));
-  entry.bytes = size * (rows + anchors) * width + (s.k > 0 ? 8 * rows * static_cast<double>(s.k) : 4 * rows * anchors) +
-                4 * static_cast<double>(map);
+  entry.bytes =
+      size * (rows + anchors) * width + (s.k > 0 ? 8 * rows * static_cast<double>(s.k) : 4 * rows * anchors) + 4 * static_cast<double>(map);
   entry.flops = s.dtype == Dtype::f32 ? 0 : 2 * rows * anchors * width;
   entry.launch = [a, kept](int, cudaStream_t stream) { return cosine(a, stream); };
   measure(entry);

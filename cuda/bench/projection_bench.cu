@@ -39,10 +39,14 @@ void bench_projection(const Size& s) {
   const int sets = sets_of(matrix_bytes);
   Buffer x(s.rows * s.inputs, s.dtype, 1, 1);
   a.x.data = x.data();  // its alignment decides about the workspace
-  const auto memory = std::make_shared<Memory>(Memory{{}, {}, Buffer(s.outputs, Dtype::f32, 1, 2), std::move(x),
+  const auto memory = std::make_shared<Memory>(Memory{{},
+                                                      {},
+                                                      Buffer(s.outputs, Dtype::f32, 1, 2),
+                                                      std::move(x),
                                                       Buffer(static_cast<size_t>(s.rows * s.outputs) * dtype_size(s.dtype)),
                                                       Buffer([&] {
-                                                        a.first.sums = static_cast<const float*>(a.x.data);  // any: only its presence counts
+                                                        a.first.sums =
+                                                            static_cast<const float*>(a.x.data);  // any: only its presence counts
                                                         return projection_workspace(a);
                                                       }())});
   for (int i = 0; i < sets; i++) {
@@ -67,7 +71,8 @@ void bench_projection(const Size& s) {
   a.workspace_bytes = memory->workspace.bytes();
   Entry entry;
   entry.op = "projection";
-  entry.shape = std::to_string(s.rows) + " x " + std::to_string(s.inputs) + " x " + std::to_string(s.outputs) + " " + name_of(s.dtype) + s.suffix;
+  entry.shape =
+      std::to_string(s.rows) + " x " + std::to_string(s.inputs) + " x " + std::to_string(s.outputs) + " " + name_of(s.dtype) + s.suffix;
   const auto rows = static_cast<double>(s.rows), inputs = static_cast<double>(s.inputs), outputs = static_cast<double>(s.outputs);
   entry.bytes = size * (inputs * outputs + rows * inputs + rows * outputs) + 4 * outputs;
   entry.flops = s.dtype == Dtype::f32 ? 0 : 2 * rows * inputs * outputs;

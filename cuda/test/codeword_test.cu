@@ -124,7 +124,9 @@ LATENT_TEST(codeword_large) {
     for (const Dtype dtype : dtypes()) {
       Random random(31000);
       Job job(dtype, size.n, size.count, size.depth, numbers(random, size.n * size.depth), numbers(random, size.count * size.depth));
-      check(job, std::string(name_of(dtype)) + " " + std::to_string(size.n) + " x " + std::to_string(size.count) + " x " + std::to_string(size.depth),
+      check(job,
+            std::string(name_of(dtype)) + " " + std::to_string(size.n) + " x " + std::to_string(size.count) + " x " +
+                std::to_string(size.depth),
             40);
     }
   }
@@ -182,7 +184,8 @@ LATENT_TEST(codeword_names_the_first_bad_row) {
         Job job(dtype, n, 30, 16, x, numbers(random, 30 * 16));
         job.prepare(path);
         run([&](cudaStream_t stream) { return job.launch(stream); }, "a bad row");
-        expect(job.bad() == 11, std::string(name_of(dtype)) + " [" + name_of(path) + "]: row " + std::to_string(job.bad()) + " is called bad, not 11");
+        expect(job.bad() == 11,
+               std::string(name_of(dtype)) + " [" + name_of(path) + "]: row " + std::to_string(job.bad()) + " is called bad, not 11");
       }
     }
   }
@@ -193,9 +196,11 @@ LATENT_TEST(codeword_is_independent_of_timing) {
   for (int i = 0; i < 4; i++) {
     Random random(34000 + static_cast<uint64_t>(i));
     const int64_t n = i % 2 == 0 ? 30 : reduced() ? 100 : 1500;
-    const auto job = std::make_shared<Job>(i < 2 ? Dtype::bf16 : Dtype::f32, n, 1000, 64, numbers(random, n * 64), numbers(random, 1000 * 64));
+    const auto job =
+        std::make_shared<Job>(i < 2 ? Dtype::bf16 : Dtype::f32, n, 1000, 64, numbers(random, n * 64), numbers(random, 1000 * 64));
     job->prepare(Path::automatic);
-    cases.push_back({[job] { job->poison(); }, [job](cudaStream_t stream) { return job->launch(stream); }, [job] {
+    cases.push_back({[job] { job->poison(); }, [job](cudaStream_t stream) { return job->launch(stream); },
+                     [job] {
                        std::vector<uint8_t> bytes = bytes_of(job->indices());
                        const std::vector<uint8_t> distances = bytes_of(job->distances());
                        bytes.insert(bytes.end(), distances.begin(), distances.end());

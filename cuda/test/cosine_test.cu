@@ -1,4 +1,5 @@
-// Relative representations against float64: every similarity, on every path, with centre, scale and whitening, and the most similar anchors.
+// Relative representations against float64: every similarity, on every path, with centre, scale and whitening, and the most similar
+// anchors.
 #include <algorithm>
 #include <memory>
 #include <numeric>
@@ -25,8 +26,8 @@ const char* similarity_name(Similarity similarity) {
   return names[static_cast<int>(similarity)];
 }
 std::string describe(const Plan& s) {
-  return std::string(similarity_name(s.similarity)) + " " + name_of(s.dtype) + " " + std::to_string(s.n) + " x " + std::to_string(s.count) + " x " +
-         std::to_string(s.depth) + (s.whitens ? " whitened to " + std::to_string(s.width) : "") + (s.centres ? " centred" : "") +
+  return std::string(similarity_name(s.similarity)) + " " + name_of(s.dtype) + " " + std::to_string(s.n) + " x " + std::to_string(s.count) +
+         " x " + std::to_string(s.depth) + (s.whitens ? " whitened to " + std::to_string(s.width) : "") + (s.centres ? " centred" : "") +
          (s.scales ? " scaled" : "") + ", gaps " + std::to_string(s.gap) + " " + std::to_string(s.r_gap) + ", offsets " +
          std::to_string(s.offset) + " " + std::to_string(s.r_offset);
 }
@@ -115,8 +116,7 @@ class Job {
     treat(&x);
     treat(&a);
     const int64_t w = plan_.width;
-    if (plan_.similarity == Similarity::l1)
-      return sums_of(x, a, n, plan_.count, w, [](double p, double q) { return std::abs(p - q); });
+    if (plan_.similarity == Similarity::l1) return sums_of(x, a, n, plan_.count, w, [](double p, double q) { return std::abs(p - q); });
     if (plan_.similarity == Similarity::euclidean || plan_.similarity == Similarity::squared_euclidean) {
       std::vector<double> r = sums_of(x, a, n, plan_.count, w, [](double p, double q) { return (p - q) * (p - q); });
       if (plan_.similarity == Similarity::euclidean) std::transform(r.begin(), r.end(), r.begin(), [](double v) { return std::sqrt(v); });
@@ -238,9 +238,9 @@ LATENT_TEST(cosine_large) {
   struct Size {
     int64_t n, count, depth;
   };
-  const std::vector<Size> sizes = reduced() ? std::vector<Size>{{200, 300, 384}}
-                                            : std::vector<Size>{{1, 300, 384},      {1, 1000, 4096},   {64, 1000, 768},
-                                                                {1000, 1000, 1024}, {8192, 512, 4096}, {100000, 64, 384}};
+  const std::vector<Size> sizes =
+      reduced() ? std::vector<Size>{{200, 300, 384}} : std::vector<Size>{{1, 300, 384},      {1, 1000, 4096},   {64, 1000, 768},
+                                                                         {1000, 1000, 1024}, {8192, 512, 4096}, {100000, 64, 384}};
   uint64_t seed = 21000;
   for (const Size& size : sizes) {
     for (const Dtype dtype : dtypes()) {
@@ -274,8 +274,8 @@ LATENT_TEST(cosine_of_zeros_is_zero) {
       job.prepare(path);
       run([&](cudaStream_t stream) { return job.launch(stream); }, "zeros");
       const std::vector<float> r = job.result("zeros");
-      expect(std::all_of(r.begin(), r.end(), [](float v) { return v == 0; }), std::string("zeros of ") + test::name_of(dtype) + " [" +
-                                                                                   test::name_of(path) + "]");
+      expect(std::all_of(r.begin(), r.end(), [](float v) { return v == 0; }),
+             std::string("zeros of ") + test::name_of(dtype) + " [" + test::name_of(path) + "]");
       expect(job.bad().download()[0] == INT32_MAX, "zeros are called bad");
     }
   }
@@ -418,8 +418,8 @@ LATENT_TEST(cosine_is_independent_of_timing) {
     s.dtype = i < 2 ? Dtype::bf16 : Dtype::f32;
     const auto job = std::make_shared<Job>(random, s);
     job->prepare(Path::automatic);
-    cases.push_back(
-        {[job] { job->poison(); }, [job](cudaStream_t stream) { return job->launch(stream); }, [job] { return bytes_of(job->r().download()); }});
+    cases.push_back({[job] { job->poison(); }, [job](cudaStream_t stream) { return job->launch(stream); },
+                     [job] { return bytes_of(job->r().download()); }});
   }
   expect_independent_of_timing(cases, "cosine");
 }

@@ -1,5 +1,5 @@
-// What the tests of product-like kernels share: matrices of a dtype on the device, packing, float64 products over all cores, and a comparison
-// that lets no single element hide in a large matrix.
+// What the tests of product-like kernels share: matrices of a dtype on the device, packing, float64 products over all cores, and a
+// comparison that lets no single element hide in a large matrix.
 #pragma once
 
 #include <cmath>
@@ -112,7 +112,9 @@ struct Packed {
 
   // `args` without outputs.
   Packed(PackArgs args, Dtype storage)
-      : data(static_cast<int64_t>(packed_bytes(storage, args.outputs, args.depth))), sums(args.outputs), squares(args.outputs),
+      : data(static_cast<int64_t>(packed_bytes(storage, args.outputs, args.depth))),
+        sums(args.outputs),
+        squares(args.outputs),
         bad(std::vector<int32_t>{INT32_MAX}) {
     args.storage = storage;
     args.data = data.data();
@@ -127,7 +129,8 @@ struct Packed {
 
 // f(row, output) = sum over k of term(x[k], w[k]): [n, outputs] of float64 rows [n, depth] and [outputs, depth].
 template <class Term>
-std::vector<double> sums_of(const std::vector<double>& x, const std::vector<double>& w, int64_t n, int64_t outputs, int64_t depth, Term term) {
+std::vector<double> sums_of(const std::vector<double>& x, const std::vector<double>& w, int64_t n, int64_t outputs, int64_t depth,
+                            Term term) {
   std::vector<double> out(static_cast<size_t>(n * outputs));
   parallel(n, [&](int64_t i) {
     for (int64_t j = 0; j < outputs; j++) {
@@ -140,7 +143,8 @@ std::vector<double> sums_of(const std::vector<double>& x, const std::vector<doub
   });
   return out;
 }
-inline std::vector<double> products_of(const std::vector<double>& x, const std::vector<double>& w, int64_t n, int64_t outputs, int64_t depth) {
+inline std::vector<double> products_of(const std::vector<double>& x, const std::vector<double>& w, int64_t n, int64_t outputs,
+                                       int64_t depth) {
   return sums_of(x, w, n, outputs, depth, [](double a, double b) { return a * b; });
 }
 inline std::vector<double> wide(const std::vector<float>& x) { return {x.begin(), x.end()}; }

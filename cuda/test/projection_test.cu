@@ -62,7 +62,7 @@ struct Layer {
 
 struct Plan {
   int64_t n = 0, inputs = 0, hidden = 0, outputs = 0;  // hidden 0: one layer
-  Dtype dtype = Dtype::f32;    // of rows and matrices
+  Dtype dtype = Dtype::f32;                            // of rows and matrices
   Dtype y_dtype = Dtype::f32;
   Norm norm = Norm::none;
   bool weighted = false;  // the norm has a weight and a bias
@@ -76,8 +76,8 @@ std::string describe(const Plan& s) {
   const char* norms[] = {"", ", l2", ", rms", ", layer"};
   const char* activations[] = {"", ", gelu", ", silu", ", tanh"};
   const char* rescales[] = {"", ", to norm", ", residual"};
-  return std::string(name_of(s.dtype)) + " to " + name_of(s.y_dtype) + " " + std::to_string(s.n) + " x " + std::to_string(s.inputs) + " -> " +
-         (s.hidden > 0 ? std::to_string(s.hidden) + " -> " : "") + std::to_string(s.outputs) + norms[static_cast<int>(s.norm)] +
+  return std::string(name_of(s.dtype)) + " to " + name_of(s.y_dtype) + " " + std::to_string(s.n) + " x " + std::to_string(s.inputs) +
+         " -> " + (s.hidden > 0 ? std::to_string(s.hidden) + " -> " : "") + std::to_string(s.outputs) + norms[static_cast<int>(s.norm)] +
          (s.weighted ? " with weight and bias" : "") + activations[static_cast<int>(s.activation)] + rescales[static_cast<int>(s.rescale)] +
          ", gaps " + std::to_string(s.gap) + " " + std::to_string(s.y_gap) + ", offsets " + std::to_string(s.offset) + " " +
          std::to_string(s.y_offset);
@@ -324,9 +324,10 @@ LATENT_TEST(projection_large) {
   struct Size {
     int64_t n, inputs, outputs;
   };
-  const std::vector<Size> sizes = reduced() ? std::vector<Size>{{300, 512, 520}}
-                                            : std::vector<Size>{{4096, 2560, 2560}, {512, 4096, 4096}, {1, 4096, 4096},  {8, 2560, 2560}, {33, 896, 4096},
-                                                                {64, 16384, 48},    {1, 65536, 20},    {10000, 384, 64}, {130, 9000, 600}};
+  const std::vector<Size> sizes =
+      reduced() ? std::vector<Size>{{300, 512, 520}}
+                : std::vector<Size>{{4096, 2560, 2560}, {512, 4096, 4096}, {1, 4096, 4096},  {8, 2560, 2560}, {33, 896, 4096},
+                                    {64, 16384, 48},    {1, 65536, 20},    {10000, 384, 64}, {130, 9000, 600}};
   uint64_t seed = 4000;
   for (const Size& size : sizes) {
     for (const Dtype dtype : dtypes()) {
@@ -476,7 +477,8 @@ LATENT_TEST(projection_names_the_first_bad_row) {
           job.prepare(path);
           run([&](cudaStream_t stream) { return job.launch(stream); }, "a bad row");
           const int32_t bad = job.bad().download()[0];
-          expect(bad == first, describe(s) + " [" + name_of(path) + "]: row " + std::to_string(bad) + " is called bad, not " + std::to_string(first));
+          expect(bad == first,
+                 describe(s) + " [" + name_of(path) + "]: row " + std::to_string(bad) + " is called bad, not " + std::to_string(first));
         }
       }
     }
@@ -592,7 +594,8 @@ LATENT_TEST(pack_keeps_what_it_should) {
         kept_square += is * is;
       }
       expect(std::abs(sums[static_cast<size_t>(j)] - sum) <= 1e-6 * (1 + std::abs(sum)), what + ": the sum of output " + std::to_string(j));
-      expect(std::abs(squares[static_cast<size_t>(j)] - kept_square) <= 1e-6 * (1 + kept_square), what + ": the squares of output " + std::to_string(j));
+      expect(std::abs(squares[static_cast<size_t>(j)] - kept_square) <= 1e-6 * (1 + kept_square),
+             what + ": the squares of output " + std::to_string(j));
     }
     expect_matrix(kept, wanted, leading, storage == Dtype::f32 ? 1e-6 : 3e-3, what);
     expect_matrix(projected.download(), wanted_projected, 1, 1e-5, what + ", projected");
