@@ -128,14 +128,19 @@ struct Fragment<float, count> {
     split(whole, bits, small);
   }
 };
-template <class T>
-__device__ inline void multiply_fragments(float (&sums)[4], const Fragment<T, 4>& a, const Fragment<T, 2>& b) noexcept {
+// sums[first + j] += A B[j]. Products onto the same sums wait for each other, so those of f32 take turns.
+template <class T, int all, int count>
+__device__ inline void multiply_fragments(float (&sums)[all][4], int first, const Fragment<T, 4>& a,
+                                          const Fragment<T, 2> (&b)[count]) noexcept {
   if constexpr (std::is_same_v<T, float>) {
     // the small ones first: what they add would be lost beside a large sum
-    multiply(sums, a.small, b.bits, T{});
-    multiply(sums, a.bits, b.small, T{});
+#pragma unroll
+    for (int j = 0; j < count; j++) multiply(sums[first + j], a.small, b[j].bits, T{});
+#pragma unroll
+    for (int j = 0; j < count; j++) multiply(sums[first + j], a.bits, b[j].small, T{});
   }
-  multiply(sums, a.bits, b.bits, T{});
+#pragma unroll
+  for (int j = 0; j < count; j++) multiply(sums[first + j], a.bits, b[j].bits, T{});
 }
 
 }  // namespace latentwire::cuda

@@ -63,6 +63,7 @@ __global__ void __launch_bounds__(warps * 32) few_product(const __grid_constant_
     constexpr int group = group_bytes / static_cast<int>(sizeof(T));
     constexpr bool promotes = std::is_same_v<T, float>;  // the matrix unit rounds towards zero
     constexpr int ahead = output_tiles == 1 ? 4 : promotes && row_tiles > 4 ? 1 : 2;
+    constexpr int at_once = row_tiles < 4 ? row_tiles : 4;
     constexpr int rows = row_tiles * 8;
     constexpr int outputs = output_tiles * 16;
     __shared__ float shared_sums[warps / 2][rows][outputs];
@@ -130,13 +131,16 @@ __global__ void __launch_bounds__(warps * 32) few_product(const __grid_constant_
               a[i].prepare();
             }
 #pragma unroll
-            for (int j = 0; j < row_tiles; j++) {
-              Fragment<T, 2> b;
-              b.bits[0] = half == 0 ? of_rows[j].x : of_rows[j].z;
-              b.bits[1] = half == 0 ? of_rows[j].y : of_rows[j].w;
-              b.prepare();
+            for (int first = 0; first < row_tiles; first += at_once) {
+              Fragment<T, 2> b[at_once];
 #pragma unroll
-              for (int i = 0; i < output_tiles; i++) multiply_fragments(into[i][j], a[i], b);
+              for (int j = 0; j < at_once; j++) {
+                b[j].bits[0] = half == 0 ? of_rows[first + j].x : of_rows[first + j].z;
+                b[j].bits[1] = half == 0 ? of_rows[first + j].y : of_rows[first + j].w;
+                b[j].prepare();
+              }
+#pragma unroll
+              for (int i = 0; i < output_tiles; i++) multiply_fragments(into[i], first, a[i], b);
             }
           }
           if constexpr (kind != Stats::none) {

@@ -112,8 +112,7 @@ __global__ void __launch_bounds__(2 * side, side == 128 && (std::is_same_v<T, fl
             Fragment<T, 4> a;
             load_matrices(a.bits, rows_at + chunk_at(warp_row + 16 * i + lane % 16, 2 * k + lane / 16));
             a.prepare();
-#pragma unroll
-            for (int j = 0; j < S::column_tiles; j++) multiply_fragments(into[i][j], a, b[j]);
+            multiply_fragments(into[i], 0, a, b);
           }
         }
       };
