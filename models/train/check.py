@@ -6,7 +6,7 @@ import torch
 
 import data
 import world
-from model import MODELS, TOKENIZERS, Config, Decoder, causal, grow
+from model import MODELS, TOKENIZERS, Config, Decoder
 from tokenizer import Tokenizer
 
 
@@ -53,7 +53,7 @@ def check_documents(tok, t):
 def check_blocks(c, tok, t):
     """Questions in blocks behind a shared cache give what one sequence gives."""
     torch.manual_seed(0)
-    model = Decoder(c)
+    model = Decoder(c).prepare()
     b = data.batch(t, torch.as_tensor(data.documents(6, 3, 4, 8), dtype=torch.long))
     T, (B, K, L) = t.cells, b.block.shape
     pos = torch.arange(T).expand(B, 1, T)
@@ -69,10 +69,11 @@ def check_blocks(c, tok, t):
                 assert torch.allclose(one[0, 0, -L:], h[i, j], atol=1e-4)
         # token by token behind a grown cache is the same again
         one, cells, _ = model(model.embed(b.reader)[:1, None, :5], pos[:1, :, :5])
-        two, _, _ = model(model.embed(b.reader)[:1, None, 5:6], pos[:1, :, 5:6], cells, torch.zeros(1, 5))
-        all6, full, _ = model(model.embed(b.reader)[:1, None, :6], pos[:1, :, :6])
-        assert torch.allclose(all6[:, :, 5:], two, atol=1e-5)
-        assert all(torch.allclose(x[0][:, :, :5], y[0], atol=1e-5) for x, y in zip(full, cells))
+        two, grown, weights = model.step(model.embed(b.reader)[:1, 5], pos[:1, 0, 5], cells, torch.zeros(1, 6))
+        all6, full, trace = model(model.embed(b.reader)[:1, None, :6], pos[:1, :, :6])
+        assert torch.allclose(all6[:, 0, 5], two, atol=1e-5)
+        assert all(torch.allclose(x[i], y[i], atol=1e-5) for x, y in zip(full, grown) for i in (0, 1))
+        assert all(torch.allclose(w[:, :, 0, :, 5], v, atol=1e-5) for (_, w), v in zip(trace, weights))
 
 
 def main():

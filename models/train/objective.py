@@ -86,20 +86,19 @@ class Reading:
     def __init__(self, model, b):
         (B, T), device = b.reader.shape, b.reader.device
         self.cell = torch.arange(T, device=device).expand(B, T)
-        hidden, cache, self.trace = model(model.embed(b.reader)[:, None], self.cell[:, None])
+        hidden, cache, self.trace = model.prepare()(model.embed(b.reader)[:, None], self.cell[:, None])
         self.hidden, self.reader_cells = hidden[:, 0], T
         shown = self.cell < b.length[:, None]
         last = b.length[:, None] - 1
         h = self.first = rows_at(self.hidden, last)[:, 0]
         look = rows_at(self.trace[FIND][1][:, -1, 0, 0], last)[:, 0]  # attention of the step that makes row 0
-        self.looks, rows = [look], []
+        self.looks, rows, bias = [look], [], F.pad(hide(shown), (0, 1))
         for k in range(M):
             e = model.latent_row(h)
             rows.append(e)
-            bias = hide(F.pad(shown, (0, k), value=True))
-            h, cells, trace = model(e[:, None, None], (b.length + k)[:, None, None], cache, bias)
-            h, cache = h[:, 0, 0], grow(cache, cells)
-            self.looks.append(trace[FIND][1][:, -1, 0, 0, 0])
+            h, cache, weights = model.step(e, b.length + k, cache, bias)
+            bias = F.pad(bias, (0, 1))
+            self.looks.append(weights[FIND][:, -1, 0])
         self.rows, self.cache, self.after = torch.stack(rows, 1), cache, h
 
     def looking_loss(self, b):
@@ -144,7 +143,7 @@ def cache_forms(b, cell, form):
     start = torch.where(latents_only, b.length, end) + with_rows * M - joined.long()
     L = b.block.shape[2]
     skip = (torch.arange(L, device=cell.device)[:, None] > 0) & (torch.arange(L, device=cell.device) == 0)
-    own = causal(L, cell.device) + hide(~(skip & joined[:, None, None]))[:, None, None, None]
+    own = causal(L, cell.device) + hide(~(skip & joined[:, None, None]))
     return shown, start.clamp(min=0), own, facts | joined | latents | assistant
 
 

@@ -4,10 +4,13 @@ Writes OUT/NAME.pt (to resume from) and OUT/NAME-f16.gguf every SAVE seconds and
 the last part of the time or the steps. On a CUDA device the whole step, from drawing the questions to the optimiser, is one CUDA graph; if it
 cannot be captured the program starts itself again without. See objective.py for what is learned.
 """
+import time
+
+START = time.time()  # loading PyTorch counts
+
 import argparse
 import os
 import sys
-import time
 
 import torch
 
@@ -19,7 +22,6 @@ from objective import Aids, loss_terms, measure, summary, total
 from optim import Optimiser
 from tokenizer import Tokenizer
 
-START = time.time()
 CHUNK = 16  # steps between two looks at the clock
 WARM = 200  # steps of warm-up
 REPORT, SAVE = 20, 45  # seconds
@@ -45,6 +47,7 @@ class Trainer:
         term = loss_terms(self.model, self.aids, b, self.tables.assistant, self.noise)
         total(term).backward()
         self.opt.step()
+        self.model.forget()
         seen = torch.stack([x.detach() for x in term.values()])
         if self.tally is None:
             self.names, self.tally = tuple(term), torch.zeros_like(seen)
