@@ -18,8 +18,8 @@ from data import M
 from model import Lookup, causal, grow
 
 FIND, ANSWER = 2, 3  # layers whose head 0 is guided to the fact with the key of a question, and to the one with its answer
-FORMS = dict(facts=0.5, joined=0.15, latents=0.15, latents_only=0.05, assistant=0.1, none=0.05)
-NOTE_SHARE = 8
+FORMS = dict(facts=0.4, assistant=0.25, latents=0.15, joined=0.1, latents_only=0.05, none=0.05)
+NOTE_SHARE = 6
 HIDDEN = float("-inf")  # bias of a cell that must not be seen
 
 
@@ -135,7 +135,7 @@ def part_cache(cache, index):
 
 def cache_forms(b, cell, form):
     """Which cells of [reader | latents] are shown, where the question starts, and the bias inside its block; form: numbers into FORMS."""
-    facts, joined, latents, latents_only, assistant, none = (form == i for i in range(len(FORMS)))
+    facts, assistant, latents, joined, latents_only, none = (form == i for i in range(len(FORMS)))
     end = torch.where(latents | assistant, b.length, torch.where(facts, b.length - 1, torch.where(joined, b.length - 2, 0)))
     with_rows = latents | latents_only
     shown = torch.cat((cell < end[:, None], with_rows[:, None].expand(-1, M)), 1)
