@@ -8,8 +8,7 @@ import subprocess
 import sys
 import time
 
-from model import MODELS
-
+MODELS = ("wren", "finch")
 RESERVE = 40  # seconds for the translation at the end
 
 
@@ -45,7 +44,7 @@ def main():
     for name in MODELS:
         print(tail(f"{out}/{name}.log", 12), flush=True)
     if all(os.path.exists(f"{out}/{n}.pt") for n in MODELS):
-        with open(f"{out}/{next(iter(MODELS))}.log", "a") as log:
+        with open(f"{out}/{MODELS[0]}.log", "a") as log:
             for line in subprocess.run([sys.executable, "-u", "fit_translation.py", "--runs", out], capture_output=True, text=True).stdout.splitlines():
                 print(line, flush=True)
                 print(line, file=log)
