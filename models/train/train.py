@@ -87,7 +87,7 @@ def options():
     ap.add_argument("--minutes", type=float, help="wall time of the whole program; the rates decay to zero by then")
     ap.add_argument("--steps", type=int, help="length of the schedule in steps, instead of --minutes")
     ap.add_argument("--batch", type=int, default=256, help="documents per step")
-    ap.add_argument("--curriculum", type=int, default=150_000, help="documents over which they grow from 2..3 to 4..8 facts")
+    ap.add_argument("--curriculum", type=int, default=100_000, help="documents over which they grow from 2..3 to 4..8 facts")
     ap.add_argument("--decay", type=float, default=0.4, help="last share of the schedule: linear decay of the rates")
     ap.add_argument("--muon", type=float, default=0.01, help="rate of the matrices")
     ap.add_argument("--adam", type=float, default=2e-3, help="rate of everything else")
