@@ -19,6 +19,8 @@ struct IllegalAddress : std::exception {
 void* allocate(uint64_t bytes);
 // False for what is not allocated.
 bool release(void* memory);
+// Of the allocation that begins there, or 0.
+uint64_t allocated_bytes(const void* memory);
 uint64_t used_bytes();
 uint64_t total_bytes();
 

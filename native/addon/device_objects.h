@@ -13,6 +13,7 @@ namespace latentwire::addon {
 // Exports deviceStatus, deviceMemory and everything below.
 void init_device(Napi::Env env, Napi::Object exports);
 
+void init_device_share(Napi::Env env, Napi::Object exports);
 void init_device_anchors(Napi::Env env, Napi::Object exports);
 void init_device_projection(Napi::Env env, Napi::Object exports);
 void init_device_codebook(Napi::Env env, Napi::Object exports);

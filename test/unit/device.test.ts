@@ -194,6 +194,51 @@ describe("Tensor.to", () => {
   });
 });
 
+describe("Tensor.share", () => {
+  it("gives others a copy by a reference that is plain JSON", async () => {
+    using tensor = Tensor.fromTyped("f32", [2, 3], numbers(6, 1));
+    using there = await tensor.to("cuda");
+    using shared = await there.share();
+    const reference = JSON.parse(JSON.stringify(shared)) as ReturnType<typeof shared.toJSON>;
+    expect(reference).toMatchObject({ device: "cuda", dtype: "f32", shape: [2, 3] });
+    there.dispose();
+    using opened = await Tensor.fromShared(reference);
+    shared.dispose();
+    shared.dispose();
+    expect(shared.disposed).toBe(true);
+    using back = await opened.to("cpu");
+    expect(sameBits(back.toTyped(), tensor.toTyped())).toBe(true);
+    // the memory is gone, and so is what the reference named
+    await deviceMemory();
+    expect(await codeOf(() => Tensor.fromShared(reference))).toBe("ERR_LATENT_INVALID_ARGUMENT");
+  });
+
+  it("refuses references of nothing, and of less than they say", async () => {
+    using tensor = Tensor.zeros([4]);
+    expect(await codeOf(() => tensor.share())).toBe("ERR_LATENT_INVALID_ARGUMENT");
+    using there = await tensor.to("cuda");
+    using shared = await there.share();
+    const reference = shared.toJSON();
+    for (const wrong of [
+      { ...reference, shape: [5] },
+      { ...reference, shape: [-1] },
+      { ...reference, handle: Buffer.alloc(64, 7).toString("base64") },
+      { ...reference, handle: "AAAA" },
+      { ...reference, extra: 1 },
+      undefined as never,
+    ])
+      expect(await codeOf(() => Tensor.fromShared(wrong))).toBe("ERR_LATENT_INVALID_ARGUMENT");
+    expect(await codeOf(() => Tensor.fromShared({ ...reference, dtype: "f64" as "f32" }))).toBe("ERR_LATENT_DTYPE");
+    expect(await codeOf(() => Tensor.fromShared({ ...reference, shape: [2 ** 50] }))).toBe("ERR_LATENT_OUT_OF_MEMORY");
+    using part = await Tensor.fromShared({ ...reference, shape: [2] });
+    expect(part.shape).toEqual([2]);
+    const gone = await there.share();
+    there.dispose();
+    gone.dispose();
+    expect(await codeOf(() => there.share())).toBe("ERR_LATENT_DISPOSED");
+  });
+});
+
 describe("kernels on the device", () => {
   const similarities = ["cosine", "angular", "inner", "squared-euclidean", "euclidean", "l1"] as const;
 

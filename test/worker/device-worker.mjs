@@ -9,6 +9,11 @@ if (mode === "exit") {
   const there = await new Tensor("f32", [3], Float32Array.of(1, 2, 3)).to("cuda").promise;
   const back = await there.to("cpu").promise;
   parentPort.postMessage([...back.toTyped()]);
+} else if (mode === "share") {
+  const there = await new Tensor("f32", [3], Float32Array.of(1, 2, 3)).to("cuda").promise;
+  const shared = await there.share().promise;
+  parentPort.postMessage({ device: "cuda", dtype: "f32", shape: [3], handle: Buffer.from(shared.handle).toString("base64") });
+  parentPort.once("message", () => shared.dispose());
 } else {
   const large = new Tensor("f32", [1 << 20]); // a whole part of the pinned memory
   const rows = new Tensor("f32", [16, 8]);

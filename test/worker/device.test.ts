@@ -5,13 +5,13 @@ import { Worker } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
 import { deviceMemory, Tensor } from "../../lib/index.js";
 import { native, packageRoot } from "../../lib/native.js";
-import { sameBits, numbers } from "../helpers.js";
+import { codeOf, numbers, sameBits } from "../helpers.js";
 import { withFaults } from "../mock.js";
 
 const addon = path.resolve(process.env["LATENTWIRE_NATIVE_PATH"] ?? path.join(packageRoot, "build", "Release", "latentwire.node"));
 const rounds = Math.ceil(Number(process.env["LATENTWIRE_TEST_ROUNDS"] ?? 100) / 4);
 
-function start(mode: "run" | "exit"): Worker {
+function start(mode: "run" | "exit" | "share"): Worker {
   return new Worker(new URL("./device-worker.mjs", import.meta.url), { workerData: { addon, mode } });
 }
 
@@ -38,6 +38,17 @@ describe("a worker with work on the device", () => {
     using back = await there.to("cpu");
     expect(sameBits(back.toTyped(), held.toTyped())).toBe(true);
     expect((await deviceMemory()).processBytes).toBe(processBytes);
+  });
+
+  it("shares its tensors with other threads", async () => {
+    const worker = start("share");
+    const [reference] = (await once(worker, "message")) as [Parameters<typeof Tensor.fromShared>[0]];
+    using opened = await Tensor.fromShared(reference);
+    worker.postMessage("have it");
+    expect(await once(worker, "exit")).toEqual([0]);
+    using back = await opened.to("cpu");
+    expect([...back.toTyped()]).toEqual([1, 2, 3]);
+    expect(await codeOf(() => Tensor.fromShared(reference))).toBe("ERR_LATENT_INVALID_ARGUMENT");
   });
 
   it("may exit by itself", async () => {
