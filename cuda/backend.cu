@@ -416,6 +416,15 @@ cuda::Dtype dtype_of(int32_t dtype) noexcept { return static_cast<cuda::Dtype>(d
 cuda::Rows rows_of(const latent_rows& x) noexcept { return {dtype_of(x.dtype), x.data, x.count, x.stride}; }
 cuda::PackedMatrix matrix_of(const latent_matrix& m) noexcept { return {dtype_of(m.dtype), m.data, m.outputs, m.depth, m.sums, m.squares}; }
 
+// Whether a workspace can be computed of these: what else may be wrong with them, the kernels find.
+bool sound(const latent_rows& x) noexcept {
+  return x.count >= 0 && x.count <= INT32_MAX && x.stride >= 0 && x.dtype >= latent_f32 && x.dtype <= latent_bf16;
+}
+bool sound(const latent_matrix& m) noexcept {
+  return m.data == nullptr || (m.outputs > 0 && m.outputs <= INT32_MAX && m.depth > 0 && m.depth <= INT32_MAX);
+}
+int refuse(const char* what, char* why, size_t n) noexcept { return tell(latent_invalid, what, "sizes that no kernel takes", why, n); }
+
 template <class Args>
 using Launch = cudaError_t (*)(const Args&, cudaStream_t) noexcept;
 
@@ -469,6 +478,7 @@ int pack(latent_stream* stream, const latent_pack_args* given, char* why, size_t
 }
 
 int cosine(latent_stream* stream, const latent_cosine_args* given, char* why, size_t n) noexcept {
+  if (!sound(given->x) || !sound(given->anchors) || !sound(given->whitening) || given->k < 0) return refuse("similarities", why, n);
   cuda::CosineArgs args;
   args.x = rows_of(given->x);
   args.anchors = matrix_of(given->anchors);
@@ -487,6 +497,7 @@ int cosine(latent_stream* stream, const latent_cosine_args* given, char* why, si
 }
 
 int projection(latent_stream* stream, const latent_projection_args* given, char* why, size_t n) noexcept {
+  if (!sound(given->x) || !sound(given->first) || !sound(given->second)) return refuse("projection", why, n);
   cuda::ProjectionArgs args;
   args.x = rows_of(given->x);
   args.norm = static_cast<cuda::Norm>(given->norm);
@@ -505,6 +516,7 @@ int projection(latent_stream* stream, const latent_projection_args* given, char*
 }
 
 int codeword(latent_stream* stream, const latent_codeword_args* given, char* why, size_t n) noexcept {
+  if (!sound(given->x) || !sound(given->codewords)) return refuse("nearest codeword", why, n);
   cuda::CodewordArgs args;
   args.x = rows_of(given->x);
   args.codewords = matrix_of(given->codewords);
@@ -515,6 +527,9 @@ int codeword(latent_stream* stream, const latent_codeword_args* given, char* why
 }
 
 int thought(latent_stream* stream, const latent_thought_args* given, char* why, size_t n) noexcept {
+  const auto extent = [](int64_t size) { return size >= 0 && size <= INT32_MAX; };
+  if (!extent(given->batch) || !extent(given->count) || !extent(given->width) || !extent(given->top_k))
+    return refuse("thought step", why, n);
   cuda::ThoughtArgs args;
   args.table = {static_cast<cuda::RowFormat>(given->format), given->table, given->count, given->width, given->row_bytes};
   args.batch = given->batch;
@@ -598,6 +613,7 @@ int copy_transposed_cells(latent_stream* stream, const latent_transposed_cell_ar
 }
 
 int rope_shift(latent_stream* stream, const latent_rope_args* given, char* why, size_t n) noexcept {
+  if (given->count < 0 || given->count > INT32_MAX || given->rotated < 0) return refuse("rotation", why, n);
   cuda::RopeArgs args;
   args.pairs = static_cast<cuda::RopePairs>(given->pairs);
   args.head_dim = given->head_dim;
