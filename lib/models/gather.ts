@@ -128,9 +128,9 @@ async function collectTexts(given: Iterable<string> | AsyncIterable<string>, sig
   const iterable = typeof source === "object" && source !== null && (Symbol.iterator in source || Symbol.asyncIterator in source);
   if (!iterable) throw invalid("texts", "an iterable of strings", source);
   const texts = new Set<string>();
-  for await (const text of given) {
+  for await (const text of given as AsyncIterable<unknown>) {
     signal?.throwIfAborted();
-    if (typeof (text as unknown) !== "string") throw invalid("texts", "an iterable of strings", text);
+    if (typeof text !== "string") throw invalid("texts", "an iterable of strings", text);
     if (text.trim() !== "") texts.add(text);
   }
   if (texts.size < fewestTexts) throw invalid("texts", `at least ${fewestTexts} different texts`, texts.size);
