@@ -46,7 +46,7 @@ function command<Options extends object>(
 function oneOf<const T extends string>(...known: readonly T[]): (value: string) => T {
   return (value) => {
     const found = known.find((one) => one === value);
-    if (found === undefined) throw new InvalidArgumentError(`It is one of ${known.join(", ")}.`);
+    if (found === undefined) throw new InvalidArgumentError(`It is ${known.slice(0, -1).join(", ")} or ${known.at(-1) ?? ""}.`);
     return found;
   };
 }
