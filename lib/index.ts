@@ -110,6 +110,7 @@ export {
 } from "./spaces/metrics.js";
 export { parseNpy, readNpy, writeNpy } from "./files/npy.js";
 export { parseSafetensors, readSafetensors, writeSafetensors, type Safetensors } from "./files/safetensors.js";
+export { tokenTranslator, type TokenTranslatorOptions } from "./models/token-translator.js";
 export { loadModel, Model, type LoadModelOptions, type LoadProgress, type ModelInfo, type PoolOptions } from "./models/model.js";
 export { modelEncoder, type ModelEncoderOptions } from "./models/model-encoder.js";
 export { gatherPairs, LatentPairs, type Gathering, type GatherPairsOptions } from "./models/gather.js";
