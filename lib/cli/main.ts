@@ -12,6 +12,7 @@ import { translatorMethods, type TranslatorMethod } from "../spaces/methods.js";
 import { align } from "./align.js";
 import { demo } from "./demo.js";
 import { doctor } from "./doctor.js";
+import { evalCommand } from "./eval.js";
 import { inspect } from "./inspect.js";
 import { quality } from "./kv-quality.js";
 import { run } from "./run.js";
@@ -57,6 +58,16 @@ function method(value: string): TranslatorMethod | "auto" | "all" {
 function count(value: string): number {
   if (!/^\d{1,15}$/.test(value)) throw new InvalidArgumentError("It is an integer of 0 or more.");
   return Number(value);
+}
+
+function list(value: string): readonly string[] {
+  return value.split(",");
+}
+
+function positive(value: string): number {
+  const number = Number(value);
+  if (value.trim() === "" || !Number.isFinite(number) || number < 0) throw new InvalidArgumentError("It is a number of 0 or more.");
+  return number;
 }
 
 function formats(value: string): readonly KvFormat[] {
@@ -117,6 +128,21 @@ function build(): Command {
   command(program, "similarity", "every measure of how alike two spaces are", similarity)
     .argument("<a>", "rows of A, .npy or .safetensors[#tensor]")
     .argument("<b>", "rows of B, the same things");
+  command(program, "eval", "what media and policies are worth on a task, against text and placebos", evalCommand)
+    .option("--model <file>", "a GGUF file for reader and solver (default: the bundled finch)")
+    .option("--models <files...>", "two GGUF files: the reader's and the solver's")
+    .option("--suite <suite>", "relay, or a file of lines of JSON", "relay")
+    .option("--arms <list>", "comma-separated, such as kv,latent,kv/hidden8,latent/hidden16,text/hidden8,kv/tokens,shuffled:kv", list)
+    .option("--steps <count>", "latent steps of the arm latent (default: 8)", count)
+    .option("--n <count>", "how many items (default: 1000 of relay, all of a file)", count)
+    .option("--seed <seed>", "of the order of the items, of relay's items and of the noise", count, 0)
+    .option("--parallel <count>", "items answered side by side", count, 1)
+    .option("--budget [seconds]", "stop when the intervals have separated, at the latest after so many seconds", positive)
+    .option("--out <folder>", "keep what is done there, go on from it, and write result.json, report.md and report.html")
+    .option("--reader-system <text>", "what the reader is told")
+    .option("--solver-system <text>", "what the solver is told")
+    .option("--note-tokens <count>", "the longest note of the reader", count)
+    .option("--answer-tokens <count>", "the longest answer", count);
   command(program, "inspect", "facts of a model file", inspect).argument("<model>", "a GGUF file");
   return program;
 }
