@@ -34,9 +34,25 @@ export interface ModelSubjectOptions {
   readonly signal: AbortSignal;
 }
 
+/** A sequence that several solvers fork: one after the other, since it does one thing at a time. */
+class SharedCells {
+  #last: Promise<unknown> = Promise.resolve();
+
+  constructor(readonly sequence: Sequence) {}
+
+  async fork(signal: AbortSignal): Promise<{ fork: Sequence; ms: number }> {
+    const next = this.#last.then(async () => {
+      const start = performance.now();
+      return { fork: await this.sequence.fork({ signal }), ms: performance.now() - start };
+    });
+    this.#last = next.catch(() => undefined);
+    return next;
+  }
+}
+
 /** What a reader made of some facts under one policy. */
 interface Reading {
-  readonly cells: Sequence;
+  readonly cells: SharedCells;
   readonly latents: Latent | undefined;
   readonly translated: Map<string, { readonly latent: Latent; readonly ms: number }>;
   readonly note: string;
@@ -119,7 +135,7 @@ export class ModelSubject implements EvalSubject {
       for (const { cells, latents, translated } of readings.values()) {
         latents?.dispose();
         for (const { latent } of translated.values()) latent.dispose();
-        await cells.dispose();
+        await cells.sequence.dispose();
       }
     }
   }
@@ -177,7 +193,7 @@ export class ModelSubject implements EvalSubject {
         note = (await speak(spoken, agent.generate, false)).text;
         words = this.#spent(spoken, start);
       }
-      return { cells, latents, translated: new Map(), note, thought, words };
+      return { cells: new SharedCells(cells), latents, translated: new Map(), note, thought, words };
     } catch (error) {
       latents?.dispose();
       await cells.dispose();
@@ -217,10 +233,9 @@ export class ModelSubject implements EvalSubject {
     const notes: Note[] = [];
     if (arm.message === "everything" && suite.kind === "facts") notes.push({ from: "reader", text: facts });
     if (arm.medium === "text") notes.push({ from: "reader", text: reading?.note ?? "" });
-    const start = performance.now();
-    await using sequence = arm.medium === "kv" && reading !== undefined ? await reading.cells.fork({ signal }) : this.#solverPool.sequence();
+    const shared = arm.medium === "kv" ? await reading?.cells.fork(signal) : undefined;
+    await using sequence = shared?.fork ?? this.#solverPool.sequence();
     const held = sequence.length;
-    const shared = performance.now() - start;
     const turn = turnOf(this.#solver, sequence, item.question, notes, suite, signal);
     const crossed = arm.medium === "latent" ? await this.#latentOf(arm, facts, reading, signal) : undefined;
     const began = performance.now();
@@ -229,7 +244,7 @@ export class ModelSubject implements EvalSubject {
       await readPrompt(turn, "none");
       const { text } = await speak(turn, this.#solver.generate, true);
       const spent = arm.medium === "text" ? reading?.words : reading?.thought;
-      const ms = { reader: spent?.ms ?? 0, handOver: shared + (crossed?.ms ?? 0), solver: performance.now() - began };
+      const ms = { reader: spent?.ms ?? 0, handOver: (shared?.ms ?? 0) + (crossed?.ms ?? 0), solver: performance.now() - began };
       return this.#outcome(arm, text, turn, spent ?? nothingSpent, held, { bytes: crossed?.latent.bytes ?? 0, note: reading?.note ?? "", ms });
     } finally {
       if (crossed?.own === true) crossed.latent.dispose();
@@ -305,7 +320,8 @@ export class ModelSubject implements EvalSubject {
     const worker = async (): Promise<void> => {
       for (let one = list[next]; one !== undefined && failures.length === 0; one = list[next]) {
         try {
-          sum += await work(one, next++);
+          const ms = await work(one, next++);
+          sum += ms;
         } catch (error) {
           failures.push(error);
         }
