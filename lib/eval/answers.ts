@@ -53,7 +53,7 @@ export function isRight(check: AnswerCheck, answer: string): boolean {
   const list = typeof wanted === "string" ? [wanted] : wanted;
   const given = normal(answer);
   if ("equals" in check) return list.some((text) => normal(text) === given);
-  return list.some((text) => ` ${words(given)} `.includes(` ${words(normal(text))} `));
+  return list.some((text) => holds(given, normal(text)));
 }
 
 /** The share of right answers that guessing gives, where a check tells. */
@@ -65,10 +65,10 @@ function normal(text: string): string {
   return text.normalize("NFC").trim().replace(/\s+/gu, " ").replace(/\s*\.$/u, "").toLowerCase();
 }
 
-/** Letters, digits and single spaces; what is neither, as in a text of signs alone, is compared as it is. */
-function words(text: string): string {
-  const kept = text.replace(/[^\p{L}\p{N}]+/gu, " ").trim();
-  return kept === "" ? text : kept;
+/** Whole words in a row; a text of signs alone is looked for as it is. */
+function holds(text: string, wanted: string): boolean {
+  const words = (of: string): string => ` ${of.replace(/[^\p{L}\p{N}]+/gu, " ").trim()} `;
+  return words(wanted).trim() === "" ? text.includes(wanted) : words(text).includes(words(wanted));
 }
 
 function boxed(text: string): string | undefined {
