@@ -2,12 +2,12 @@
 import path from "node:path";
 import { invalid } from "../check.js";
 import { evaluate, type EvalResult } from "../eval/evaluate.js";
-import type { EvalProgress } from "../eval/run.js";
 import { relaySuite } from "../eval/relay.js";
+import type { EvalProgress } from "../eval/run.js";
 import { readSuite, type Suite, type SuitePrompts } from "../eval/suite.js";
 import { bundledModel } from "../models/bundled.js";
+import { wholeTable } from "../eval/table.js";
 import { loadModel, type Model } from "../models/model.js";
-import { costRows, resultTable } from "../eval/table.js";
 import type { Output } from "./output.js";
 import { writeReports } from "./report.js";
 
@@ -50,9 +50,8 @@ export async function evalCommand(output: Output, options: EvalCommand, signal: 
 
 /** The numbers and the words, for a terminal. */
 export function plain(output: Output, result: EvalResult): string {
-  const { head, rows } = resultTable(result);
-  const costs = costRows(result);
-  return [output.table(head, rows), "", output.table(costs.head, costs.rows), "", result.verdict].join("\n");
+  const { head, rows } = wholeTable(result);
+  return [output.table(head, rows), "", result.verdict].join("\n");
 }
 
 function modelFiles({ model, models }: EvalCommand): readonly [string, string | undefined] {

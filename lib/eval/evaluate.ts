@@ -10,7 +10,7 @@ import { openJournal, type EvalSettings } from "./journal.js";
 import { ModelSubject, type EvalTranslator } from "./models.js";
 import { numbersOf, type EvalNumbers } from "./result.js";
 import { runSuite, type EvalBudget, type EvalProgress, type EvalRun, type ItemRecord } from "./run.js";
-import type { Suite, SuitePrompts } from "./suite.js";
+import { withPrompts, type Suite, type SuitePrompts } from "./suite.js";
 import { claimsOf, verdictOf, type Claim } from "./verdict.js";
 
 /** Options of {@link evaluate}. */
@@ -122,7 +122,7 @@ export async function evaluate(options: EvaluateOptions): Promise<EvalResult> {
   const seed = checkSeed(fallback(options.seed, 0));
   const steps = checkInteger("steps", fallback(options.steps, 8), 1, 10_000);
   const parallel = checkInteger("parallel", fallback(options.parallel, 1), 1, 32);
-  const suite = { ...options.suite, prompts: { ...options.suite.prompts, ...options.prompts } };
+  const suite = withPrompts(options.suite, fallback(options.prompts, {}));
   const names = armNames(options.arms === undefined ? undefined : checkArray("arms", options.arms), translator !== undefined);
   const arms = usable(
     names.map((name) => parseArm(name, steps, translator !== undefined)),

@@ -39,22 +39,20 @@ export class Journal {
  */
 export async function openJournal(file: string, settings: EvalSettings): Promise<Journal> {
   const wanted: unknown = JSON.parse(JSON.stringify(settings));
+  const first = `${JSON.stringify({ latentwire: "evaluation", version: 1, settings: wanted })}\n`;
   await mkdir(path.dirname(file), { recursive: true });
   const handle = await open(file, "a+");
   try {
     const text = await handle.readFile("utf8");
     const end = text.lastIndexOf("\n") + 1;
-    if (end < text.length) await handle.truncate(Buffer.byteLength(text.slice(0, end)));
     const [head, ...lines] = text.slice(0, end).split("\n").slice(0, -1);
-    if (head === undefined) {
-      await handle.appendFile(`${JSON.stringify({ latentwire: "evaluation", version: 1, settings: wanted })}\n`);
-      return new Journal(handle, []);
-    }
-    requireSameSettings(file, head, wanted);
-    return new Journal(
-      handle,
-      lines.map((line, i) => recordOf(file, line, i + 2)),
-    );
+    if (head !== undefined) requireSameSettings(file, head, wanted);
+    else if (!first.startsWith(text)) throw resumeError(file, "it is no journal of an evaluation");
+    const records = lines.map((line, i) => recordOf(file, line, i + 2));
+    // nothing is cut off a file that is not known to be ours
+    if (end < text.length) await handle.truncate(Buffer.byteLength(text.slice(0, end)));
+    if (head === undefined) await handle.appendFile(first);
+    return new Journal(handle, records);
   } catch (error) {
     await handle.close();
     throw error;

@@ -1,6 +1,6 @@
 // A result as Markdown, for issues and notes.
 import type { EvalResult } from "./evaluate.js";
-import { costRows, percent, resultTable, type Table } from "./table.js";
+import { percent, rightTable, timeTable, titleOf, tokenTable, type Table } from "./table.js";
 
 const cell = (value: string | number): string => String(value).replaceAll("\\", "\\\\").replaceAll("|", "\\|").replaceAll("\n", " ");
 
@@ -15,17 +15,18 @@ export function toMarkdown(results: readonly EvalResult[]): string {
 }
 
 function section(result: EvalResult): string {
-  const { suite, n, chance, claims, reader, solver, translator, hardware, seed, parallel, verdict } = result;
-  const models = reader.fingerprint === solver.fingerprint ? reader.name : `${reader.name} to ${solver.name}`;
+  const { n, chance, claims, translator, hardware, seed, parallel, verdict } = result;
   const claimTable = { head: ["claim", "the data", "evidence"], rows: claims.map((one) => [one.claim, one.verdict, one.evidence]) };
   return [
-    `# ${cell(models)} on ${cell(suite)}`,
+    `# ${cell(titleOf(result))}`,
     verdict,
     `${n} items, seed ${seed}, ${parallel} at a time${chance === null ? "" : `, chance ${percent(chance)}`}${translator === null ? "" : `, translator: ${translator}`}. ${hardware}.`,
     "## Right answers",
-    markdownTable(resultTable(result)),
-    "## Cost of an item",
-    markdownTable(costRows(result)),
+    markdownTable(rightTable(result)),
+    "## Time of an item",
+    markdownTable(timeTable(result)),
+    "## Tokens and bytes of an item",
+    markdownTable(tokenTable(result)),
     "## What the data says",
     markdownTable(claimTable),
   ].join("\n\n");

@@ -1,6 +1,5 @@
 // The agents of an evaluation on loaded models: a reader that sees the facts and a solver that sees the question, made of the same stages as a pipe.
 // What the reader of some facts does is done once for all questions about them, and is counted for each as if it had been done for it.
-import { createHash } from "node:crypto";
 import { checkInteger } from "../check.js";
 import { LatentError } from "../errors.js";
 import { Agent, type Note } from "../agents/agent.js";
@@ -9,11 +8,9 @@ import type { ChatMessage } from "../models/chat.js";
 import type { Model } from "../models/model.js";
 import type { Pool } from "../models/pool.js";
 import type { Sequence } from "../models/sequence.js";
-import { addNoise } from "../spaces/channel.js";
-import { Latent } from "../spaces/latent.js";
-import { mapRows } from "../spaces/rows.js";
-import { Tensor } from "../tensor.js";
+import type { Latent } from "../spaces/latent.js";
 import { policyName, thoughtOf, type Arm, type ArmPolicy } from "./arms.js";
+import { noiseRows } from "./noise.js";
 import type { Block, EvalSubject, Outcome, StageTimes } from "./run.js";
 import type { Suite, SuiteItem } from "./suite.js";
 
@@ -279,24 +276,12 @@ export class ModelSubject implements EvalSubject {
     reading: Reading | undefined,
     signal: AbortSignal,
   ): Promise<{ latent: Latent; ms: number; own: boolean } | undefined> {
-    if (arm.message === "noise") return { latent: await this.#noise(arm, facts, signal), ms: 0, own: true };
+    const { solver, seed } = this.#options;
+    const steps = arm.policy?.kind === "hidden" ? arm.policy.steps : 1;
+    if (arm.message === "noise") return { latent: await noiseRows(solver, steps, seed, facts, signal), ms: 0, own: true };
     if (arm.translator === "none") return reading?.latents && { latent: reading.latents, ms: 0, own: false };
     const translated = reading?.translated.get(arm.translator);
     return translated && { ...translated, own: false };
-  }
-
-  /** Random directions of the norm that latent steps have, as many as the message would have. */
-  async #noise({ policy }: Arm, facts: string, signal: AbortSignal): Promise<Latent> {
-    const { solver, seed } = this.#options;
-    const d = solver.info.embeddingLength;
-    const steps = policy?.kind === "hidden" ? policy.steps : 1;
-    const drawn = createHash("sha256").update(`${seed}\n${facts}`).digest().readUIntBE(0, 6);
-    using base = Tensor.fromTyped("f32", [steps, d], new Float32Array(steps * d).fill(1));
-    // at -200 dB nothing of the base is left in 24 bits
-    using noise = (await addNoise(base, { snr: -200, seed: drawn, signal })).rows;
-    using unit = await mapRows(noise, { unit: true }, signal);
-    const rows = await mapRows(unit, { multiply: new Float32Array(d).fill(solver.info.alpha), unit: false }, signal);
-    return new Latent(solver.space, "embeds", rows);
   }
 
   /** The outcomes of items that are solved side by side, their times brought to what each of them cost of the whole. */

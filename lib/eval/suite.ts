@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import path from "node:path";
-import { checkKeys, checkNumber, checkString, invalid } from "../check.js";
+import { checkInteger, checkKeys, checkNumber, checkOneOf, checkString, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { arcItem, gsm8kItem, isArc, isGsm8k } from "./adapters.js";
 import { chanceOf, checkAnswerCheck, type AnswerCheck } from "./answers.js";
@@ -79,6 +79,16 @@ const promptsOf: Readonly<Record<LineKind, SuitePrompts>> = {
     answerTokens: 512,
   },
 };
+
+/** What a caller puts in place of a suite's prompts. @throws LatentError `ERR_LATENT_INVALID_ARGUMENT` */
+export function withPrompts(suite: Suite, prompts: Partial<SuitePrompts>): Suite {
+  checkKeys("prompts", prompts, ["reader", "solver", "notes", "noteTokens", "answerTokens"]);
+  for (const name of ["reader", "solver"] as const) if (prompts[name] !== undefined) checkString(`prompts.${name}`, prompts[name]);
+  const all = { ...suite.prompts, ...prompts };
+  checkOneOf("prompts.notes", all.notes, ["message", "inline"]);
+  for (const name of ["noteTokens", "answerTokens"] as const) checkInteger(`prompts.${name}`, all[name], 1, 1_000_000);
+  return { ...suite, prompts: all };
+}
 
 /** What is wrong, with the line. */
 export function suiteError(name: string, line: number, what: string, cause?: unknown): LatentError {

@@ -1,4 +1,5 @@
 // The tables of a result, for terminals, Markdown and pages alike: titles and cells, no layout.
+import type { EvalResult } from "./evaluate.js";
 import type { ArmResult, EvalNumbers } from "./result.js";
 
 export interface Table {
@@ -7,6 +8,12 @@ export interface Table {
 }
 
 export const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+
+/** What was evaluated, in a few words. */
+export function titleOf({ reader, solver, suite }: Pick<EvalResult, "reader" | "solver" | "suite">): string {
+  const models = reader.fingerprint === solver.fingerprint ? reader.name : `${reader.name} to ${solver.name}`;
+  return `${models} on ${suite}`;
+}
 
 /** 1.2 kB, 34 MB. */
 export function size(bytes: number): string {
@@ -17,45 +24,65 @@ export function size(bytes: number): string {
 }
 
 /** How one arm stands beside another one: McNemar's p by Holm's correction. */
-function beside(numbers: EvalNumbers, arm: string, other: string): string {
-  const found = numbers.comparisons.find(({ a, b }) => (a === arm && b === other) || (a === other && b === arm));
+function beside({ comparisons }: EvalNumbers, arm: string, other: string): string {
+  const found = comparisons.find(({ a, b }) => (a === arm && b === other) || (a === other && b === arm));
   if (found === undefined) return "";
   return found.pAdjusted < 0.001 ? "< 0.001" : found.pAdjusted.toFixed(3);
 }
 
-/** What was right, by arm. */
-export function resultTable(numbers: EvalNumbers): Table {
-  const groups = [...new Set(numbers.arms.flatMap((arm) => Object.keys(arm.groups)))];
-  const rows = numbers.arms.map((arm) => [
-    nameOf(arm),
-    percent(arm.accuracy),
-    `${(100 * arm.interval[0]).toFixed(1)} to ${(100 * arm.interval[1]).toFixed(1)}`,
-    ...groups.map((group) => percent(arm.groups[group]?.accuracy ?? 0)),
-    arm.arm === "text" ? "" : beside(numbers, arm.arm, "text"),
-    arm.arm === "none" ? "" : beside(numbers, arm.arm, "none"),
-  ]);
-  return { head: ["arm", "right", "95 %", ...groups, "p against text", "p against none"], rows };
+interface Column {
+  readonly title: string;
+  readonly cell: (arm: ArmResult, numbers: EvalNumbers) => string;
 }
 
-/** What it cost, by arm and item. */
-export function costRows(numbers: EvalNumbers): Table {
-  const rows = numbers.arms.map((arm) => [
-    nameOf(arm),
-    arm.prefillTokens.toFixed(1),
-    arm.latentSteps.toFixed(1),
-    arm.decodedTokens.toFixed(1),
-    size(arm.bytes),
-    size(arm.heldBytes),
-    size(arm.kvPeakBytes),
-    arm.stages.reader.toFixed(2),
-    arm.stages.handOver.toFixed(2),
-    arm.stages.solver.toFixed(2),
-    arm.ms.toFixed(2),
-  ]);
-  const head = ["arm", "prefilled", "latent steps", "decoded", "moved", "held", "peak KV", "reader ms", "hand-over ms", "solver ms", "ms"];
-  return { head, rows };
+const column = (title: string, cell: Column["cell"]): Column => ({ title, cell });
+
+const arm = column("arm", ({ arm: name, placebo }) => (placebo ? `${name} (placebo)` : name));
+const rightOnes = [
+  column("right", ({ accuracy }) => percent(accuracy)),
+  column("95 %", ({ interval: [low, high] }) => `${(100 * low).toFixed(1)} to ${(100 * high).toFixed(1)}`),
+];
+const againstText = column("p against text", (one, numbers) => beside(numbers, one.arm, "text"));
+const tokens = [
+  column("prefilled", ({ prefillTokens }) => prefillTokens.toFixed(1)),
+  column("latent", ({ latentSteps }) => latentSteps.toFixed(1)),
+  column("decoded", ({ decodedTokens }) => decodedTokens.toFixed(1)),
+];
+const sizes = [
+  column("moved", ({ bytes }) => size(bytes)),
+  column("held", ({ heldBytes }) => size(heldBytes)),
+  column("peak KV", ({ kvPeakBytes }) => size(kvPeakBytes)),
+];
+const times = [
+  column("reader ms", ({ stages }) => stages.reader.toFixed(2)),
+  column("hand-over ms", ({ stages }) => stages.handOver.toFixed(2)),
+  column("solver ms", ({ stages }) => stages.solver.toFixed(2)),
+  column("ms", ({ ms }) => ms.toFixed(2)),
+];
+
+function tableOf(columns: readonly Column[], numbers: EvalNumbers): Table {
+  return { head: columns.map(({ title }) => title), rows: numbers.arms.map((one) => columns.map(({ cell }) => cell(one, numbers))) };
 }
 
-function nameOf({ arm, placebo }: ArmResult): string {
-  return placebo ? `${arm} (placebo)` : arm;
+/** Everything, one line an arm. */
+export function wholeTable(numbers: EvalNumbers): Table {
+  return tableOf([arm, ...rightOnes, againstText, ...tokens, ...sizes, ...times], numbers);
+}
+
+/** What was right, in all and by group. */
+export function rightTable(numbers: EvalNumbers): Table {
+  const groups = [...new Set(numbers.arms.flatMap((one) => Object.keys(one.groups)))];
+  const byGroup = groups.map((group) => column(group, (one) => percent(one.groups[group]?.accuracy ?? 0)));
+  const againstNone = column("p against none", (one, all) => beside(all, one.arm, "none"));
+  return tableOf([arm, ...rightOnes, ...byGroup, againstText, againstNone], numbers);
+}
+
+/** How long an item took. */
+export function timeTable(numbers: EvalNumbers): Table {
+  return tableOf([arm, ...times], numbers);
+}
+
+/** What an item took in tokens and bytes. */
+export function tokenTable(numbers: EvalNumbers): Table {
+  return tableOf([arm, ...tokens, ...sizes], numbers);
 }

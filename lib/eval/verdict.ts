@@ -184,7 +184,8 @@ function otherOf(numbers: EvalNumbers, arm: ArmResult, base: ArmResult): string 
   const speed = `${times(base.ms / arm.ms)} the speed`;
   if (found === "worse") return `${arm.arm} loses ${points(arm.accuracy - base.accuracy)} to ${base.arm} at ${speed}: do not use it where answers matter.`;
   if (found === "better") return `${arm.arm} gains ${points(arm.accuracy - base.accuracy)} over ${base.arm} at ${speed}.`;
-  return `${arm.arm} is ${found === "equal" ? "as accurate as" : "not told apart from"} ${base.arm} in accuracy, at ${speed}.`;
+  if (found === "equal") return `${arm.arm} is as accurate as ${base.arm}, at ${speed}.`;
+  return `${arm.arm} and ${base.arm} are not told apart in accuracy by ${numbers.n} items; ${arm.arm} has ${speed}.`;
 }
 
 function aloneOf(numbers: EvalNumbers, single: ArmResult, working: readonly ArmResult[]): string {
