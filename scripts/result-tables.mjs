@@ -1,4 +1,4 @@
-// Writes the tables of results into the README and docs/performance.md from the files in bench/results, so that no number there is typed by hand.
+// Writes the tables of results into the README and the documentation from the files in bench/results, so that no number there is typed by hand.
 //
 //   node scripts/result-tables.mjs [--check]
 //
@@ -23,6 +23,13 @@ const TABLES = [
     cells: (row) => [row.name, row.shape, row.ms, row.peers, row.ratio, row.target, row.met],
   },
   {
+    file: "docs/different-models.md",
+    results: "spaces",
+    rows: (row) => row.right !== undefined,
+    head: ["what", "fitted on", "questions", "right", "right by the placebo", "mean reciprocal rank of unseen rows", "verdict"],
+    cells: (row) => [row.name, row.shape, row.questions, percent(row.right), percent(row.placebo), row.mrr, row.verdict],
+  },
+  {
     file: "docs/performance.md",
     results: "kernels",
     head: ["row", "what", "kept as", "µs", "peers, µs", "best peer / ours", "share of the machine's limit", "target", "met"],
@@ -39,6 +46,10 @@ const TABLES = [
     ],
   },
 ];
+
+function percent(share) {
+  return `${(100 * share).toFixed(1)} %`;
+}
 
 function cell(value) {
   if (value === null || value === undefined) return "";
@@ -60,10 +71,10 @@ function table(rows) {
   return [line(head), `| ${widths.map((width) => "-".repeat(width)).join(" | ")} |`, ...body.map(line)].join("\n");
 }
 
-function block({ results, head, cells }) {
+function block({ results, head, cells, rows: chosen = () => true }) {
   const { hardware, date, rows } = JSON.parse(fs.readFileSync(path.join(root, "bench", "results", `${results}.json`), "utf8"));
   const note = `Measured by \`npm run bench -- --suite=${results}\` on ${cell(date)}, on ${cell(hardware)}.`;
-  return `${BEGIN}\n\n${table([head, ...rows.map((row) => cells(row).map(cell))])}\n\n${note}\n\n${END}`;
+  return `${BEGIN}\n\n${table([head, ...rows.filter(chosen).map((row) => cells(row).map(cell))])}\n\n${note}\n\n${END}`;
 }
 
 const { check } = commandLine("[--check]", { options: { check: { type: "boolean" } } }).values;

@@ -1,15 +1,18 @@
 // `latentwire eval`: what media and policies are worth on the user's model and task, against text and against placebos.
 import path from "node:path";
 import { invalid } from "../check.js";
-import { evaluate, type EvalResult } from "../eval/evaluate.js";
-import { relaySuite } from "../eval/relay.js";
+import { evaluate, type EvalResult, type EvalTranslators } from "../eval/evaluate.js";
+import { relaySuite, relayTexts } from "../eval/relay.js";
 import type { EvalProgress } from "../eval/run.js";
 import { readSuite, type Suite, type SuitePrompts } from "../eval/suite.js";
 import { bundledModel } from "../models/bundled.js";
 import { wholeTable } from "../eval/table.js";
 import { loadModel, type Model } from "../models/model.js";
+import type { SlotMaps } from "../spaces/fit.js";
+import type { Translator } from "../spaces/translator.js";
 import type { Output } from "./output.js";
 import { writeReports } from "./report.js";
+import { fitBoth, readTextLines } from "./translators.js";
 
 export interface EvalCommand {
   readonly model?: string;
@@ -26,6 +29,9 @@ export interface EvalCommand {
   readonly solverSystem?: string;
   readonly noteTokens?: number;
   readonly answerTokens?: number;
+  readonly texts?: string;
+  readonly fitTexts: number;
+  readonly maps: SlotMaps | "auto";
 }
 
 export async function evalCommand(output: Output, options: EvalCommand, signal: AbortSignal): Promise<void> {
@@ -35,8 +41,10 @@ export async function evalCommand(output: Output, options: EvalCommand, signal: 
   const reader = await models.load(first, signal);
   const solver = second === undefined || second === first ? reader : await models.load(second, signal);
   const { arms, steps, n, seed, parallel, budget, out } = options;
+  const translators = reader === solver ? undefined : await models.translators(output, options, reader, solver, signal);
   const result = await evaluate({
     ...{ suite, reader, solver, seed, parallel, prompts: promptsOf(options), signal },
+    ...(translators !== undefined && { translators }),
     ...(arms !== undefined && { arms }),
     ...(steps !== undefined && { steps }),
     ...(n !== undefined && { n: Math.min(n, suite.items.length) }),
@@ -85,9 +93,10 @@ export function progressLines(output: Output, items: number): (progress: EvalPro
   };
 }
 
-/** The models of a command, disposed of in the end. */
+/** The models of a command and the translators between them, disposed of in the end. */
 export class Models {
   readonly #loaded: Model[] = [];
+  readonly #fitted: Translator[] = [];
 
   async load(file: string, signal: AbortSignal): Promise<Model> {
     const model = await loadModel(file, { signal });
@@ -95,7 +104,23 @@ export class Models {
     return model;
   }
 
+  /** Fitted on the file of texts, or on documents of relay's world that are not held out; undefined where there are no texts. */
+  async translators(
+    output: Output,
+    { suite, texts, fitTexts, steps = 8, maps, seed }: Pick<EvalCommand, "suite" | "texts" | "fitTexts" | "steps" | "maps" | "seed">,
+    from: Model,
+    to: Model,
+    signal: AbortSignal,
+  ): Promise<EvalTranslators | undefined> {
+    if (texts === undefined && suite !== "relay") return undefined;
+    const given = texts === undefined ? relayTexts(fitTexts, seed) : await readTextLines(texts);
+    const both = await fitBoth(output, { from, to, texts: given, steps, maps, seed }, signal);
+    this.#fitted.push(both.fitted, both.shuffled);
+    return both;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
+    for (const translator of this.#fitted) translator.dispose();
     for (const model of this.#loaded) await model.dispose();
   }
 }

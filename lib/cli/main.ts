@@ -8,6 +8,7 @@ import { LatentError } from "../errors.js";
 import { kvCodecNames } from "../kv/codec.js";
 import { kvFormats, type KvFormat } from "../kv/handle.js";
 import { packageRoot } from "../native.js";
+import type { SlotMaps } from "../spaces/fit.js";
 import { translatorMethods, type TranslatorMethod } from "../spaces/methods.js";
 import { align } from "./align.js";
 import { demo } from "./demo.js";
@@ -58,6 +59,12 @@ function method(value: string): TranslatorMethod | "auto" | "all" {
 function count(value: string): number {
   if (!/^\d{1,15}$/.test(value)) throw new InvalidArgumentError("It is an integer of 0 or more.");
   return Number(value);
+}
+
+function maps(value: string): SlotMaps | "auto" {
+  const found = (["shared", "slot", "flat", "auto"] as const).find((known) => known === value);
+  if (found === undefined) throw new InvalidArgumentError("It is shared, slot, flat or auto.");
+  return found;
 }
 
 function list(value: string): readonly string[] {
@@ -139,6 +146,9 @@ function build(): Command {
     .option("--parallel <count>", "items answered side by side", count, 1)
     .option("--budget [seconds]", "stop when the intervals have separated, at the latest after so many seconds", positive)
     .option("--out <folder>", "keep what is done there, go on from it, and write result.json, report.md and report.html")
+    .option("--texts <file>", "what a translator between two models is fitted on, a text a line (relay: texts of its world)")
+    .option("--fit-texts <count>", "how many texts of relay's world", count, 2000)
+    .option("--maps <maps>", "of the translator: shared, slot, flat or auto", maps, "slot")
     .option("--reader-system <text>", "what the reader is told")
     .option("--solver-system <text>", "what the solver is told")
     .option("--note-tokens <count>", "the longest note of the reader", count)

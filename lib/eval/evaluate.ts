@@ -5,9 +5,10 @@ import { checkArray, checkInteger, checkKeys, checkString, fallback, invalid } f
 import { checkSeed } from "../fits/input.js";
 import { withSignal } from "../jobs.js";
 import { Model } from "../models/model.js";
+import { Translator } from "../spaces/translator.js";
 import { armNames, parseArm, type Arm } from "./arms.js";
 import { openJournal, type EvalSettings } from "./journal.js";
-import { ModelSubject, type EvalTranslator } from "./models.js";
+import { ModelSubject } from "./models.js";
 import { numbersOf, type EvalNumbers } from "./result.js";
 import { runSuite, type EvalBudget, type EvalProgress, type EvalRun, type ItemRecord } from "./run.js";
 import { withPrompts, type Suite, type SuitePrompts } from "./suite.js";
@@ -28,8 +29,8 @@ export interface EvaluateOptions {
   readonly arms?: readonly string[];
   /** Latent steps of `latent`, 1 to 10000. Default 8. */
   readonly steps?: number;
-  /** Carries latents between two models. Without one there are no latents between them. */
-  readonly translator?: EvalTranslators;
+  /** Carry latents between two models. Without them there are no latents between the two. */
+  readonly translators?: EvalTranslators;
   /** What the agents are told and how much they may say, in place of what the suite says. */
   readonly prompts?: Partial<SuitePrompts>;
   /** How many items. Default: all. */
@@ -49,13 +50,11 @@ export interface EvaluateOptions {
   readonly onProgress?: (progress: EvalProgress) => void;
 }
 
-/** A translator and its placebo. */
+/** A translator and its placebo; see {@link fitTranslator}. */
 export interface EvalTranslators {
-  readonly fitted: EvalTranslator;
-  /** The same method, fitted on pairs that do not belong together. */
-  readonly shuffled: EvalTranslator;
-  /** What it is, in a few words. */
-  readonly description: string;
+  readonly fitted: Translator;
+  /** The same method, fitted on pairs that do not belong together (`placebo: true`). */
+  readonly shuffled: Translator;
 }
 
 /** Facts of a model in a result. */
@@ -96,7 +95,7 @@ const optionNames = [
   "solver",
   "arms",
   "steps",
-  "translator",
+  "translators",
   "prompts",
   "n",
   "seed",
@@ -115,7 +114,7 @@ const optionNames = [
  */
 export async function evaluate(options: EvaluateOptions): Promise<EvalResult> {
   checkKeys("options", options, optionNames);
-  const { reader, translator, signal, journal, onProgress, budget } = options;
+  const { reader, translators, signal, journal, onProgress, budget } = options;
   const solver = fallback(options.solver, reader);
   for (const [name, model] of Object.entries({ reader, solver } as Record<string, unknown>))
     if (!(model instanceof Model)) throw invalid(name, "a Model", model);
@@ -123,19 +122,20 @@ export async function evaluate(options: EvaluateOptions): Promise<EvalResult> {
   const steps = checkInteger("steps", fallback(options.steps, 8), 1, 10_000);
   const parallel = checkInteger("parallel", fallback(options.parallel, 1), 1, 32);
   const suite = withPrompts(options.suite, fallback(options.prompts, {}));
-  const names = armNames(options.arms === undefined ? undefined : checkArray("arms", options.arms), translator !== undefined);
+  const names = armNames(options.arms === undefined ? undefined : checkArray("arms", options.arms), translators !== undefined);
   const arms = usable(
-    names.map((name) => parseArm(name, steps, translator !== undefined)),
-    reader === solver || translator !== undefined,
+    names.map((name) => parseArm(name, steps, translators !== undefined)),
+    reader === solver || translators !== undefined,
     options.arms,
   );
   const subject = await ModelSubject.create({
     ...{ reader, solver, suite, arms, parallel, seed },
-    translators: translator ?? {},
+    translators: checkTranslators(translators),
     signal: signal ?? new AbortController().signal,
   });
   await using _ = subject;
-  const settings = settingsOf(suite, arms, { reader: modelOf(reader), solver: modelOf(solver), seed, translator: translator?.description ?? null });
+  const translator = translators === undefined ? null : describe(translators.fitted);
+  const settings = settingsOf(suite, arms, { reader: modelOf(reader), solver: modelOf(solver), seed, translator });
   const opened = journal === undefined ? undefined : await openJournal(checkString("journal", journal), settings);
   try {
     const run = await runSuite(suite, subject, {
@@ -146,10 +146,24 @@ export async function evaluate(options: EvaluateOptions): Promise<EvalResult> {
       ...(onProgress !== undefined && { onProgress }),
       ...withSignal(signal),
     });
-    return resultOf(run, { reader: modelOf(reader), solver: modelOf(solver), translator: translator?.description ?? null, seed, parallel });
+    return resultOf(run, { reader: modelOf(reader), solver: modelOf(solver), translator, seed, parallel });
   } finally {
     await opened?.close();
   }
+}
+
+function checkTranslators(given: EvalTranslators | undefined): Partial<EvalTranslators> {
+  if (given === undefined) return {};
+  checkKeys("translators", given, ["fitted", "shuffled"]);
+  for (const [name, one] of Object.entries({ fitted: given.fitted, shuffled: given.shuffled } as Record<string, unknown>))
+    if (!(one instanceof Translator)) throw invalid(`translators.${name}`, "a Translator", one);
+  return given;
+}
+
+/** In a few words; the count tells two fits apart. */
+function describe({ card: { method, maps, report } }: Translator): string {
+  const fitted = report === undefined ? "" : `, fitted on ${report.count} rows, ${report.verdict}`;
+  return `${method}${maps === undefined ? "" : ` by ${maps}`}${fitted}`;
 }
 
 /** Between two models without a translator text is all that there is, unless more was asked for, which is then refused with the reason. */

@@ -9,15 +9,11 @@ import type { Model } from "../models/model.js";
 import type { Pool } from "../models/pool.js";
 import type { Sequence } from "../models/sequence.js";
 import type { Latent } from "../spaces/latent.js";
+import type { Translator } from "../spaces/translator.js";
 import { policyName, thoughtOf, type Arm, type ArmPolicy } from "./arms.js";
 import { noiseRows } from "./noise.js";
 import type { Block, EvalSubject, Outcome, StageTimes } from "./run.js";
 import type { Suite, SuiteItem } from "./suite.js";
-
-/** Carries latents from the reader's space into the solver's. */
-export interface EvalTranslator {
-  apply(latent: Latent, signal: AbortSignal): Promise<Latent>;
-}
 
 /** @internal */
 export interface ModelSubjectOptions {
@@ -25,7 +21,7 @@ export interface ModelSubjectOptions {
   readonly solver: Model;
   readonly suite: Suite;
   readonly arms: readonly Arm[];
-  readonly translators: { readonly fitted?: EvalTranslator; readonly shuffled?: EvalTranslator };
+  readonly translators: { readonly fitted?: Translator; readonly shuffled?: Translator };
   readonly parallel: number;
   readonly seed: number;
   readonly signal: AbortSignal;
@@ -217,7 +213,7 @@ export class ModelSubject implements EvalSubject {
         const translator = translators[kind];
         if (translator === undefined || latents === undefined || !this.arms.some((arm) => arm.translator === kind)) continue;
         const start = performance.now();
-        translated.set(kind, { latent: await translator.apply(latents, signal), ms: performance.now() - start });
+        translated.set(kind, { latent: await translator.translate(latents, { signal }), ms: performance.now() - start });
       }
     }
   }
@@ -355,7 +351,7 @@ function scaled(reading: Reading, share: number): Reading {
 
 function checkArms({ reader, solver, arms, translators }: ModelSubjectOptions): void {
   const same = reader.space.id === solver.space.id;
-  for (const { name, medium, message, translator } of arms) {
+  for (const { name, medium, message, translator, policy } of arms) {
     if (medium === "kv" && reader !== solver)
       throw new LatentError("ERR_LATENT_SPACE_MISMATCH", `arm ${name}: cells are of use to one and the same model alone`, {
         hint: "Take text or latent between two models.",
@@ -363,6 +359,9 @@ function checkArms({ reader, solver, arms, translators }: ModelSubjectOptions): 
     const translated = translator !== "none" && translators[translator] === undefined;
     if (medium === "latent" && message !== "noise" && (translated || (translator === "none" && !same)))
       throw new LatentError("ERR_LATENT_SPACE_MISMATCH", `arm ${name}: latents of one model reach another one through a translator alone`);
+    const slots = translator === "none" ? undefined : translators[translator]?.card.slots;
+    if (slots !== undefined && (policy?.kind !== "hidden" || policy.steps !== slots))
+      throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `arm ${name}: the translator takes messages of ${slots} rows`);
   }
 }
 

@@ -11,7 +11,7 @@ import { Tensor } from "../tensor.js";
 import { pairedErrors } from "./metrics.js";
 import { range, SeededDraws } from "./random.js";
 import { columnStatistics, combineRows, selectRows } from "./rows.js";
-import { disposeStages, linear, product, pseudoInverse, rowStages, runStages, scaling, type Stage } from "./stages.js";
+import { disposeStages, linear, product, pseudoInverse, rowStages, runStages, scaling, type SimpleStage } from "./stages.js";
 import { fitTransform, type RowTransform, type TransformKind } from "./transforms.js";
 
 /**
@@ -54,7 +54,7 @@ export interface MethodInput {
 
 /** What a method finds. */
 export interface Fitted {
-  readonly stages: Stage[];
+  readonly stages: SimpleStage[];
   /** Of what was inverted; 1 for orthogonal maps. */
   readonly condition: number;
   /** How many pairs the map was made from. */
@@ -96,7 +96,7 @@ async function fitSides({ from, to, signal }: MethodInput, chain: readonly Trans
 }
 
 /** The stages between the two transforms. */
-function between({ x, y }: Sides, stages: readonly Stage[]): Stage[] {
+function between({ x, y }: Sides, stages: readonly SimpleStage[]): SimpleStage[] {
   return [...rowStages(x.forward()), ...stages, ...rowStages(y.backward())];
 }
 
@@ -143,7 +143,7 @@ async function ridge(input: MethodInput): Promise<Fitted> {
 async function projector(input: MethodInput): Promise<Fitted> {
   const { sides, weights, condition } = await centredRidge(input);
   const { meanNorm } = await columnStatistics(input.to, input.signal);
-  const length: Stage[] = [{ kind: "rows", unit: true }, scaling(meanNorm, size(input.to, 1))];
+  const length: SimpleStage[] = [{ kind: "rows", unit: true }, scaling(meanNorm, size(input.to, 1))];
   return { stages: [...between(sides, [linear(weights)]), ...length], condition, anchors: size(input.from, 0), warnings: [] };
 }
 
@@ -209,7 +209,7 @@ async function inverseRelative(input: MethodInput): Promise<Fitted> {
   using centredY = await centres.y.apply(y, withSignal(signal));
   const { meanNorm } = await columnStatistics(centredY, signal);
   const { matrix, condition } = await ensembleDecoder(unitY, seed, rcond ?? decoderRcond, signal);
-  const stages: Stage[] = [
+  const stages: SimpleStage[] = [
     ...rowStages(centres.x.forward()),
     { kind: "rows", unit: true },
     linear(await transpose(unitX, withSignal(signal))),
@@ -315,7 +315,11 @@ function equaliser(input: MethodInput): Promise<Fitted> {
 /** Standardised rows to one symbol an anchor and back, by the two stages that `coderOf` makes of the standardised anchors of both sides. */
 async function throughSymbols(
   input: MethodInput,
-  coderOf: (x: Tensor, y: Tensor, signal: AbortSignal | undefined) => Promise<{ readonly coder: Stage[]; readonly condition: number }>,
+  coderOf: (
+    x: Tensor,
+    y: Tensor,
+    signal: AbortSignal | undefined,
+  ) => Promise<{ readonly coder: SimpleStage[]; readonly condition: number }>,
 ): Promise<Fitted> {
   const { from, to, signal } = input;
   const anchors = await drawAnchors(input);
