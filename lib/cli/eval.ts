@@ -52,7 +52,7 @@ export async function evalCommand(output: Output, options: EvalCommand, signal: 
     ...(out !== undefined && { journal: path.join(out, "items.jsonl") }),
     onProgress: progressLines(output, suite.items.length),
   });
-  if (out !== undefined) output.progress(`written: ${(await writeReports(out, "result", [result])).join(", ")}`);
+  if (out !== undefined) output.progress(`written: ${(await writeReports(out, result)).join(", ")}`);
   output.result(result, () => plain(output, result));
 }
 

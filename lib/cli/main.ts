@@ -108,10 +108,9 @@ function build(): Command {
     .configureHelp({ showGlobalOptions: true })
     .exitOverride()
     .showHelpAfterError("(latentwire --help shows the commands)");
-  command(program, "demo", "two agents solve a task by kv, latent and text; what crossed and what it cost", demo).option(
-    "--model <file>",
-    "a GGUF file (default: the bundled tiny model)",
-  );
+  command(program, "demo", "two agents solve a task by kv, latent and text, beside placebos; writes report.html", demo)
+    .option("--model <file>", "a GGUF file: one question by each medium (default: the bundled pair, and many questions)")
+    .option("--out <folder>", "where report.html goes", ".");
   command(program, "run", "run a pipe of agents", run)
     .argument("<question>", "what the agents are asked")
     .requiredOption("--model <file>", "a GGUF file")
