@@ -80,7 +80,9 @@ export async function demo(output: Output, options: DemoCommand, signal: AbortSi
         `${lossless.sameTokens ? "the same tokens" : "DIFFERENT TOKENS"}, largest difference of a logit ${lossless.maxAbsLogitDiff}`,
       ...evaluations.flatMap((one) => ["", output.strong(titleOf(one)), "", plain(output, one)]),
       "",
-      report === null ? "Is it right, and more often than a placebo? latentwire eval --model FILE --suite FILE tells." : `report: ${report}`,
+      report === null
+        ? "Is it right, and more often than a placebo? latentwire eval --model FILE --suite FILE tells."
+        : `report: ${report}`,
     ].join("\n"),
   );
 }

@@ -17,7 +17,11 @@ export interface FitCommand {
   readonly seed: number;
 }
 
-export async function fitBoth(output: Output, { from, to, texts, steps, maps, seed }: FitCommand, signal: AbortSignal): Promise<EvalTranslators> {
+export async function fitBoth(
+  output: Output,
+  { from, to, texts, steps, maps, seed }: FitCommand,
+  signal: AbortSignal,
+): Promise<EvalTranslators> {
   output.progress(`fitting a translator on ${texts.length} texts`);
   using pairs = await gatherPairs({ from, to, texts, think: { policy: "hidden", steps }, signal });
   // weak ones too: what they are worth is what is to be found out

@@ -62,7 +62,12 @@ export function chanceOf(check: AnswerCheck): number | undefined {
 }
 
 function normal(text: string): string {
-  return text.normalize("NFC").trim().replace(/\s+/gu, " ").replace(/\s*\.$/u, "").toLowerCase();
+  return text
+    .normalize("NFC")
+    .trim()
+    .replace(/\s+/gu, " ")
+    .replace(/\s*\.$/u, "")
+    .toLowerCase();
 }
 
 /** Whole words in a row; a text of signs alone is looked for as it is. */

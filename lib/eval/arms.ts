@@ -5,9 +5,7 @@ import type { ThoughtPolicy } from "../policies/thought.js";
 
 /** How the reader thinks: not at all, in tokens, or in latent steps. */
 export type ArmPolicy =
-  | { readonly kind: "read" }
-  | { readonly kind: "tokens" }
-  | { readonly kind: "hidden"; readonly steps: number; readonly align: boolean };
+  { readonly kind: "read" } | { readonly kind: "tokens" } | { readonly kind: "hidden"; readonly steps: number; readonly align: boolean };
 
 /**
  * What the solver gets. `everything`: the facts themselves (one agent). `own`: what the reader of this item's facts hands over. `other`: what the

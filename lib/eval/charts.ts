@@ -50,7 +50,10 @@ export function shareChart(title: string, rows: readonly ShareRow[], chance: num
   const guess =
     chance === null
       ? []
-      : [line(at(chance), top - 4, at(chance), bottom, "chance"), text(at(chance), top - 9, "chance", ' text-anchor="middle" class="axis"')];
+      : [
+          line(at(chance), top - 4, at(chance), bottom, "chance"),
+          text(at(chance), top - 9, "chance", ' text-anchor="middle" class="axis"'),
+        ];
   const marks = rows.flatMap(({ label, share, low, high, placebo }, i) => {
     const y = top + (i + 0.5) * rowHeight;
     const kind = placebo ? "placebo" : "real";
@@ -92,7 +95,11 @@ export function barChart(title: string, names: readonly string[], rows: readonly
       from += part * scale;
       return part > 0 ? made : "";
     });
-    return [text(plot.from - 12, y + 17, label, ' text-anchor="end"'), ...rectangles, text(from + 8, y + 17, show(sum(parts)), ' class="number"')];
+    return [
+      text(plot.from - 12, y + 17, label, ' text-anchor="end"'),
+      ...rectangles,
+      text(from + 8, y + 17, show(sum(parts)), ' class="number"'),
+    ];
   });
   const axis = line(plot.from, top, plot.from, bottom, "grid");
   const description = rows.map(({ label, parts }) => `${label} ${show(sum(parts))}`).join(", ");

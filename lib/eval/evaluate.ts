@@ -170,7 +170,10 @@ function describe({ card: { method, maps, report } }: Translator): string {
 function usable(arms: readonly Arm[], latents: boolean, asked: readonly string[] | undefined): Arm[] {
   if (latents) return [...arms];
   return arms
-    .filter(({ name, medium, message }) => (asked?.includes(name) ?? false) || medium === null || medium === "text" || message === "noise" || name === "shuffled")
+    .filter(
+      ({ name, medium, message }) =>
+        (asked?.includes(name) ?? false) || medium === null || medium === "text" || message === "noise" || name === "shuffled",
+    )
     .map((arm) => (arm.name === "shuffled" ? { ...arm, medium: "text", policy: { kind: "tokens" } } : arm));
 }
 
@@ -183,10 +186,7 @@ function modelOf(model: Model): EvalModel {
   return { name: model.metadata("general.name") ?? description, architecture, parameters, fingerprint };
 }
 
-function resultOf(
-  run: EvalRun,
-  about: Pick<EvalResult, "reader" | "solver" | "translator" | "seed" | "parallel">,
-): EvalResult {
+function resultOf(run: EvalRun, about: Pick<EvalResult, "reader" | "solver" | "translator" | "seed" | "parallel">): EvalResult {
   const numbers = numbersOf(run);
   const { reader, solver } = about;
   const subject = reader.fingerprint === solver.fingerprint ? reader.name : `${reader.name} to ${solver.name}`;

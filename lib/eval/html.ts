@@ -54,10 +54,13 @@ function aboutOf({ n, chance, seed, parallel, translator, stopped, reader, solve
     `seed ${seed}`,
     parallel === 1 ? "one at a time" : `${parallel} at a time`,
     ...(translator === null ? [] : [`translator: ${translator}`]),
-    ...models.map(({ name, architecture, parameters, fingerprint }) => `${name}: ${architecture}, ${(parameters / 1e6).toPrecision(2)} M parameters, SHA-256 ${fingerprint.slice(0, 12)}…`),
+    ...models.map(
+      ({ name, architecture, parameters, fingerprint }) =>
+        `${name}: ${architecture}, ${(parameters / 1e6).toPrecision(2)} M parameters, SHA-256 ${fingerprint.slice(0, 12)}…`,
+    ),
     hardware,
   ];
-  return `${parts.join(" · ")}`;
+  return parts.join(" · ");
 }
 
 function figure(svg: string, caption: string): string {

@@ -102,6 +102,7 @@ function isOutcome(value: unknown): boolean {
   const ms = field("ms");
   if (typeof field("answer") !== "string" || typeof field("right") !== "boolean" || typeof ms !== "object" || ms === null) return false;
   return (
-    counts.every((name) => Number.isFinite(field(name))) && ["reader", "handOver", "solver"].every((name) => Number.isFinite(Reflect.get(ms, name)))
+    counts.every((name) => Number.isFinite(field(name))) &&
+    ["reader", "handOver", "solver"].every((name) => Number.isFinite(Reflect.get(ms, name)))
   );
 }

@@ -41,7 +41,11 @@ function drawFacts(draws: SeededDraws): Fact[] {
   const both = between(count >> 2, count >> 1);
   const persons = draws.sample(names, count - both);
   const kinds = persons.flatMap((name, i): Pick<Fact, "kind" | "name">[] => {
-    if (i < both) return [{ kind: "has", name }, { kind: "lives", name }];
+    if (i < both)
+      return [
+        { kind: "has", name },
+        { kind: "lives", name },
+      ];
     return [{ kind: draws.below(2) === 0 ? "has" : "lives", name }];
   });
   const homes = draws.sample(places, places.length);

@@ -153,7 +153,10 @@ function documentsOf({ items }: Suite): Document[] {
 /** Each document's neighbour in the drawn order: no document is its own. */
 function othersOf(suite: Suite, arms: readonly Arm[], order: readonly Document[]): Map<string, string> {
   if (order.length < 2 && arms.some(({ message }) => message === "other"))
-    throw new LatentError("ERR_LATENT_SUITE_FORMAT", `${suite.name} has one document alone, so there is no other one whose message could arrive`);
+    throw new LatentError(
+      "ERR_LATENT_SUITE_FORMAT",
+      `${suite.name} has one document alone, so there is no other one whose message could arrive`,
+    );
   return new Map(order.map(({ facts }, i) => [facts, order[(i + 1) % order.length]?.facts ?? ""]));
 }
 

@@ -12,7 +12,9 @@ export function normalQuantile(p: number): number {
   const polynomial = (coefficients: readonly number[], x: number): number => coefficients.reduce((sum, one) => sum * x + one, 0);
   if (p < 0.02425) {
     const q = Math.sqrt(-2 * Math.log(p));
-    const above = [-7.784894002430293e-3, -0.3223964580411365, -2.400758277161838, -2.549732539343734, 4.374664141464968, 2.938163982698783];
+    const above = [
+      -7.784894002430293e-3, -0.3223964580411365, -2.400758277161838, -2.549732539343734, 4.374664141464968, 2.938163982698783,
+    ];
     return polynomial(above, q) / polynomial([7.784695709041462e-3, 0.3224671290700398, 2.445134137142996, 3.754408661907416, 1], q);
   }
   const q = p - 0.5;

@@ -152,7 +152,8 @@ export function verdictOf(numbers: EvalNumbers, subject: string): string {
   const working = handOvers.filter((arm) => carries(parts, arm));
   const failed = handOvers.filter((arm) => !working.includes(arm));
   const alone = single === undefined ? "" : aloneOf(numbers, single, working);
-  const lost = failed.length === 0 ? "" : ` ${listOf(failed)} cannot be told from a placebo: do not use ${failed.length > 1 ? "them" : "it"}.`;
+  const lost =
+    failed.length === 0 ? "" : ` ${listOf(failed)} cannot be told from a placebo: do not use ${failed.length > 1 ? "them" : "it"}.`;
   const [first] = [...working].sort((a, b) => b.accuracy - a.accuracy);
   if (first === undefined)
     return `On ${subject}, no medium helps: ${listOf(handOvers)} cannot be told from ${handOvers.length > 1 ? "placebos" : "a placebo"} on ${numbers.n} items.${alone}`;
@@ -164,7 +165,9 @@ export function verdictOf(numbers: EvalNumbers, subject: string): string {
     use === base || base === undefined
       ? `On ${subject}, use ${use.arm} (${percent(use.accuracy)}, ${use.ms.toPrecision(3)} ms an item).`
       : `On ${subject}, ${use.arm} beats ${base.arm} by ${times(base.ms / use.ms)} in time ${atAccuracy(numbers, use, base)}: use it.`;
-  const others = rest.filter((arm) => arm !== base || use === base).map((arm) => otherOf(numbers, arm, base !== undefined && base !== arm ? base : use));
+  const others = rest
+    .filter((arm) => arm !== base || use === base)
+    .map((arm) => otherOf(numbers, arm, base !== undefined && base !== arm ? base : use));
   return `${main}${others.map((one) => ` ${one}`).join("")}${lost}${alone}`;
 }
 
@@ -182,7 +185,8 @@ function atAccuracy(numbers: EvalNumbers, a: ArmResult, b: ArmResult): string {
 function otherOf(numbers: EvalNumbers, arm: ArmResult, base: ArmResult): string {
   const found = relation(numbers, arm.arm, base.arm);
   const speed = `${times(base.ms / arm.ms)} the speed`;
-  if (found === "worse") return `${arm.arm} loses ${points(arm.accuracy - base.accuracy)} to ${base.arm} at ${speed}: do not use it where answers matter.`;
+  if (found === "worse")
+    return `${arm.arm} loses ${points(arm.accuracy - base.accuracy)} to ${base.arm} at ${speed}: do not use it where answers matter.`;
   if (found === "better") return `${arm.arm} gains ${points(arm.accuracy - base.accuracy)} over ${base.arm} at ${speed}.`;
   if (found === "equal") return `${arm.arm} is as accurate as ${base.arm}, at ${speed}.`;
   return `${arm.arm} and ${base.arm} are not told apart in accuracy by ${numbers.n} items; ${arm.arm} has ${speed}.`;

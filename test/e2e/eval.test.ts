@@ -119,7 +119,11 @@ describe("arms", () => {
     for (const [i, { question }] of suite.items.entries()) {
       const { text, totals } = await pipe(solver).run(question);
       expect(none?.[i]).toMatchObject({ answer: text.trim(), prefillTokens: totals.prefillTokens, bytes: 0, latentSteps: 0 });
-      expect(noise?.[i]).toMatchObject({ prefillTokens: totals.prefillTokens + 8, bytes: 8 * finch.info.embeddingLength * 4, latentSteps: 0 });
+      expect(noise?.[i]).toMatchObject({
+        prefillTokens: totals.prefillTokens + 8,
+        bytes: 8 * finch.info.embeddingLength * 4,
+        latentSteps: 0,
+      });
     }
   });
 
@@ -255,7 +259,17 @@ describe("evaluate", () => {
   it("refuses what it cannot do before anything is asked", async () => {
     const long = parseSuite(`${JSON.stringify({ facts: "a ".repeat(5000), question: "b", answer: "c" })}\n`);
     expect(await codeOf(() => evaluate({ suite: long, reader: finch }))).toBe("ERR_LATENT_CONTEXT_OVERFLOW");
-    for (const wrong of [{ reader: {} }, { solver: null }, { arms: ["kv/"] }, { steps: 0 }, { parallel: 33 }, { n: 41 }, { seed: 0.5 }, { arm: 1 }, { prompts: { notes: "x" } }])
+    for (const wrong of [
+      { reader: {} },
+      { solver: null },
+      { arms: ["kv/"] },
+      { steps: 0 },
+      { parallel: 33 },
+      { n: 41 },
+      { seed: 0.5 },
+      { arm: 1 },
+      { prompts: { notes: "x" } },
+    ])
       expect(await codeOf(() => evaluate({ suite, reader: finch, ...wrong } as never))).toBe("ERR_LATENT_INVALID_ARGUMENT");
     const aborted = AbortSignal.abort(new Error("no"));
     await expect(evaluate({ suite, reader: finch, signal: aborted })).rejects.toThrow("no");

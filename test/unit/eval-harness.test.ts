@@ -30,7 +30,10 @@ afterAll(() => {
 
 /** A suite of items without documents in common, so that answers are independent. */
 const plain = (n: number): Suite =>
-  parseSuite(Array.from({ length: n }, (_, i) => `${JSON.stringify({ facts: `fact ${i}`, question: "?", answer: "yes", chance: 0.1 })}\n`).join(""), "plain");
+  parseSuite(
+    Array.from({ length: n }, (_, i) => `${JSON.stringify({ facts: `fact ${i}`, question: "?", answer: "yes", chance: 0.1 })}\n`).join(""),
+    "plain",
+  );
 
 interface Planted {
   readonly accuracy: number;
@@ -122,7 +125,16 @@ describe("planted agents", () => {
     const numbers = await evaluated({ text: { accuracy: 1, ms: 4, decodedTokens: 3 }, none: { accuracy: 0 } }, 50, 1);
     expect(numbers).toMatchObject({ suite: "plain", n: 50, stopped: "all" });
     expect(numbers.chance).toBeCloseTo(0.1, 12);
-    expect(numbers.arms[0]).toMatchObject({ arm: "text", accuracy: 1, right: 50, ms: 4, decodedTokens: 3, prefillTokens: 10, kvPeakBytes: 100, placebo: false });
+    expect(numbers.arms[0]).toMatchObject({
+      arm: "text",
+      accuracy: 1,
+      right: 50,
+      ms: 4,
+      decodedTokens: 3,
+      prefillTokens: 10,
+      kvPeakBytes: 100,
+      placebo: false,
+    });
     expect(numbers.arms[0]?.stages).toEqual({ reader: 2, handOver: 0, solver: 2 });
     expect(numbers.arms[1]).toMatchObject({ accuracy: 0, placebo: true, medium: null, message: "nothing" });
     expect(numbers.comparisons).toMatchObject([{ a: "text", b: "none", onlyA: 50, onlyB: 0, difference: 1 }]);
@@ -155,7 +167,7 @@ describe("relations, claims and verdicts", () => {
   const numbers = (accuracies: Readonly<Record<string, number>>, n = 1000): Promise<EvalNumbers> => {
     const planted = Object.entries(accuracies).map(([name, accuracy]) => [
       name,
-      { accuracy, ms: costs[name as keyof typeof costs] ?? 5, decodedTokens: name === "text" ? 30 : 3 },
+      { accuracy, ms: new Map(Object.entries(costs)).get(name) ?? 5, decodedTokens: name === "text" ? 30 : 3 },
     ]);
     return evaluated(Object.fromEntries(planted) as Record<string, Planted>, n, 4);
   };
@@ -183,12 +195,16 @@ describe("relations, claims and verdicts", () => {
   it("says that a medium is no better than a placebo", async () => {
     const found = await numbers({ single: 0.9, text: 0.9, latent: 0.1, ...placebos });
     expect(verdictOf(found, "m")).toMatch(/latent \(.*\) cannot be told from a placebo: do not use it/);
-    expect(new Map(claimsOf(found).map(({ claim, verdict }) => [claim, verdict])).get("latent carries what the reader read")).toBe("contradicted");
+    expect(new Map(claimsOf(found).map(({ claim, verdict }) => [claim, verdict])).get("latent carries what the reader read")).toBe(
+      "contradicted",
+    );
   });
 
   it("says that nothing helps", async () => {
     const found = await numbers({ single: 0.9, text: 0.1, kv: 0.1, ...placebos });
-    expect(verdictOf(found, "m")).toMatch(/^On m, no medium helps: text .* and kv .* cannot be told from placebos on 1000 items\. One agent/);
+    expect(verdictOf(found, "m")).toMatch(
+      /^On m, no medium helps: text .* and kv .* cannot be told from placebos on 1000 items\. One agent/,
+    );
   });
 
   it("says that a placebo is no placebo", async () => {
@@ -363,21 +379,42 @@ describe("arms", () => {
     expect(parseArm("kv/hidden16-align", 8, false)).toMatchObject({ policy: { kind: "hidden", steps: 16, align: true } });
     expect(parseArm("kv/tokens", 8, false)).toMatchObject({ medium: "kv", policy: { kind: "tokens" } });
     expect(parseArm("latent", 5, true)).toMatchObject({ policy: { kind: "hidden", steps: 5, align: false }, translator: "fitted" });
-    expect(parseArm("shuffled:kv/hidden4", 8, false)).toMatchObject({ medium: "kv", message: "other", policy: { kind: "hidden", steps: 4 } });
+    expect(parseArm("shuffled:kv/hidden4", 8, false)).toMatchObject({
+      medium: "kv",
+      message: "other",
+      policy: { kind: "hidden", steps: 4 },
+    });
     expect(parseArm("shuffled-translator", 8, true)).toMatchObject({ message: "own", translator: "shuffled" });
     expect(parseArm("noise", 8, false)).toMatchObject({ message: "noise", medium: "latent" });
   });
 
-  it.each(["", "kv/", "KV", "text/read", "latent/read", "latent/hidden0", "kv/hidden", "noise:latent", "shuffled:single", "shuffled-translator", "kv/hidden9999999"])(
-    "refuses %j",
-    async (name) => {
-      expect(await codeOf(() => parseArm(name, 8, false))).toBe("ERR_LATENT_INVALID_ARGUMENT");
-    },
-  );
+  it.each([
+    "",
+    "kv/",
+    "KV",
+    "text/read",
+    "latent/read",
+    "latent/hidden0",
+    "kv/hidden",
+    "noise:latent",
+    "shuffled:single",
+    "shuffled-translator",
+    "kv/hidden9999999",
+  ])("refuses %j", async (name) => {
+    expect(await codeOf(() => parseArm(name, 8, false))).toBe("ERR_LATENT_INVALID_ARGUMENT");
+  });
 
   it("always have the placebos among them, last", () => {
     expect(armNames(undefined, false)).toEqual(["single", "text", "kv", "latent", "none", "shuffled", "noise"]);
     expect(armNames(undefined, true)).toEqual(["single", "text", "latent", "none", "shuffled", "noise", "shuffled-translator"]);
-    expect(armNames(["kv/hidden8", "text", "shuffled:kv"], false)).toEqual(["single", "text", "kv/hidden8", "none", "shuffled", "noise", "shuffled:kv"]);
+    expect(armNames(["kv/hidden8", "text", "shuffled:kv"], false)).toEqual([
+      "single",
+      "text",
+      "kv/hidden8",
+      "none",
+      "shuffled",
+      "noise",
+      "shuffled:kv",
+    ]);
   });
 });

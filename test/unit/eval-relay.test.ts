@@ -94,7 +94,9 @@ describe("relaySuite", () => {
 
   it("has the words of models/train/world.py and no others", () => {
     const source = readFileSync(new URL("../../models/train/world.py", import.meta.url), "utf8");
-    const words = [...source.matchAll(/^(NAMES|PLACES|COLOURS|OBJECTS) = "([^"]+)"\.split\(\)$/gm)].flatMap(([, , list = ""]) => list.split(" "));
+    const words = [...source.matchAll(/^(NAMES|PLACES|COLOURS|OBJECTS) = "([^"]+)"\.split\(\)$/gm)].flatMap(([, , list = ""]) =>
+      list.split(" "),
+    );
     expect(words.length).toBe(16 + 16 + 8 + 12);
     const used = new Set(documents.join(" ").match(/\w+/g));
     for (const word of words) expect(used).toContain(word);
@@ -103,8 +105,16 @@ describe("relaySuite", () => {
 
   it("holds out what world.py holds out", () => {
     // printed by world.py, with what is_held_out says of them
-    expect(isHeldOut("lea lives in delhi. leo lives in dakar. ron has the green coin. tom lives in quito. leo has the pink map. lea has the gray book. tom has the pink kite.")).toBe(true);
-    expect(isHeldOut("eva has the green lamp. sam has the white coin. zoe has the gold kite. dan has the red key. lea has the gold ring. kim lives in delhi. dan lives in oslo.")).toBe(false);
+    expect(
+      isHeldOut(
+        "lea lives in delhi. leo lives in dakar. ron has the green coin. tom lives in quito. leo has the pink map. lea has the gray book. tom has the pink kite.",
+      ),
+    ).toBe(true);
+    expect(
+      isHeldOut(
+        "eva has the green lamp. sam has the white coin. zoe has the gold kite. dan has the red key. lea has the gold ring. kim lives in delhi. dan lives in oslo.",
+      ),
+    ).toBe(false);
     expect(Array.from({ length: 1600 }, (_, i) => isHeldOut(`x${i}`)).filter(Boolean)).toHaveLength(101);
     expect(documents.every(isHeldOut)).toBe(true);
     expect(relayTexts(300, 5).some(isHeldOut)).toBe(false);
@@ -114,12 +124,19 @@ describe("relaySuite", () => {
     expect(relaySuite({ items: 50, seed: 1 })).toEqual(relaySuite({ items: 50, seed: 1 }));
     expect(relaySuite({ items: 50, seed: 1 }).items.slice(0, 20)).toEqual(relaySuite({ items: 20, seed: 1 }).items);
     expect(relaySuite({ items: 50, seed: 2 }).digest).not.toBe(relaySuite({ items: 50, seed: 1 }).digest);
-    const print = createHash("sha256").update(relaySuite({ items: 20 }).items.map(({ facts, question }) => facts + question).join("\n")).digest("hex");
+    const print = createHash("sha256")
+      .update(
+        relaySuite({ items: 20 })
+          .items.map(({ facts, question }) => facts + question)
+          .join("\n"),
+      )
+      .digest("hex");
     expect(print.slice(0, 16)).toBe("83ecf5a1ea2b6981");
   });
 
   it("refuses wrong arguments", async () => {
-    for (const options of [{ items: 0 }, { items: 1.5 }, { seed: -1 }]) expect(await codeOf(() => relaySuite(options))).toBe("ERR_LATENT_INVALID_ARGUMENT");
+    for (const options of [{ items: 0 }, { items: 1.5 }, { seed: -1 }])
+      expect(await codeOf(() => relaySuite(options))).toBe("ERR_LATENT_INVALID_ARGUMENT");
     expect(relayTexts(0)).toEqual([]);
     expect(await codeOf(() => relayTexts(-1))).toBe("ERR_LATENT_INVALID_ARGUMENT");
   });

@@ -45,7 +45,8 @@ describe("wilson", () => {
         const ends = wilson(right, n);
         expect(ends[0]).toBeLessThanOrEqual(right / n);
         expect(ends[1]).toBeGreaterThanOrEqual(right / n);
-        for (const end of ends) if (end > 0 && end < 1) expect(Math.abs(right / n - end) / Math.sqrt((end * (1 - end)) / n)).toBeCloseTo(1.95996, 3);
+        for (const end of ends)
+          if (end > 0 && end < 1) expect(Math.abs(right / n - end) / Math.sqrt((end * (1 - end)) / n)).toBeCloseTo(1.95996, 3);
         const mirrored = wilson(n - right, n);
         expect(mirrored[0]).toBeCloseTo(1 - ends[1], 10);
         const wider = wilson(right, n, 0.99);

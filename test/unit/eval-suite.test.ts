@@ -70,7 +70,13 @@ describe("parseSuite", () => {
       answerKey: "B",
     };
     const [first, second] = parseSuite(lines(table, own)).items;
-    expect(first).toEqual({ id: "a", facts: "why?\nA. x\nB. y", question: "why?\nA. x\nB. y", check: { choice: "B", of: ["A", "B"] }, chance: 0.5 });
+    expect(first).toEqual({
+      id: "a",
+      facts: "why?\nA. x\nB. y",
+      question: "why?\nA. x\nB. y",
+      check: { choice: "B", of: ["A", "B"] },
+      chance: 0.5,
+    });
     expect({ ...second, id: "a" }).toEqual(first);
   });
 
@@ -115,9 +121,19 @@ describe("parseSuite", () => {
   });
 
   it("takes anything without another error", () => {
-    const word = fc.oneof(fc.string(), fc.constantFrom("facts", "question", "answer", "check", "prompt", "choices", "answerKey", "__proto__"));
+    const word = fc.oneof(
+      fc.string(),
+      fc.constantFrom("facts", "question", "answer", "check", "prompt", "choices", "answerKey", "__proto__"),
+    );
     const value = fc.letrec((tie) => ({
-      any: fc.oneof(fc.string(), fc.integer(), fc.boolean(), fc.constant(null), fc.array(tie("any"), { maxLength: 3 }), fc.dictionary(word, tie("any"), { maxKeys: 6 })),
+      any: fc.oneof(
+        fc.string(),
+        fc.integer(),
+        fc.boolean(),
+        fc.constant(null),
+        fc.array(tie("any"), { maxLength: 3 }),
+        fc.dictionary(word, tie("any"), { maxKeys: 6 }),
+      ),
     })).any;
     const text = fc.oneof(
       fc.uint8Array({ maxLength: 200 }),
