@@ -2,6 +2,7 @@
 import { LatentError } from "../errors.js";
 import type { ChatMessage } from "../models/chat.js";
 import type { Model } from "../models/model.js";
+import { requireSameSpace } from "../spaces/space.js";
 import { readerAgent, solverAgent, type ModelSubjectOptions } from "./agents.js";
 
 // what a template puts around a note
@@ -18,7 +19,10 @@ export function checkArms({ reader, solver, arms, translators }: ModelSubjectOpt
     const translated = translator !== "none" && translators[translator] === undefined;
     if (medium === "latent" && message !== "noise" && (translated || (translator === "none" && !same)))
       throw new LatentError("ERR_LATENT_SPACE_MISMATCH", `arm ${name}: latents of one model reach another one through a translator alone`);
-    const slots = translator === "none" ? undefined : translators[translator]?.card.slots;
+    const card = translator === "none" ? undefined : translators[translator]?.card;
+    if (card?.from !== undefined) requireSameSpace(reader.space, card.from, "what the reader makes");
+    if (card?.to !== undefined) requireSameSpace(card.to, solver.space, "what the translator makes");
+    const slots = card?.slots;
     if (slots !== undefined && (policy?.kind !== "hidden" || policy.steps !== slots))
       throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `arm ${name}: the translator takes messages of ${slots} rows`);
   }

@@ -109,27 +109,33 @@ export class ModelSubject implements EvalSubject {
       const { text } = await speak(turn, this.#solver.generate, true);
       const spent = (arm.medium === "text" ? reading?.words : reading?.thought) ?? nothingSpent;
       const handOver = (shared?.ms ?? 0) + (crossed?.ms ?? 0);
-      const bytes = arm.medium === "text" ? Buffer.byteLength(reading?.note ?? "", "utf8") : (crossed?.latent.bytes ?? 0);
+      const bytes = arm.medium === "text" ? Buffer.byteLength(reading?.note ?? "", "utf8") : (crossed?.bytes ?? 0);
       return outcomeOf(text, turn, spent, { held, bytes, ms: { reader: spent.ms, handOver, solver: performance.now() - began } });
     } finally {
       if (crossed?.own === true) crossed.latent.dispose();
     }
   }
 
-  /** The rows that reach the solver. `own`: they are of this item alone. */
-  async #latentOf(
-    arm: Arm,
-    facts: string,
-    reading: Reading | undefined,
-    signal: AbortSignal,
-  ): Promise<{ latent: Latent; ms: number; own: boolean } | undefined> {
+  /** The rows that reach the solver. `bytes`: of what was sent, before it was translated. `own`: the rows are of this item alone. */
+  async #latentOf(arm: Arm, facts: string, reading: Reading | undefined, signal: AbortSignal): Promise<Crossed | undefined> {
     const { solver, seed } = this.#options;
-    const steps = arm.policy?.kind === "hidden" ? arm.policy.steps : 1;
-    if (arm.message === "noise") return { latent: await noiseRows(solver, steps, seed, facts, signal), ms: 0, own: true };
-    if (arm.translator === "none") return reading?.latents && { latent: reading.latents, ms: 0, own: false };
-    const translated = reading?.translated.get(arm.translator);
-    return translated && { ...translated, own: false };
+    if (arm.message === "noise") {
+      const steps = arm.policy?.kind === "hidden" ? arm.policy.steps : 1;
+      const latent = await noiseRows(solver, steps, seed, facts, signal);
+      return { latent, bytes: latent.bytes, ms: 0, own: true };
+    }
+    const sent = reading?.latents;
+    const arrived = arm.translator === "none" ? { latent: sent, ms: 0 } : reading?.translated.get(arm.translator);
+    if (sent === undefined || arrived?.latent === undefined) return undefined;
+    return { latent: arrived.latent, bytes: sent.bytes, ms: arrived.ms, own: false };
   }
+}
+
+interface Crossed {
+  readonly latent: Latent;
+  readonly bytes: number;
+  readonly ms: number;
+  readonly own: boolean;
 }
 
 /** What a reader and a solver took together. `held`: positions that the solver got as cells. */
