@@ -6,12 +6,11 @@ import type { Agent } from "../agents/agent.js";
 import type { Medium, RunResult } from "../agents/events.js";
 import { pipe } from "../agents/pipe.js";
 import { evaluate, type EvalResult } from "../eval/evaluate.js";
-import { relaySuite } from "../eval/relay.js";
 import { argmax } from "../kv/quality.js";
 import { bundledModel } from "../models/bundled.js";
 import type { Model } from "../models/model.js";
 import type { Sequence } from "../models/sequence.js";
-import { Models, plain, progressLines } from "./eval.js";
+import { Models, plain, progressLines, relaySuiteFor } from "./eval.js";
 import type { Output } from "./output.js";
 import { writePage } from "./report.js";
 
@@ -20,12 +19,12 @@ const question = "where does tom live?";
 const latentSteps = 8;
 const losslessTokens = 64;
 const answerTokens = 16;
-/** Of an evaluation, and of the fit: the whole demo is to take less than half a minute on two cores. */
-const items = 120;
-const fitTexts = 300;
+/** For each question, what a translator is fitted on. */
+const textsPerQuestion = 2.5;
 
 export interface DemoCommand {
   readonly model?: string;
+  readonly n: number;
   readonly out: string;
 }
 
@@ -58,7 +57,7 @@ export async function demo(output: Output, options: DemoCommand, signal: AbortSi
   }
   output.progress("comparing the kv hand-over with one single pass");
   const lossless = await compareWithSinglePass(model, reader, solver, signal);
-  const evaluations = bundled ? await evaluatePair(output, models, model, signal) : [];
+  const evaluations = bundled ? await evaluatePair(output, models, model, options.n, signal) : [];
   const report = bundled ? path.resolve(options.out, "report.html") : null;
   if (report !== null) await writePage(report, evaluations);
   const about = {
@@ -106,12 +105,12 @@ function titleOf({ reader, solver, n, translator }: EvalResult): string {
 }
 
 /** Of one model, and of two with a translator between them. */
-async function evaluatePair(output: Output, models: Models, finch: Model, signal: AbortSignal): Promise<EvalResult[]> {
-  const suite = relaySuite({ items });
-  const common = { suite, signal, onProgress: progressLines(output, items) };
+async function evaluatePair(output: Output, models: Models, finch: Model, items: number, signal: AbortSignal): Promise<EvalResult[]> {
+  const common = { suite: relaySuiteFor(items, 0), n: items, signal, onProgress: progressLines(output, items) };
   output.progress(`asking ${items} questions on unseen documents, by every medium and placebo`);
   const alone = await evaluate({ ...common, reader: finch });
   const wren = await models.load(bundledModel("wren"), signal);
+  const fitTexts = Math.max(80, Math.round(textsPerQuestion * items));
   const fit = { suite: "relay", fitTexts, steps: latentSteps, maps: "slot", seed: 0 } as const;
   const translators = await models.translators(output, fit, wren, finch, signal);
   output.progress("asking finch the same questions about what wren has read");

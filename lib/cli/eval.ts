@@ -41,16 +41,17 @@ export async function evalCommand(output: Output, options: EvalCommand, signal: 
   const reader = await models.load(first, signal);
   const solver = second === undefined || second === first ? reader : await models.load(second, signal);
   const { arms, steps, n, seed, parallel, budget, out } = options;
+  const items = Math.min(n ?? suite.items.length, suite.items.length);
   const translators = reader === solver ? undefined : await models.translators(output, options, reader, solver, signal);
   const result = await evaluate({
     ...{ suite, reader, solver, seed, parallel, prompts: promptsOf(options), signal },
     ...(translators !== undefined && { translators }),
     ...(arms !== undefined && { arms }),
     ...(steps !== undefined && { steps }),
-    ...(n !== undefined && { n: Math.min(n, suite.items.length) }),
+    n: items,
     ...(budget !== undefined && { budget: budget === true ? {} : { seconds: budget } }),
     ...(out !== undefined && { journal: path.join(out, "items.jsonl") }),
-    onProgress: progressLines(output, suite.items.length),
+    onProgress: progressLines(output, items),
   });
   if (out !== undefined) output.progress(`written: ${(await writeReports(out, result)).join(", ")}`);
   output.result(result, () => plain(output, result));
@@ -68,8 +69,13 @@ function modelFiles({ model, models }: EvalCommand): readonly [string, string | 
   return [model ?? models?.[0] ?? bundledModel(), models?.[1]];
 }
 
-async function suiteOf({ suite, n, seed }: EvalCommand): Promise<Suite> {
-  return suite === "relay" ? relaySuite({ seed, ...(n !== undefined && { items: n }) }) : await readSuite(suite);
+async function suiteOf({ suite, n = 1000, seed }: EvalCommand): Promise<Suite> {
+  return suite === "relay" ? relaySuiteFor(n, seed) : await readSuite(suite);
+}
+
+/** Items of several documents however few are asked, so that there is another one to shuffle with. */
+export function relaySuiteFor(n: number, seed: number): Suite {
+  return relaySuite({ items: Math.max(n, 32), seed });
 }
 
 function promptsOf({ readerSystem, solverSystem, noteTokens, answerTokens }: EvalCommand): Partial<SuitePrompts> {
