@@ -5,7 +5,8 @@ import { smallModels } from "./models.mjs";
 import { pipe } from "../dist/index.js";
 
 const names = ["planner", "critic", "refiner", "writer"];
-const facts = "mia has the red key. tom lives in oslo. ana has the blue coin. ben lives in lima. zoe has the green ring. max lives in bern.";
+const facts =
+  "mia has the red key. tom lives in oslo. ana has the blue coin. ben lives in lima. zoe has the green ring. max lives in bern.";
 const question = "where does tom live?";
 const answerTokens = 8;
 const arms = [

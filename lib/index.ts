@@ -171,7 +171,14 @@ export { Agent, type AgentOptions, type Note } from "./agents/agent.js";
 export { pipe, type Pipe, type PipeOptions } from "./agents/pipe.js";
 export { team, type JoinMode, type Team, type TeamOptions } from "./agents/team.js";
 export type { Hop, HopTranslator, Medium, RunEvent, RunResult, RunStream, RunTotals, StoredPositions, StoreUse } from "./agents/events.js";
-export { evaluate, type EvalExample, type EvalModel, type EvalResult, type EvalTranslators, type EvaluateOptions } from "./eval/evaluate.js";
+export {
+  evaluate,
+  type EvalExample,
+  type EvalModel,
+  type EvalResult,
+  type EvalTranslators,
+  type EvaluateOptions,
+} from "./eval/evaluate.js";
 export { chanceOf, isRight, type AnswerCheck } from "./eval/answers.js";
 export type { Arm, ArmMessage, ArmPolicy } from "./eval/arms.js";
 export { openJournal, type EvalSettings, type Journal } from "./eval/journal.js";

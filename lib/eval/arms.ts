@@ -13,7 +13,7 @@ export type ArmPolicy =
  */
 export type ArmMessage = "everything" | "own" | "other" | "noise" | "nothing";
 
-/** One arm of an evaluation; see {@link parseArm}. */
+/** One arm of an evaluation; docs/evaluation.md lists their names. */
 export interface Arm {
   readonly name: string;
   readonly message: ArmMessage;

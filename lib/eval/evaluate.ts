@@ -10,7 +10,7 @@ import { armNames, parseArm, type Arm } from "./arms.js";
 import { openJournal, type EvalSettings } from "./journal.js";
 import { ModelSubject } from "./models.js";
 import { numbersOf, type EvalNumbers } from "./result.js";
-import { runSuite, type EvalBudget, type EvalProgress, type EvalRun, type ItemRecord } from "./run.js";
+import { runSuite, type EvalBudget, type EvalProgress, type EvalRun } from "./run.js";
 import { withPrompts, type Suite, type SuitePrompts } from "./suite.js";
 import { claimsOf, verdictOf, type Claim } from "./verdict.js";
 
@@ -47,6 +47,7 @@ export interface EvaluateOptions {
   /** A file that keeps what is done; an evaluation that was stopped goes on from there. */
   readonly journal?: string;
   readonly signal?: AbortSignal;
+  /** Called for every answer. */
   readonly onProgress?: (progress: EvalProgress) => void;
 }
 
@@ -77,7 +78,7 @@ export interface EvalResult extends EvalNumbers {
   readonly seed: number;
   readonly parallel: number;
   readonly hardware: string;
-  /** The first items, whole. */
+  /** Some items, whole. */
   readonly examples: readonly EvalExample[];
 }
 
@@ -190,14 +191,25 @@ function resultOf(run: EvalRun, about: Pick<EvalResult, "reader" | "solver" | "t
   const numbers = numbersOf(run);
   const { reader, solver } = about;
   const subject = reader.fingerprint === solver.fingerprint ? reader.name : `${reader.name} to ${solver.name}`;
-  const examples = run.records.slice(0, 6).map((record) => exampleOf(run.suite, record));
+  const examples = examplesOf(run);
   return { ...numbers, verdict: verdictOf(numbers, subject), claims: claimsOf(numbers), ...about, hardware: hardware(), examples };
 }
 
-function exampleOf(suite: Suite, { id, arms }: ItemRecord): EvalExample {
-  const item = suite.items.find((one) => one.id === id);
-  const answers = Object.entries(arms).map(([arm, { answer, right }]) => ({ arm, answer, right }));
-  return { id, facts: item?.facts ?? "", question: item?.question ?? "", answers };
+const mostExamples = 6;
+
+/** The first item of each of the first documents. */
+function examplesOf({ suite, records }: EvalRun): EvalExample[] {
+  const items = new Map(suite.items.map((item) => [item.id, item]));
+  const seen = new Set<string>();
+  const examples: EvalExample[] = [];
+  for (const { id, arms } of records) {
+    const item = items.get(id);
+    if (item === undefined || seen.has(item.facts) || examples.length === mostExamples) continue;
+    seen.add(item.facts);
+    const answers = Object.entries(arms).map(([arm, { answer, right }]) => ({ arm, answer, right }));
+    examples.push({ id, facts: item.facts, question: item.question, answers });
+  }
+  return examples;
 }
 
 function hardware(): string {

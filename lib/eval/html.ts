@@ -106,16 +106,22 @@ function pairs({ arms, comparisons }: EvalResult): string {
   return `<div class="scroll"><table class="pairs"><thead>${head}</thead><tbody>\n${rows.join("\n")}\n</tbody></table></div><p class="about">${note}</p>`;
 }
 
+/** Arms that said the same stand together. */
 function example({ id, facts, question, answers }: EvalExample): string {
-  const said = answers
-    .map(({ arm, answer, right }) => {
-      const mark = right ? '<span class="supported">right</span>' : '<span class="contradicted">wrong</span>';
-      return `<tr><td>${escapeHtml(arm)}</td><td>${mark}</td><td>${escapeHtml(answer)}</td></tr>`;
-    })
-    .join("");
+  const byAnswer = new Map<string, { right: boolean; arms: string[] }>();
+  for (const { arm, answer, right } of answers) {
+    const found = byAnswer.get(answer);
+    if (found === undefined) byAnswer.set(answer, { right, arms: [arm] });
+    else found.arms.push(arm);
+  }
+  const said = [...byAnswer].map(([answer, { right, arms }]) => {
+    const kind = right ? "supported" : "contradicted";
+    const mark = `<span class="${kind}">${right ? "right" : "wrong"}</span>`;
+    return `<tr><td>${mark}</td><td>${escapeHtml(answer)}</td><td>${escapeHtml(arms.join(", "))}</td></tr>`;
+  });
   const given = facts === question ? "" : `<blockquote>${escapeHtml(facts)}</blockquote>`;
   return (
-    `<details class="example"><summary>${escapeHtml(id)}: ${escapeHtml(question)}</summary>${given}` +
-    `<div class="scroll"><table><tbody>${said}</tbody></table></div></details>`
+    `<div class="example">${given}<p><strong>${escapeHtml(question)}</strong> <span class="about">(item ${escapeHtml(id)})</span></p>` +
+    `<div class="scroll"><table><tbody>${said.join("")}</tbody></table></div></div>`
   );
 }

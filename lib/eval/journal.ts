@@ -28,6 +28,7 @@ export class Journal {
     await this.#file.datasync();
   }
 
+  /** Ends the use of the file; call it once. */
   async close(): Promise<void> {
     await this.#file.close();
   }

@@ -24,11 +24,12 @@ table { border-collapse: collapse; font-size: 0.87rem; margin: 8px 0; min-width:
 th, td { padding: 5px 10px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; color: var(--soft); white-space: nowrap; } td.number, th.number { text-align: right; white-space: nowrap; }
 tr.placebo td { color: var(--soft); } td:first-child { white-space: nowrap; }
-table.claims td:first-child { white-space: normal; min-width: 15em; }
+table.claims td:first-child { white-space: normal; min-width: 15em; } table.claims td:last-child { min-width: 18em; }
 .supported { color: var(--good); } .contradicted { color: var(--bad); } .open { color: var(--open); }
 .supported, .contradicted, .open { font-weight: 600; white-space: nowrap; }
 .pairs td { text-align: center; white-space: nowrap; } .pairs td small { display: block; color: var(--soft); } .pairs .known { font-weight: 600; }
-details { margin: 8px 0; } summary { cursor: pointer; } blockquote { margin: 6px 0; padding-left: 12px; border-left: 3px solid var(--line); color: var(--soft); }
+.example { margin: 20px 0; } .example td:nth-child(2) { min-width: 10em; overflow-wrap: anywhere; }
+blockquote { margin: 6px 0; padding-left: 12px; border-left: 3px solid var(--line); color: var(--soft); white-space: pre-wrap; }
 @media print {
   :root { color-scheme: light; --ground: #ffffff; --raised: #f4f6f8; --ink: #000000; --soft: #444c56; --line: #c5ccd3; --real: #0b62b0;
     --placebo: #6f7984; --part0: #0b62b0; --part1: #d98a00; --part2: #1f9d75; --good: #17734f; --bad: #b3261e; --open: #8a5a00; }

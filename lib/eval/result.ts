@@ -70,6 +70,7 @@ export interface EvalNumbers {
   readonly stopped: EvalRun["stopped"];
 }
 
+/** Accuracies, means and comparisons of what {@link runSuite} has made. */
 export function numbersOf({ suite, arms, records, stopped }: EvalRun): EvalNumbers {
   const documents = new Map(suite.items.map(({ id, facts }) => [id, facts]));
   return {

@@ -83,6 +83,7 @@ export interface RunSuiteOptions {
   readonly budget?: EvalBudget;
   readonly journal?: Journal;
   readonly signal?: AbortSignal;
+  /** Called for every answer. */
   readonly onProgress?: (progress: EvalProgress) => void;
 }
 
