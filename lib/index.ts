@@ -1,5 +1,15 @@
 // The public face: re-exports only.
 export { LatentError, latentErrorCodes, type LatentErrorCode, type LatentErrorOptions } from "./errors.js";
+export {
+  deviceMemory,
+  deviceStatus,
+  type Device,
+  type DeviceChoice,
+  type DeviceInfo,
+  type DeviceMemory,
+  type DeviceReason,
+  type DeviceStatus,
+} from "./devices.js";
 export { Tensor, type Dtype, type TensorData } from "./tensor.js";
 export {
   packAnchors,

@@ -1,4 +1,5 @@
 // The public face of native memory: numbers go in and come out by copies, and stay native in between.
+import { checkDevice, runOn, type Device } from "./devices.js";
 import { LatentError } from "./errors.js";
 import { run } from "./jobs.js";
 import { native } from "./native.js";
@@ -11,7 +12,8 @@ export type Dtype = NativeDtype;
 export type TensorData = NativeArray;
 
 /**
- * A dense tensor in native memory. Shape, dtype and size stay readable after disposal; the numbers do not.
+ * A dense tensor in native memory, of the host or of a GPU ({@link Tensor.to}). Shape, dtype and size stay readable after disposal; the numbers do
+ * not. Those on a GPU cannot be read where they are: kernels with operands there take them, and `to("cpu")` brings a copy.
  *
  * ```ts
  * using tensor = Tensor.fromTyped("f32", [2, 2], Float32Array.of(1, 2, 3, 4));
@@ -25,12 +27,15 @@ export class Tensor {
   readonly shape: readonly number[];
   /** Size of the data in bytes. */
   readonly byteLength: number;
+  /** Where the numbers lie. */
+  readonly device: Device;
 
   private constructor(handle: NativeTensor) {
     this.#native = handle;
     this.dtype = handle.dtype;
     this.shape = Object.freeze(handle.shape);
     this.byteLength = handle.byteLength;
+    this.device = handle.device;
   }
 
   /**
@@ -69,7 +74,7 @@ export class Tensor {
 
   /**
    * A copy of the numbers in the typed array of the dtype.
-   * @throws {@link LatentError} `ERR_LATENT_DISPOSED`, `ERR_LATENT_OUT_OF_MEMORY`
+   * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (they lie on a GPU), `ERR_LATENT_DISPOSED`, `ERR_LATENT_OUT_OF_MEMORY`
    */
   toTyped(): TensorData {
     return LatentError.translate(() => this.#native.toTyped());
@@ -77,7 +82,7 @@ export class Tensor {
 
   /**
    * A copy of the numbers as f32, whatever the dtype.
-   * @throws {@link LatentError} `ERR_LATENT_DISPOSED`, `ERR_LATENT_OUT_OF_MEMORY`
+   * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (they lie on a GPU), `ERR_LATENT_DISPOSED`, `ERR_LATENT_OUT_OF_MEMORY`
    */
   toFloat32(): Float32Array {
     return LatentError.translate(() => this.#native.toFloat32());
@@ -101,6 +106,24 @@ export class Tensor {
     options.signal?.throwIfAborted();
     const job = LatentError.translate(() => this.#native.convert(dtype));
     return new Tensor(await run(job, options.signal));
+  }
+
+  /**
+   * A copy on another device, or one more on the same. It goes through pinned memory in parts, on threads of the stream that this JavaScript thread
+   * has on the GPU, in the order of the calls; the JavaScript thread waits for nothing. A tensor of the GPU belongs to the thread that made it.
+   *
+   * ```ts
+   * using x = await Tensor.fromTyped("f32", [64, 2560], rows).to("cuda");
+   * using y = await (await projector.apply(x)).to("cpu"); // projector was packed with { device: "cuda" }
+   * ```
+   * @throws {@link LatentError} `ERR_LATENT_DEVICE_UNAVAILABLE` (why, in `details.reason`), `ERR_LATENT_OUT_OF_MEMORY` (all else goes on),
+   * `ERR_LATENT_DEVICE_FAILED`, `ERR_LATENT_DEVICE_LOST`, `ERR_LATENT_DISPOSED`; the signal's reason on abort
+   */
+  async to(device: Device, options: { readonly signal?: AbortSignal } = {}): Promise<Tensor> {
+    checkDevice("device", device);
+    options.signal?.throwIfAborted();
+    const job = LatentError.translate(() => this.#native.to(device));
+    return new Tensor(await runOn(device, job, options.signal));
   }
 
   /** Frees the memory as soon as no running operation uses it; idempotent. */

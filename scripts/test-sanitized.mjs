@@ -21,8 +21,9 @@ const definitions = {
   LATENTWIRE_SANITIZE: sanitizers,
   LATENTWIRE_TESTS: "ON",
   LATENTWIRE_WERROR: "OFF",
+  LATENTWIRE_UNITY: "ON",
   // TSan sees nothing in what runs one thread; kernels and fits run on all of them in the tests of the addon
-  ...(thread && { LATENTWIRE_TEST_FILES: "thread_pool;large_memory" }),
+  ...(thread && { LATENTWIRE_TEST_FILES: "thread_pool;large_memory;device" }),
 };
 cmake(build, { definitions, targets: ["latentwire", "latentwire-tests"] });
 

@@ -33,12 +33,15 @@ class TensorObject : public TaggedWrap<TensorObject> {
   Napi::Value dtype(const Napi::CallbackInfo& info);
   Napi::Value shape(const Napi::CallbackInfo& info);
   Napi::Value byte_length(const Napi::CallbackInfo& info);
+  Napi::Value device(const Napi::CallbackInfo& info);
   Napi::Value disposed(const Napi::CallbackInfo& info);
   Napi::Value copy_to(const Napi::CallbackInfo& info);
   Napi::Value to_typed(const Napi::CallbackInfo& info);
   Napi::Value to_float32(const Napi::CallbackInfo& info);
   Napi::Value convert(const Napi::CallbackInfo& info);
+  Napi::Value to(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
+  Napi::Value converted(Napi::Env env, Dtype to);
   void adopt(std::shared_ptr<Tensor> tensor);
   void release();
 

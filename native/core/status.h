@@ -41,7 +41,10 @@ namespace latentwire {
   X(kv_limit, "ERR_LATENT_KV_LIMIT")                   \
   X(kv_position, "ERR_LATENT_KV_POSITION")             \
   X(kv_unreachable, "ERR_LATENT_KV_UNREACHABLE")       \
-  X(kv_codec, "ERR_LATENT_KV_CODEC")
+  X(kv_codec, "ERR_LATENT_KV_CODEC")                   \
+  X(device_unavailable, "ERR_LATENT_DEVICE_UNAVAILABLE") \
+  X(device_failed, "ERR_LATENT_DEVICE_FAILED")         \
+  X(device_lost, "ERR_LATENT_DEVICE_LOST")
 
 enum class Code {
   ok,

@@ -9,6 +9,8 @@ const scripts = [
   "check-glibc",
   "check-llama-headers",
   "format",
+  "gpu-bench",
+  "gpu-test",
   "prebuild",
   "result-tables",
   "setup",

@@ -1,0 +1,8 @@
+// The Hopper products of bf16.
+#include "product_wgmma.cuh"
+
+namespace latentwire::cuda {
+
+cudaError_t product_wgmma_bf16(const Product& p, cudaStream_t stream) noexcept { return hopper::launch_of<__nv_bfloat16>(p, stream); }
+
+}  // namespace latentwire::cuda

@@ -1,0 +1,8 @@
+// The Hopper products of f16.
+#include "product_wgmma.cuh"
+
+namespace latentwire::cuda {
+
+cudaError_t product_wgmma_f16(const Product& p, cudaStream_t stream) noexcept { return hopper::launch_of<__half>(p, stream); }
+
+}  // namespace latentwire::cuda
