@@ -84,6 +84,7 @@ export { EmpiricalDistribution } from "./fits/distribution.js";
 export type { RowDistance, RowSource } from "./fits/input.js";
 export { Latent, type LatentKind, type LatentReference } from "./spaces/latent.js";
 export type { Space } from "./spaces/space.js";
+export { createEncoder, type CreateEncoderOptions, type Encoder, type Vectors } from "./spaces/encoder.js";
 export { AnchorSet, selectAnchors, type AnchorSetJson, type SelectAnchorsOptions } from "./spaces/anchors.js";
 export { fitTransform, RowTransform, type TransformKind } from "./spaces/transforms.js";
 export { relativeMismatch, RelativeSpace, type RelativeCodes, type RelativeOptions, type RelativeSimilarity } from "./spaces/relative.js";
@@ -119,7 +120,9 @@ export {
 } from "./spaces/metrics.js";
 export { parseNpy, readNpy, writeNpy } from "./files/npy.js";
 export { parseSafetensors, readSafetensors, writeSafetensors, type Safetensors } from "./files/safetensors.js";
+export { tokenTranslator, type TokenTranslatorOptions } from "./models/token-translator.js";
 export { loadModel, Model, type LoadModelOptions, type LoadProgress, type ModelInfo, type PoolOptions } from "./models/model.js";
+export { modelEncoder, type ModelEncoderOptions } from "./models/model-encoder.js";
 export { gatherPairs, LatentPairs, type Gathering, type GatherPairsOptions } from "./models/gather.js";
 export { fitTranslator, type FitModelsOptions, type FitOptions } from "./models/fit-translator.js";
 export { bundledModel } from "./models/bundled.js";

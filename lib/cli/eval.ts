@@ -12,7 +12,8 @@ import type { SlotMaps } from "../spaces/fit.js";
 import type { Translator } from "../spaces/translator.js";
 import type { Output } from "./output.js";
 import { writeReports } from "./report.js";
-import { fitBoth, readTextLines } from "./translators.js";
+import { readTexts } from "./texts.js";
+import { fitBoth } from "./translators.js";
 
 export interface EvalCommand {
   readonly model?: string;
@@ -119,7 +120,7 @@ export class Models {
     signal: AbortSignal,
   ): Promise<EvalTranslators | undefined> {
     if (texts === undefined && suite !== "relay") return undefined;
-    const given = texts === undefined ? relayTexts(fitTexts, seed) : await readTextLines(texts);
+    const given = texts === undefined ? relayTexts(fitTexts, seed) : await readTexts(texts);
     const both = await fitBoth(output, { from, to, texts: given, steps, maps, seed }, signal);
     this.#fitted.push(both.fitted, both.shuffled);
     return both;

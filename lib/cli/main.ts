@@ -8,8 +8,7 @@ import { LatentError } from "../errors.js";
 import { kvCodecNames } from "../kv/codec.js";
 import { kvFormats, type KvFormat } from "../kv/handle.js";
 import { packageRoot } from "../native.js";
-import type { SlotMaps } from "../spaces/fit.js";
-import { translatorMethods, type TranslatorMethod } from "../spaces/methods.js";
+import { translatorMethods } from "../spaces/methods.js";
 import { align } from "./align.js";
 import { demo } from "./demo.js";
 import { doctor } from "./doctor.js";
@@ -45,26 +44,17 @@ function command<Options extends object>(
     });
 }
 
-function medium(value: string): "kv" | "latent" | "text" {
-  if (value !== "kv" && value !== "latent" && value !== "text") throw new InvalidArgumentError("It is kv, latent or text.");
-  return value;
-}
-
-function method(value: string): TranslatorMethod | "auto" | "all" {
-  const found = (["auto", "all", ...translatorMethods] as const).find((known) => known === value);
-  if (found === undefined) throw new InvalidArgumentError(`It is auto, all, ${translatorMethods.join(", ")}.`);
-  return found;
+function oneOf<const T extends string>(...known: readonly T[]): (value: string) => T {
+  return (value) => {
+    const found = known.find((one) => one === value);
+    if (found === undefined) throw new InvalidArgumentError(`It is ${known.slice(0, -1).join(", ")} or ${known.at(-1) ?? ""}.`);
+    return found;
+  };
 }
 
 function count(value: string): number {
   if (!/^\d{1,15}$/.test(value)) throw new InvalidArgumentError("It is an integer of 0 or more.");
   return Number(value);
-}
-
-function maps(value: string): SlotMaps | "auto" {
-  const found = (["shared", "slot", "flat", "auto"] as const).find((known) => known === value);
-  if (found === undefined) throw new InvalidArgumentError("It is shared, slot, flat or auto.");
-  return found;
 }
 
 function list(value: string): readonly string[] {
@@ -116,7 +106,7 @@ function build(): Command {
     .argument("<question>", "what the agents are asked")
     .requiredOption("--model <file>", "a GGUF file")
     .requiredOption("--team <file>", 'JSON: { "agents": [{ "name", "system"?, "user"?, "think"?, "generate"? }] }')
-    .option("--medium <medium>", "kv, latent or text", medium, "kv");
+    .option("--medium <medium>", "kv, latent or text", oneOf("kv", "latent", "text"), "kv");
   command(program, "doctor", "check that this machine can run latentwire", doctor);
   const kv = program.command("kv").description("keys and values");
   command(kv, "quality", "what number formats and codecs of keys and values do to a model's predictions", quality)
@@ -127,8 +117,22 @@ function build(): Command {
     .option("--calibration <file>", "text that kvtc:BITS is fitted to; take another one than --text")
     .option("--save <file>", "save what was fitted, for kvtc:FILE and Kvtc.load");
   command(program, "align", "fit a translator between two spaces, and what it is worth against chance; exits with 3 if nothing", align)
-    .requiredOption("--pairs <files...>", "two files of rows, .npy or .safetensors[#tensor], that tell the same things in two spaces")
-    .option("--method <method>", `auto, all, ${translatorMethods.join(", ")}`, method, "auto")
+    .option("--pairs <files...>", "two files of rows, .npy or .safetensors[#tensor], that tell the same things in two spaces")
+    .option("--from <file>", "instead of --pairs: a GGUF file, whose latents are to be translated")
+    .option("--to <file>", "a GGUF file, whose input rows they become")
+    .option("--texts <file>", "what both models read: one text a line, or a .json file with an array of strings")
+    .option(
+      "--gather <what>",
+      "what stands for a text: slots (latent steps), last or mean (default: slots)",
+      oneOf("slots", "last", "mean"),
+    )
+    .option("--steps <count>", "latent steps of slots (default: 8)", count)
+    .option(
+      "--maps <maps>",
+      "of slots: auto, shared, slot or flat (default: auto, or shared with a --method)",
+      oneOf("auto", "shared", "slot", "flat"),
+    )
+    .option("--method <method>", `auto, all, ${translatorMethods.join(", ")}`, oneOf("auto", "all", ...translatorMethods), "auto")
     .option("--anchors <count>", "how many pairs to fit on (default: all that are not kept apart)", count)
     .option("--seed <seed>", "of the split and the draws", count, 0)
     .option("--out <file>", "write the translator there, as safetensors");
@@ -146,9 +150,12 @@ function build(): Command {
     .option("--parallel <count>", "items answered side by side", count, 1)
     .option("--budget [seconds]", "stop when the intervals have separated, at the latest after so many seconds", positive)
     .option("--out <folder>", "keep what is done there, go on from it, and write result.json, report.md and report.html")
-    .option("--texts <file>", "what a translator between two models is fitted on, a text a line (relay: texts of its world)")
+    .option(
+      "--texts <file>",
+      "what a translator between two models is fitted on, one text a line or a .json file (relay: texts of its world)",
+    )
     .option("--fit-texts <count>", "how many texts of relay's world", count, 2000)
-    .option("--maps <maps>", "of the translator: shared, slot, flat or auto", maps, "slot")
+    .option("--maps <maps>", "of the translator: auto, shared, slot or flat", oneOf("auto", "shared", "slot", "flat"), "slot")
     .option("--reader-system <text>", "what the reader is told")
     .option("--solver-system <text>", "what the solver is told")
     .option("--note-tokens <count>", "the longest note of the reader", count)

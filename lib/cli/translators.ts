@@ -1,6 +1,4 @@
 // Fits the translator of an evaluation between two models, and its placebo, on the same texts.
-import { readFile } from "node:fs/promises";
-import { LatentError } from "../errors.js";
 import type { EvalTranslators } from "../eval/evaluate.js";
 import { fitTranslator } from "../models/fit-translator.js";
 import { gatherPairs } from "../models/gather.js";
@@ -32,15 +30,5 @@ export async function fitBoth(
   } catch (error) {
     fitted.dispose();
     throw error;
-  }
-}
-
-/** A file of texts, one a line. */
-export async function readTextLines(file: string): Promise<string[]> {
-  try {
-    const text = await readFile(file, "utf8");
-    return text.split(/\r?\n/u).filter((line) => line.trim() !== "");
-  } catch (cause) {
-    throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `cannot read the texts ${file}: ${String(cause)}`, { cause });
   }
 }

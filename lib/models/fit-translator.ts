@@ -1,4 +1,4 @@
-// A translator between two loaded models, fitted on what both make of the same texts.
+// A translator between two loaded models or encoders, fitted on what both make of the same texts.
 import { checkKeys, invalid } from "../check.js";
 import { withSignal } from "../jobs.js";
 import { fitOptionNames, type FitProgress, type FitTranslatorOptions } from "../spaces/fit.js";
@@ -8,16 +8,16 @@ import { gatherOptionNames, gatherPairs, LatentPairs, type GatherPairsOptions } 
 /** Options of {@link fitTranslator}: of the fit, see {@link Translator.fit}. */
 export type FitOptions = Omit<FitTranslatorOptions, "pairs" | "from" | "to" | "slots" | "length">;
 
-/** Options of {@link fitTranslator}: models and texts, or pairs that were gathered before; and how to fit. */
+/** Options of {@link fitTranslator}: models or encoders, and texts, or pairs that were gathered before; and how to fit. */
 export type FitModelsOptions = FitOptions & (GatherPairsOptions | { readonly pairs: LatentPairs });
 
 // of the time, about
 const gathering = 0.8;
 
 /**
- * Fits a translator from the latents of one model to input rows of another. Both read the same texts and think about them; what they make of a text is a
+ * Fits a translator from the latents of one model to input rows of another, or between the rows of encoders. Both read the same texts and think about them; what they make of a text is a
  * pair. Some texts are kept apart: the report says how well their rows are found, and what the same method makes of shuffled pairs. Translated rows have
- * the length of the receiver's input rows, so they can be fed to it.
+ * the length of the receiving model's input rows, so they can be fed to it.
  *
  * ```ts
  * using translator = await fitTranslator({ from: wren, to: finch, texts });
@@ -58,7 +58,7 @@ function fitOn(pairs: LatentPairs, options: FitOptions, onProgress: FitOptions["
     from: pairs.from.space,
     to: pairs.to.space,
     slots: pairs.slots,
-    length: pairs.length,
+    ...(pairs.length !== undefined && { length: pairs.length }),
     ...(onProgress && { onProgress }),
   });
 }

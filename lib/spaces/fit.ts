@@ -64,7 +64,7 @@ export interface FitTranslatorOptions {
   readonly onWeak?: "throw" | "text" | "warn";
   /** Fits on shuffled pairs: a translator that knows both spaces and nothing else, to compare with. Its `onWeak` is `warn` by default. Default false. */
   readonly placebo?: boolean;
-  /** Of `ridge`, `low-rank` and `projector`, in units of the mean diagonal of xᵀx, 0 or more. Default 1e-2. */
+  /** Of `ridge`, `linear-ridge`, `low-rank` and `projector`, in units of the mean diagonal of xᵀx, 0 or more. Default 1e-2. */
   readonly lambda?: number;
   /** Of `affine`, `linear`, `equaliser` and `inverse-relative`: singular values below so much of the largest count as 0, from 0 to below 1. */
   readonly rcond?: number;

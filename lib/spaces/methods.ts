@@ -16,7 +16,8 @@ import { fitTransform, type RowTransform, type TransformKind } from "./transform
 
 /**
  * `procrustes`: centred rows turned and scaled by one number. `procrustes-standardised`: standardised rows turned (Maiorca et al., NeurIPS 2023).
- * `ridge`: a linear map and a bias, regularised. `affine`: the same by least squares. `linear`: without a bias. `low-rank`: ridge through `rank`
+ * `ridge`: a linear map and a bias, regularised. `linear-ridge`: without a bias, so that it does not depend on the length of rows. `affine`, `linear`: the
+ * same two by least squares. `low-rank`: ridge through `rank`
  * dimensions (reduced-rank regression, Izenman 1975). `inverse-relative`: cosines to anchors, decoded by the other side's (Maiorca et al., arXiv 2406.15057),
  * the mean of an ensemble of pruned sets. `parseval`: through Parseval frames (arXiv 2507.17835). `equaliser`: inner products with anchors, decoded by
  * the pseudo-inverse of the other side's (arXiv 2411.19719). `projector`: ridge, and rows brought to the mean length of the other
@@ -26,6 +27,7 @@ export type TranslatorMethod =
   | "procrustes"
   | "procrustes-standardised"
   | "ridge"
+  | "linear-ridge"
   | "affine"
   | "linear"
   | "low-rank"
@@ -41,7 +43,7 @@ export interface MethodInput {
   /** `[n, dy]` */
   readonly to: Tensor;
   readonly seed: number;
-  /** Of `ridge`, `low-rank` and `projector`, in units of the mean diagonal of xᵀx. */
+  /** Of `ridge`, `linear-ridge`, `low-rank` and `projector`, in units of the mean diagonal of xᵀx. */
   readonly lambda: number;
   /** Undefined where the user gave none. */
   readonly rcond: number | undefined;
@@ -68,6 +70,7 @@ const fits: Readonly<Record<TranslatorMethod, (input: MethodInput) => Promise<Fi
   procrustes,
   "procrustes-standardised": standardisedProcrustes,
   ridge,
+  "linear-ridge": linearRidge,
   affine: (input) => leastSquaresMap(input, true),
   linear: (input) => leastSquaresMap(input, false),
   "low-rank": lowRank,
@@ -138,6 +141,12 @@ async function centredRidge(input: MethodInput): Promise<CentredRidge> {
 async function ridge(input: MethodInput): Promise<Fitted> {
   const { sides, weights, condition } = await centredRidge(input);
   return { stages: between(sides, [linear(weights)]), condition, anchors: size(input.from, 0), warnings: [] };
+}
+
+async function linearRidge({ from, to, lambda, signal }: MethodInput): Promise<Fitted> {
+  using moments = await accumulateMoments({ x: from, y: to, centred: false, ...withSignal(signal) });
+  const { weights, condition } = await moments.ridge({ lambda, ...withSignal(signal) });
+  return { stages: [linear(weights)], condition, anchors: size(from, 0), warnings: [] };
 }
 
 async function projector(input: MethodInput): Promise<Fitted> {

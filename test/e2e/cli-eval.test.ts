@@ -113,7 +113,7 @@ describe("eval", () => {
     ["three models", 2, "two files", ["--models", "a", "b", "c"]],
     ["an arm that is none", 2, "an arm must be", ["--arms", "kv,smoke"]],
     ["a count that is none", 2, "an integer", ["--n", "many"]],
-    ["maps that are none", 2, "shared, slot", ["--maps", "round"]],
+    ["maps that are none", 2, "shared, slot or flat", ["--maps", "round"]],
     ["a budget that is none", 2, "a number", ["--budget", "soon"]],
     ["a suite that is not there", 1, "ERR_LATENT_SUITE_FORMAT", ["--suite", "none.jsonl"]],
   ])("refuses %s", async (_, code, says, args) => {
