@@ -1,6 +1,6 @@
 // Runs the benchmarks and prints one table a suite.
 //
-//   npm run -s bench -- [--json] [--save] [--suite=main-job|kv|kernels] [--threads=N] [--compare=file] [filter]
+//   npm run -s bench -- [--json] [--save] [--suite=main-job|kv|kernels|spaces|eval] [--threads=N] [--compare=file] [filter]
 //
 // filter: part of a row's name. --json: the rows on stdout as one array. --save: also writes them, with date and hardware, to
 // bench/results/<suite>.json. --threads: of the kernels (1). --compare: adds the ratio to the rows of an older file. Every number is a median of
@@ -12,19 +12,28 @@ import { commandLine, fail, root, say } from "../scripts/common.mjs";
 import { repetitions, watchHardware } from "./harness.mjs";
 import { disposeModels } from "./models.mjs";
 
-const suites = { "main-job": ["napi", "event-loop", "handoff", "steps"], kv: ["kv", "kv-store"], kernels: ["kernels", "native-benches"] };
+const suites = {
+  "main-job": ["napi", "event-loop", "handoff", "steps"],
+  kv: ["kv", "kv-store"],
+  kernels: ["kernels", "native-benches"],
+  spaces: ["between-models"],
+  eval: ["evaluation", "agents"],
+};
 
 function parse() {
-  const { values, positionals } = commandLine("[--json] [--save] [--suite=main-job|kv|kernels] [--threads=N] [--compare=file] [filter]", {
-    options: {
-      json: { type: "boolean" },
-      save: { type: "boolean" },
-      suite: { type: "string", choices: Object.keys(suites) },
-      threads: { type: "string" },
-      compare: { type: "string" },
+  const { values, positionals } = commandLine(
+    "[--json] [--save] [--suite=main-job|kv|kernels|spaces|eval] [--threads=N] [--compare=file] [filter]",
+    {
+      options: {
+        json: { type: "boolean" },
+        save: { type: "boolean" },
+        suite: { type: "string", choices: Object.keys(suites) },
+        threads: { type: "string" },
+        compare: { type: "string" },
+      },
+      positionals: true,
     },
-    positionals: true,
-  });
+  );
   const threads = Number(values.threads ?? 1);
   if (!Number.isInteger(threads) || threads < 1) fail(`--threads cannot be '${values.threads}'`);
   return { ...values, threads, filter: positionals[0] ?? "" };
@@ -43,7 +52,22 @@ function cell(value) {
 }
 
 function print({ rows, hardware }) {
-  const keys = ["name", "shape", "dtype", "ms", "peers", "ratio", "limitShare", "target", "met", "against"];
+  const keys = [
+    "name",
+    "shape",
+    "dtype",
+    "right",
+    "ms",
+    "peers",
+    "ratio",
+    "right",
+    "placebo",
+    "verdict",
+    "limitShare",
+    "target",
+    "met",
+    "against",
+  ];
   const head = keys.filter((key) => rows.some((one) => one[key] !== undefined));
   const lines = [head, ...rows.map((one) => head.map((key) => cell(one[key] ?? null)))];
   const widths = head.map((_, i) => Math.max(...lines.map((line) => line[i].length)));

@@ -55,6 +55,8 @@ const ownHints = {
   ERR_LATENT_ILL_CONDITIONED:
     "The rows do not determine the map: take more pairs, far fewer anchors than dimensions, or give a ridge or `rcond`.",
   ERR_LATENT_TRANSLATOR_WEAK: "Take more pairs, or another method, or pass text; `onWeak` lets the translator be made all the same.",
+  ERR_LATENT_SUITE_FORMAT: "Mend the line that the message names; docs/evaluation.md shows what lines a suite can have.",
+  ERR_LATENT_EVAL_RESUME: "Finish the evaluation as it was begun, or name another folder.",
   ERR_LATENT_MODEL_DIGEST: "The model file is not the one that the manifest names; download it again.",
 } as const;
 

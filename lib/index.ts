@@ -84,11 +84,13 @@ export { EmpiricalDistribution } from "./fits/distribution.js";
 export type { RowDistance, RowSource } from "./fits/input.js";
 export { Latent, type LatentKind, type LatentReference } from "./spaces/latent.js";
 export type { Space } from "./spaces/space.js";
+export { createEncoder, type CreateEncoderOptions, type Encoder, type Vectors } from "./spaces/encoder.js";
 export { AnchorSet, selectAnchors, type AnchorSetJson, type SelectAnchorsOptions } from "./spaces/anchors.js";
 export { fitTransform, RowTransform, type TransformKind } from "./spaces/transforms.js";
 export { relativeMismatch, RelativeSpace, type RelativeCodes, type RelativeOptions, type RelativeSimilarity } from "./spaces/relative.js";
 export { relativeAgreement, type RelativeAgreement, type RelativeAgreementOptions } from "./spaces/agreement.js";
-export { Translator, type FitProgress, type FitTranslatorOptions, type TranslatorCard } from "./spaces/translator.js";
+export { Translator, type TranslatorCard } from "./spaces/translator.js";
+export type { FitProgress, FitTranslatorOptions, SlotMaps } from "./spaces/fit.js";
 export type { TranslatorMethod } from "./spaces/methods.js";
 export type { HeldOutQuality, TranslatorReport, Trial, Verdict } from "./spaces/report.js";
 export { fitUnsupervised, type UnsupervisedOptions } from "./spaces/unsupervised.js";
@@ -118,7 +120,11 @@ export {
 } from "./spaces/metrics.js";
 export { parseNpy, readNpy, writeNpy } from "./files/npy.js";
 export { parseSafetensors, readSafetensors, writeSafetensors, type Safetensors } from "./files/safetensors.js";
+export { tokenTranslator, type TokenTranslatorOptions } from "./models/token-translator.js";
 export { loadModel, Model, type LoadModelOptions, type LoadProgress, type ModelInfo, type PoolOptions } from "./models/model.js";
+export { modelEncoder, type ModelEncoderOptions } from "./models/model-encoder.js";
+export { gatherPairs, LatentPairs, type Gathering, type GatherPairsOptions } from "./models/gather.js";
+export { fitTranslator, type FitModelsOptions, type FitOptions } from "./models/fit-translator.js";
 export { bundledModel } from "./models/bundled.js";
 export { loadRuntime, type RuntimeInfo } from "./models/runtime.js";
 export { Pool, type KvType, type PoolCounters, type PoolInfo } from "./models/pool.js";
@@ -177,4 +183,34 @@ export type { HiddenThought, ThoughtPolicy, TokenThought } from "./policies/thou
 export { Agent, type AgentOptions, type Note } from "./agents/agent.js";
 export { pipe, type Pipe, type PipeOptions } from "./agents/pipe.js";
 export { team, type JoinMode, type Team, type TeamOptions } from "./agents/team.js";
-export type { Hop, Medium, RunEvent, RunResult, RunStream, RunTotals, StoredPositions, StoreUse } from "./agents/events.js";
+export type { Hop, HopTranslator, Medium, RunEvent, RunResult, RunStream, RunTotals, StoredPositions, StoreUse } from "./agents/events.js";
+export {
+  evaluate,
+  type EvalExample,
+  type EvalModel,
+  type EvalResult,
+  type EvalTranslators,
+  type EvaluateOptions,
+} from "./eval/evaluate.js";
+export { chanceOf, isRight, type AnswerCheck } from "./eval/answers.js";
+export type { Arm, ArmMessage, ArmPolicy } from "./eval/arms.js";
+export { openJournal, type EvalSettings, type Journal } from "./eval/journal.js";
+export { relaySuite, relayTexts } from "./eval/relay.js";
+export { numbersOf, type Accuracy, type ArmResult, type Comparison, type EvalNumbers } from "./eval/result.js";
+export {
+  runSuite,
+  type Block,
+  type EvalBudget,
+  type EvalProgress,
+  type EvalRun,
+  type EvalSubject,
+  type ItemRecord,
+  type Outcome,
+  type RunSuiteOptions,
+  type StageTimes,
+} from "./eval/run.js";
+export { mcnemar, pairedDifference, wilson, type Interval } from "./eval/statistics.js";
+export { parseSuite, readSuite, type Suite, type SuiteItem, type SuitePrompts } from "./eval/suite.js";
+export { toHtml } from "./eval/html.js";
+export { toMarkdown } from "./eval/markdown.js";
+export { claimsOf, verdictOf, type Claim, type Relation } from "./eval/verdict.js";

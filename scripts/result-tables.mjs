@@ -1,4 +1,4 @@
-// Writes the tables of results into the README and docs/performance.md from the files in bench/results, so that no number there is typed by hand.
+// Writes the tables of results into the README and the documentation from the files in bench/results, so that no number there is typed by hand.
 //
 //   node scripts/result-tables.mjs [--check]
 //
@@ -7,8 +7,39 @@ import fs from "node:fs";
 import path from "node:path";
 import { commandLine, fail, root } from "./common.mjs";
 
-const BEGIN = "<!-- results:begin -->";
-const END = "<!-- results:end -->";
+// A file that has several tables names them: <!-- results:eval:begin -->.
+const mark = (name, side) => `<!-- results:${name === undefined ? "" : `${name}:`}${side} -->`;
+const EVALUATION = {
+  results: "eval",
+  head: [
+    "arm",
+    "agents",
+    "right",
+    "95 %",
+    "prefilled",
+    "latent steps",
+    "decoded",
+    "moved, bytes",
+    "ms",
+    "times text's speed",
+    "target",
+    "met",
+  ],
+  cells: (row) => [
+    row.name,
+    row.shape,
+    row.right === undefined ? null : percent(row.right),
+    row.interval === undefined ? null : row.interval.map((share) => (100 * share).toFixed(1)).join(" to "),
+    row.prefillTokens,
+    row.latentSteps,
+    row.decodedTokens,
+    row.bytes,
+    row.ms,
+    row.ratio,
+    row.target,
+    row.met,
+  ],
+};
 const TABLES = [
   {
     file: "README.md",
@@ -16,11 +47,27 @@ const TABLES = [
     head: ["what", "shape", "ms", "compared with", "ratio", "target", "met"],
     cells: (row) => [row.name, row.shape, row.ms, row.peers, row.ratio, row.target, row.met],
   },
+  // of two models what crosses between them, of one model everything
+  {
+    file: "README.md",
+    name: "eval",
+    ...EVALUATION,
+    rows: ({ name, shape }) =>
+      shape.startsWith("finch,") || name.startsWith("4 agents") || (shape.includes(" to ") && /^(latent|shuffled-)/.test(name)),
+  },
+  { file: "docs/evaluation.md", ...EVALUATION },
   {
     file: "docs/kv-transfer.md",
     results: "kv",
     head: ["what", "shape", "ms", "compared with, ms", "ratio", "target", "met"],
     cells: (row) => [row.name, row.shape, row.ms, row.peers, row.ratio, row.target, row.met],
+  },
+  {
+    file: "docs/different-models.md",
+    results: "spaces",
+    rows: (row) => row.right !== undefined,
+    head: ["what", "fitted on", "questions", "right", "right by the placebo", "mean reciprocal rank of unseen rows", "verdict"],
+    cells: (row) => [row.name, row.shape, row.questions, percent(row.right), percent(row.placebo), row.mrr, row.verdict],
   },
   {
     file: "docs/performance.md",
@@ -39,6 +86,10 @@ const TABLES = [
     ],
   },
 ];
+
+function percent(share) {
+  return `${(100 * share).toFixed(1)} %`;
+}
 
 function cell(value) {
   if (value === null || value === undefined) return "";
@@ -60,20 +111,24 @@ function table(rows) {
   return [line(head), `| ${widths.map((width) => "-".repeat(width)).join(" | ")} |`, ...body.map(line)].join("\n");
 }
 
-function block({ results, head, cells }) {
-  const { hardware, date, rows } = JSON.parse(fs.readFileSync(path.join(root, "bench", "results", `${results}.json`), "utf8"));
-  const note = `Measured by \`npm run bench -- --suite=${results}\` on ${cell(date)}, on ${cell(hardware)}.`;
-  return `${BEGIN}\n\n${table([head, ...rows.map((row) => cells(row).map(cell))])}\n\n${note}\n\n${END}`;
+function block({ results, name, head, cells, rows: chosen = () => true }) {
+  const file = path.join(root, "bench", "results", `${results}.json`);
+  const command = `\`npm run bench -- --suite=${results}\``;
+  const between = (text) => `${mark(name, "begin")}\n\n${text}\n\n${mark(name, "end")}`;
+  if (!fs.existsSync(file)) return between(`Not measured yet: ${command.replace("--suite", "--save --suite")}.`);
+  const { hardware, date, rows } = JSON.parse(fs.readFileSync(file, "utf8"));
+  const note = `Measured by ${command} on ${cell(date)}, on ${cell(hardware)}.`;
+  return between(`${table([head, ...rows.filter(chosen).map((row) => cells(row).map(cell))])}\n\n${note}`);
 }
 
 const { check } = commandLine("[--check]", { options: { check: { type: "boolean" } } }).values;
 for (const one of TABLES) {
   const file = path.join(root, one.file);
   const text = fs.readFileSync(file, "utf8");
-  const start = text.indexOf(BEGIN);
-  const end = text.indexOf(END);
-  if (start < 0 || end < start) fail(`${one.file} has no results block`);
-  const wanted = text.slice(0, start) + block(one) + text.slice(end + END.length);
+  const start = text.indexOf(mark(one.name, "begin"));
+  const end = text.indexOf(mark(one.name, "end"));
+  if (start < 0 || end < start) fail(`${one.file} has no block of results${one.name === undefined ? "" : ` '${one.name}'`}`);
+  const wanted = text.slice(0, start) + block(one) + text.slice(end + mark(one.name, "end").length);
   if (!check) fs.writeFileSync(file, wanted);
   else if (text !== wanted) fail(`the table of ${one.file} is not that of the results: node scripts/result-tables.mjs`);
 }

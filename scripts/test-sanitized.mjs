@@ -109,10 +109,12 @@ const single = [
   "e2e/kv-windows",
   "e2e/kv-attention",
   "e2e/kv-codec",
+  "e2e/eval-translated",
   "unit/unsupervised",
   "unit/translator",
 ];
-const without = ["unit/docs", "unit/scripts", "e2e/cli-spaces", ...(thread ? single : [])];
+const evaluation = ["statistics", "suite", "relay", "harness", "report"].map((name) => `unit/eval-${name}`);
+const without = ["unit/docs", "unit/scripts", ...evaluation, "e2e/cli-spaces", "e2e/cli-eval", ...(thread ? single : [])];
 const excluded = without.map((name) => `--exclude=test/${name}.test.ts`);
 const suites =
   rest.length > 0

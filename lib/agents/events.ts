@@ -1,5 +1,7 @@
 // What a run reports while it goes on and when it ends. Prefilled tokens, latent steps, decoded tokens and bytes are separate counts everywhere.
 import type { LatentErrorCode } from "../errors.js";
+import type { TranslatorCard } from "../spaces/translator.js";
+import type { TranslatorReport } from "../spaces/report.js";
 
 /** Positions that a sequence got from a {@link KvStore} instead of prefilling them. 0 without a store. */
 export interface StoredPositions {
@@ -20,6 +22,15 @@ export interface StoreUse extends StoredPositions {
 /** How a thought travels: the cells themselves, vectors, or words. */
 export type Medium = "kv" | "latent" | "text";
 
+/** The translator that stands between two agents, and what it is worth; see {@link TranslatorReport}. */
+export interface HopTranslator extends Pick<TranslatorCard, "method" | "slots" | "maps" | "placebo"> {
+  /** Undefined for one that was not fitted but made of others or imported. */
+  readonly quality: Pick<TranslatorReport["heldOut"], "retrieval1" | "mrr" | "cosine"> | undefined;
+  readonly verdict: TranslatorReport["verdict"] | undefined;
+  /** `latents`: the thought went through it. `none`: it is not used, because text was asked for. `text`: it is of no use, and text went instead. */
+  readonly used: "latents" | "none" | "text";
+}
+
 /** One hand-over: what the sender spent on the thought that crossed, and what crossed. */
 export interface Hop extends StoredPositions {
   readonly from: string;
@@ -27,7 +38,7 @@ export interface Hop extends StoredPositions {
   readonly medium: Medium;
   /** Positions that the receiver holds because of this hop, without reading anything: cells (`kv`) or rows (`latent`); 0 for text. */
   readonly positions: number;
-  /** Bytes that were moved: 0 for `kv` in one pool, the rows for `latent`, UTF-8 for `text`. */
+  /** Bytes that were moved: 0 for `kv` in one pool, the sender's rows for `latent`, UTF-8 for `text`. */
   readonly bytes: number;
   /** Cache bytes of `positions` of a `kv` hop: what a copy of them would move. 0 for `latent` and `text`. */
   readonly heldBytes: number;
@@ -37,6 +48,8 @@ export interface Hop extends StoredPositions {
   readonly decodedTokens: number;
   /** From the sender's start to the end of the hand-over. */
   readonly ms: number;
+  /** Present if one stands between the two agents. */
+  readonly translator?: HopTranslator;
 }
 
 /** Counts over all agents of a run. `ms` includes making the pool if the run made it. */

@@ -1,4 +1,4 @@
-// Agents in a row: each continues from what the one before it holds, and the last one answers.
+// Agents in a row: each continues from what the one before it holds, and the last one answers. Between agents of different models a translator may stand.
 import { checkKeys, checkOneOf, checkString, invalid, fallback } from "../check.js";
 import { LatentError } from "../errors.js";
 import type { KvStore } from "../kv/store.js";
@@ -6,8 +6,10 @@ import type { Model } from "../models/model.js";
 import type { Pool } from "../models/pool.js";
 import type { Sequence } from "../models/sequence.js";
 import { thoughtLimit } from "../policies/thought.js";
+import { requireSameSpace } from "../spaces/space.js";
+import { Translator } from "../spaces/translator.js";
 import { Agent, type Note } from "./agent.js";
-import type { Hop, Medium, RunResult, RunStream } from "./events.js";
+import type { Hop, HopTranslator, Medium, RunResult, RunStream } from "./events.js";
 import {
   noCounts,
   readPrompt,
@@ -26,7 +28,7 @@ import { startRun, type Emit } from "./stream.js";
 
 /** Options of a run of a {@link Pipe}. */
 export interface PipeOptions {
-  /** How thoughts travel: one medium for all hops, or one for each. Default `kv`. */
+  /** How thoughts travel: one medium for all hops, or one for each. Default `kv`, and `latent` through a translator. */
   readonly medium?: Medium | readonly Medium[];
   /**
    * What a `kv` hop keeps: `all` the sender holds (default), its `own` prompt and thought, or its `thoughts` alone. What is kept is re-anchored to
@@ -50,6 +52,8 @@ export interface PipeOptions {
 /** Agents in a row; see {@link pipe}. */
 export interface Pipe {
   readonly agents: readonly Agent[];
+  /** `translators[i]`: between agents i and i + 1; undefined where none is. */
+  readonly translators: readonly (Translator | undefined)[];
   /** Runs to the end. @throws LatentError; `signal.reason` when aborted */
   run(question: string, options?: PipeOptions): Promise<RunResult>;
   /** Starts a run and returns its events and its answer. Leaving the loop over the events cancels it. */
@@ -59,16 +63,34 @@ export interface Pipe {
 const media = ["kv", "latent", "text"] as const;
 
 /**
- * Puts agents in a row; 1 or more. One agent alone just answers. An agent may stand in a row more than once.
+ * Puts agents in a row; 1 or more. One agent alone just answers. An agent may stand in a row more than once. Agents of different models understand each
+ * other's latents through a translator that stands between them:
+ *
+ * ```ts
+ * using translator = await fitTranslator({ from: wren, to: finch, texts, onWeak: "text" });
+ * const { text, hops } = await pipe(reader, translator, solver).run(question);
+ * ```
+ * A translator that is no better than chance and was made with `onWeak: "text"` is not used: the hop's medium is `text` then, and its `translator` tells.
+ * The caller disposes translators.
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`
  */
-export function pipe(...agents: readonly [Agent, ...Agent[]]): Pipe {
-  if (agents.length === 0) throw invalid("agents", "at least one agent", agents);
-  for (const agent of agents as readonly unknown[])
-    if (!(agent instanceof Agent)) throw invalid("agents", "agents made by model.agent()", agent);
-  const row = Object.freeze([...agents]);
+export function pipe(...stages: readonly [Agent, ...(Agent | Translator)[]]): Pipe {
+  if (stages.length === 0) throw invalid("agents", "at least one agent", stages);
+  const agents: Agent[] = [];
+  const translators: (Translator | undefined)[] = [];
+  for (const stage of stages as readonly unknown[]) {
+    const isFirst = agents.length === translators.length;
+    if (stage instanceof Agent) {
+      if (agents.length > translators.length) translators.push(undefined);
+      agents.push(stage);
+    } else if (!(stage instanceof Translator)) throw invalid("agents", "agents made by model.agent(), and translators between them", stage);
+    else if (isFirst) throw invalid("agents", "one translator between two agents; compose() makes one of two", stage.card.method);
+    else translators.push(stage);
+  }
+  if (translators.length === agents.length) throw invalid("agents", "a row that ends with an agent", "a translator");
+  const row: Row = { agents: Object.freeze(agents), translators: Object.freeze(translators) };
   return {
-    agents: row,
+    ...row,
     async run(question, options = {}) {
       const plan = makePlan(row, question, options);
       return execute(plan, () => undefined, options.signal ?? new AbortController().signal);
@@ -80,11 +102,17 @@ export function pipe(...agents: readonly [Agent, ...Agent[]]): Pipe {
   };
 }
 
-interface Plan {
+interface Row {
   readonly agents: readonly Agent[];
+  readonly translators: readonly (Translator | undefined)[];
+}
+
+interface Plan extends Row {
   readonly question: string;
   /** `media[i]`: between agents i and i + 1. */
   readonly media: readonly Medium[];
+  /** What was asked for, which is not `media` where a translator is of no use. */
+  readonly asked: readonly Medium[];
   readonly keep: "all" | "own" | "thoughts";
   readonly notes: "inline" | "message";
   readonly compat: "none" | "latentmas";
@@ -95,29 +123,27 @@ interface Plan {
 }
 
 // Everything that can be refused is refused here, before a pool exists.
-function makePlan(agents: readonly Agent[], question: string, options: PipeOptions): Plan {
+function makePlan({ agents, translators }: Row, question: string, options: PipeOptions): Plan {
   checkKeys("options", options, ["medium", "keep", "notes", "compat", "pool", "store", "signal"]);
   checkString("question", question);
-  const given: unknown = fallback(options.medium, "kv");
-  const hops = agents.length - 1;
-  const list: readonly unknown[] =
-    typeof given === "string" ? Array.from({ length: hops }, () => given) : Array.isArray(given) ? given : [];
-  if (list.length !== hops) throw invalid("medium", `one medium, or one for each of the ${hops} hops`, given);
   requirePool(options.pool);
   requireStore(options.store);
-  const chosen = list.map((one) => checkOneOf("medium", one, media));
+  const chosen = mediaOf(translators, options.medium);
   const plan = {
     agents,
+    translators,
     question,
-    media: chosen,
+    asked: chosen,
+    // what is no better than chance goes as text, if its maker said so
+    media: chosen.map((medium, i) => (medium === "latent" && translators[i]?.card.onWeak === "text" ? "text" : medium)),
     keep: checkOneOf("keep", fallback(options.keep, "all"), ["all", "own", "thoughts"]),
     notes: checkOneOf("notes", fallback(options.notes, "inline"), ["inline", "message"]),
     compat: checkOneOf("compat", fallback(options.compat, "none"), ["none", "latentmas"]),
     pool: options.pool,
     store: options.store,
   };
-  chosen.forEach((medium, i) => {
-    checkHop(agents[i], agents[i + 1], medium);
+  plan.media.forEach((medium, i) => {
+    checkHop(agents[i], agents[i + 1], medium, translators[i]);
   });
   for (const agent of agents) {
     if (plan.pool !== undefined && agent.model !== plan.pool.model) {
@@ -140,16 +166,51 @@ function makePlan(agents: readonly Agent[], question: string, options: PipeOptio
   return { ...plan, need };
 }
 
-function checkHop(from: Agent | undefined, to: Agent | undefined, medium: Medium): void {
-  if (from === undefined || to === undefined || medium === "text" || from.model === to.model) return;
+function mediaOf(translators: Row["translators"], given: PipeOptions["medium"]): Medium[] {
+  const hops = translators.length;
+  if (given === undefined) return translators.map((translator) => (translator === undefined ? "kv" : "latent"));
+  const value: unknown = given;
+  const list: readonly unknown[] =
+    typeof value === "string" ? Array.from({ length: hops }, () => value) : Array.isArray(value) ? value : [];
+  if (list.length !== hops) throw invalid("medium", `one medium, or one for each of the ${hops} hops`, given);
+  return list.map((one) => checkOneOf("medium", one, media));
+}
+
+function checkHop(from: Agent | undefined, to: Agent | undefined, medium: Medium, translator: Translator | undefined): void {
+  if (from === undefined || to === undefined || medium === "text") return;
+  if (translator !== undefined) {
+    checkTranslated(from, to, medium, translator);
+    return;
+  }
+  if (from.model === to.model) return;
   if (medium === "latent" && from.model.space.id === to.model.space.id) return;
   throw new LatentError(
     "ERR_LATENT_SPACE_MISMATCH",
     `${from.name} and ${to.name} are of different models, so '${medium}' cannot cross between them`,
-    {
-      hint: medium === "kv" ? "Use one loaded model for both agents, or the text medium." : "Use the text medium between different models.",
-    },
+    { hint: "Put a translator between the two (fitTranslator), or use the text medium." },
   );
+}
+
+function checkTranslated(from: Agent, to: Agent, medium: Medium, translator: Translator): void {
+  if (medium === "kv")
+    throw new LatentError(
+      "ERR_LATENT_INVALID_ARGUMENT",
+      `what ${from.name} caches cannot go through a translator: medium must be 'latent' or 'text'`,
+    );
+  if (translator.disposed) throw new LatentError("ERR_LATENT_DISPOSED", `the translator between ${from.name} and ${to.name} was disposed`);
+  const { card } = translator;
+  if (card.from === undefined || card.to === undefined)
+    throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `the translator between ${from.name} and ${to.name} does not know its spaces`);
+  requireSameSpace(from.model.space, card.from, `what ${from.name} makes`);
+  requireSameSpace(card.to, to.model.space, `what the translator makes for ${to.name}`);
+  const { think } = from;
+  if (card.slots !== undefined && (think.policy !== "hidden" || think.steps !== card.slots)) {
+    const steps = think.policy === "hidden" ? `${think.steps} latent steps` : "tokens";
+    throw new LatentError(
+      "ERR_LATENT_INVALID_ARGUMENT",
+      `the translator takes messages of ${card.slots} rows, ${from.name} thinks in ${steps}`,
+    );
+  }
 }
 
 // The most positions that a sequence can come to hold, with room for one token of the answer. Notes count with the tokens they may have.
@@ -183,7 +244,7 @@ async function execute(plan: Plan, emit: Emit, signal: AbortSignal): Promise<Run
   const all: Counts[] = [];
   const notes: Note[] = [];
   let inherited: Sequence | undefined;
-  let received: Awaited<ReturnType<typeof think>>["latents"];
+  let received: Thought["latents"];
   let text = "";
   try {
     for (const [i, agent] of agents.entries()) {
@@ -211,13 +272,22 @@ async function execute(plan: Plan, emit: Emit, signal: AbortSignal): Promise<Run
       }
       const thought = await think(turn, medium);
       const crossed = await handOver(plan, medium, sequence, held, thought, notes, agent);
-      if (medium === "latent") received = thought.latents;
+      const translator = plan.translators[i];
+      if (medium === "latent") received = await translated(thought.latents, translator, signal);
       else thought.latents?.dispose();
       if (medium !== "kv") {
         await sequence.dispose();
         inherited = undefined;
       }
-      const hop: Hop = { from: agent.name, to: agents[i + 1]?.name ?? "", medium, ...crossed, ...counts, ms: performance.now() - began };
+      const hop: Hop = {
+        from: agent.name,
+        to: agents[i + 1]?.name ?? "",
+        medium,
+        ...crossed,
+        ...counts,
+        ms: performance.now() - began,
+        ...(translator && { translator: describe(translator, medium, plan.asked[i]) }),
+      };
       hops.push(hop);
       emit({ type: "hop-end", hop });
     }
@@ -234,12 +304,40 @@ async function execute(plan: Plan, emit: Emit, signal: AbortSignal): Promise<Run
   return result;
 }
 
+type Thought = Awaited<ReturnType<typeof think>>;
+
+/** Takes the latents over. */
+async function translated(
+  latents: Thought["latents"],
+  translator: Translator | undefined,
+  signal: AbortSignal,
+): Promise<Thought["latents"]> {
+  if (latents === undefined || translator === undefined) return latents;
+  using own = latents;
+  return own.shape[0] === 0 ? undefined : await translator.translate(own, { signal });
+}
+
+function describe({ card, report }: Translator, medium: Medium, asked: Medium | undefined): HopTranslator {
+  const { method, slots, maps, placebo } = card;
+  const used = medium === "latent" ? "latents" : asked === "latent" ? "text" : "none";
+  const quality = report && { retrieval1: report.heldOut.retrieval1, mrr: report.heldOut.mrr, cosine: report.heldOut.cosine };
+  return {
+    method,
+    ...(slots !== undefined && { slots }),
+    ...(maps && { maps }),
+    ...(placebo && { placebo }),
+    quality,
+    verdict: report?.verdict,
+    used,
+  };
+}
+
 async function handOver(
   plan: Plan,
   medium: Medium,
   sequence: Sequence,
   held: number,
-  thought: Awaited<ReturnType<typeof think>>,
+  thought: Thought,
   notes: Note[],
   agent: Agent,
 ): Promise<Pick<Hop, "positions" | "bytes" | "heldBytes">> {

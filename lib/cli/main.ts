@@ -8,10 +8,11 @@ import { LatentError } from "../errors.js";
 import { kvCodecNames } from "../kv/codec.js";
 import { kvFormats, type KvFormat } from "../kv/handle.js";
 import { packageRoot } from "../native.js";
-import { translatorMethods, type TranslatorMethod } from "../spaces/methods.js";
+import { translatorMethods } from "../spaces/methods.js";
 import { align } from "./align.js";
 import { demo } from "./demo.js";
 import { doctor } from "./doctor.js";
+import { evalCommand } from "./eval.js";
 import { inspect } from "./inspect.js";
 import { quality } from "./kv-quality.js";
 import { run } from "./run.js";
@@ -43,20 +44,27 @@ function command<Options extends object>(
     });
 }
 
-function medium(value: string): "kv" | "latent" | "text" {
-  if (value !== "kv" && value !== "latent" && value !== "text") throw new InvalidArgumentError("It is kv, latent or text.");
-  return value;
-}
-
-function method(value: string): TranslatorMethod | "auto" | "all" {
-  const found = (["auto", "all", ...translatorMethods] as const).find((known) => known === value);
-  if (found === undefined) throw new InvalidArgumentError(`It is auto, all, ${translatorMethods.join(", ")}.`);
-  return found;
+function oneOf<const T extends string>(...known: readonly T[]): (value: string) => T {
+  return (value) => {
+    const found = known.find((one) => one === value);
+    if (found === undefined) throw new InvalidArgumentError(`It is ${known.slice(0, -1).join(", ")} or ${known.at(-1) ?? ""}.`);
+    return found;
+  };
 }
 
 function count(value: string): number {
   if (!/^\d{1,15}$/.test(value)) throw new InvalidArgumentError("It is an integer of 0 or more.");
   return Number(value);
+}
+
+function list(value: string): readonly string[] {
+  return value.split(",");
+}
+
+function positive(value: string): number {
+  const number = Number(value);
+  if (value.trim() === "" || !Number.isFinite(number) || number < 0) throw new InvalidArgumentError("It is a number of 0 or more.");
+  return number;
 }
 
 function formats(value: string): readonly KvFormat[] {
@@ -90,15 +98,15 @@ function build(): Command {
     .configureHelp({ showGlobalOptions: true })
     .exitOverride()
     .showHelpAfterError("(latentwire --help shows the commands)");
-  command(program, "demo", "two agents solve a task by kv, latent and text; what crossed and what it cost", demo).option(
-    "--model <file>",
-    "a GGUF file (default: the bundled tiny model)",
-  );
+  command(program, "demo", "two agents solve a task by kv, latent and text, beside placebos; writes report.html", demo)
+    .option("--model <file>", "a GGUF file: one question by each medium (default: the bundled pair, and many questions)")
+    .option("--n <count>", "how many questions", count, 120)
+    .option("--out <folder>", "where report.html goes", ".");
   command(program, "run", "run a pipe of agents", run)
     .argument("<question>", "what the agents are asked")
     .requiredOption("--model <file>", "a GGUF file")
     .requiredOption("--team <file>", 'JSON: { "agents": [{ "name", "system"?, "user"?, "think"?, "generate"? }] }')
-    .option("--medium <medium>", "kv, latent or text", medium, "kv");
+    .option("--medium <medium>", "kv, latent or text", oneOf("kv", "latent", "text"), "kv");
   command(program, "doctor", "check that this machine can run latentwire", doctor);
   const kv = program.command("kv").description("keys and values");
   command(kv, "quality", "what number formats and codecs of keys and values do to a model's predictions", quality)
@@ -109,14 +117,49 @@ function build(): Command {
     .option("--calibration <file>", "text that kvtc:BITS is fitted to; take another one than --text")
     .option("--save <file>", "save what was fitted, for kvtc:FILE and Kvtc.load");
   command(program, "align", "fit a translator between two spaces, and what it is worth against chance; exits with 3 if nothing", align)
-    .requiredOption("--pairs <files...>", "two files of rows, .npy or .safetensors[#tensor], that tell the same things in two spaces")
-    .option("--method <method>", `auto, all, ${translatorMethods.join(", ")}`, method, "auto")
+    .option("--pairs <files...>", "two files of rows, .npy or .safetensors[#tensor], that tell the same things in two spaces")
+    .option("--from <file>", "instead of --pairs: a GGUF file, whose latents are to be translated")
+    .option("--to <file>", "a GGUF file, whose input rows they become")
+    .option("--texts <file>", "what both models read: one text a line, or a .json file with an array of strings")
+    .option(
+      "--gather <what>",
+      "what stands for a text: slots (latent steps), last or mean (default: slots)",
+      oneOf("slots", "last", "mean"),
+    )
+    .option("--steps <count>", "latent steps of slots (default: 8)", count)
+    .option(
+      "--maps <maps>",
+      "of slots: auto, shared, slot or flat (default: auto, or shared with a --method)",
+      oneOf("auto", "shared", "slot", "flat"),
+    )
+    .option("--method <method>", `auto, all, ${translatorMethods.join(", ")}`, oneOf("auto", "all", ...translatorMethods), "auto")
     .option("--anchors <count>", "how many pairs to fit on (default: all that are not kept apart)", count)
     .option("--seed <seed>", "of the split and the draws", count, 0)
     .option("--out <file>", "write the translator there, as safetensors");
   command(program, "similarity", "every measure of how alike two spaces are", similarity)
     .argument("<a>", "rows of A, .npy or .safetensors[#tensor]")
     .argument("<b>", "rows of B, the same things");
+  command(program, "eval", "what media and policies are worth on a task, against text and placebos", evalCommand)
+    .option("--model <file>", "a GGUF file for reader and solver (default: the bundled finch)")
+    .option("--models <files...>", "two GGUF files: the reader's and the solver's")
+    .option("--suite <suite>", "relay, or a file of lines of JSON", "relay")
+    .option("--arms <list>", "comma-separated, such as kv,latent,kv/hidden8,latent/hidden16,text/hidden8,kv/tokens,shuffled:kv", list)
+    .option("--steps <count>", "latent steps of the arm latent (default: 8)", count)
+    .option("--n <count>", "how many items (default: 1000 of relay, all of a file)", count)
+    .option("--seed <seed>", "of the order of the items, of relay's items and of the noise", count, 0)
+    .option("--parallel <count>", "items answered side by side", count, 1)
+    .option("--budget [seconds]", "stop when the intervals have separated, at the latest after so many seconds", positive)
+    .option("--out <folder>", "keep what is done there, go on from it, and write result.json, report.md and report.html")
+    .option(
+      "--texts <file>",
+      "what a translator between two models is fitted on, one text a line or a .json file (relay: texts of its world)",
+    )
+    .option("--fit-texts <count>", "how many texts of relay's world", count, 2000)
+    .option("--maps <maps>", "of the translator: auto, shared, slot or flat", oneOf("auto", "shared", "slot", "flat"), "slot")
+    .option("--reader-system <text>", "what the reader is told")
+    .option("--solver-system <text>", "what the solver is told")
+    .option("--note-tokens <count>", "the longest note of the reader", count)
+    .option("--answer-tokens <count>", "the longest answer", count);
   command(program, "inspect", "facts of a model file", inspect).argument("<model>", "a GGUF file");
   return program;
 }

@@ -4,12 +4,12 @@ import { checkCount, checkMatrix, checkSeed } from "../fits/input.js";
 import { withSignal } from "../jobs.js";
 import type { Tensor } from "../tensor.js";
 import { AnchorSet } from "./anchors.js";
+import { splitPairs } from "./fit.js";
 import { range, SeededDraws } from "./random.js";
 import { RelativeSpace, type RelativeSimilarity } from "./relative.js";
 import { heldOutQuality, verdictOf, type HeldOutQuality, type Verdict } from "./report.js";
 import { selectRows } from "./rows.js";
 import type { TransformKind } from "./transforms.js";
-import { splitPairs } from "./translator.js";
 
 /** Options of {@link relativeAgreement}. */
 export interface RelativeAgreementOptions {

@@ -4,8 +4,8 @@ import { randomUUID } from "node:crypto";
 import type { Tensor, Dtype } from "../tensor.js";
 import type { Space } from "./space.js";
 
-/** `embeds`: rows that can be fed as input. `hidden`: states after the final norm. `relative`: similarities to anchors. */
-export type LatentKind = "embeds" | "hidden" | "relative";
+/** `embeds`: rows that can be fed as input. `hidden`: states after the final norm. `relative`: similarities to anchors. `pooled`: one row a text. */
+export type LatentKind = "embeds" | "hidden" | "relative" | "pooled";
 
 /** What a {@link Latent} becomes in JSON: enough to find and check it, not its contents. */
 export interface LatentReference {

@@ -11,12 +11,13 @@ import { Tensor } from "../tensor.js";
 import { pairedErrors } from "./metrics.js";
 import { range, SeededDraws } from "./random.js";
 import { columnStatistics, combineRows, selectRows } from "./rows.js";
-import { disposeStages, linear, product, pseudoInverse, rowStages, runStages, scaling, type Stage } from "./stages.js";
+import { disposeStages, linear, product, pseudoInverse, rowStages, runStages, scaling, type SimpleStage } from "./stages.js";
 import { fitTransform, type RowTransform, type TransformKind } from "./transforms.js";
 
 /**
  * `procrustes`: centred rows turned and scaled by one number. `procrustes-standardised`: standardised rows turned (Maiorca et al., NeurIPS 2023).
- * `ridge`: a linear map and a bias, regularised. `affine`: the same by least squares. `linear`: without a bias. `low-rank`: ridge through `rank`
+ * `ridge`: a linear map and a bias, regularised. `linear-ridge`: without a bias, so that it does not depend on the length of rows. `affine`, `linear`: the
+ * same two by least squares. `low-rank`: ridge through `rank`
  * dimensions (reduced-rank regression, Izenman 1975). `inverse-relative`: cosines to anchors, decoded by the other side's (Maiorca et al., arXiv 2406.15057),
  * the mean of an ensemble of pruned sets. `parseval`: through Parseval frames (arXiv 2507.17835). `equaliser`: inner products with anchors, decoded by
  * the pseudo-inverse of the other side's (arXiv 2411.19719). `projector`: ridge, and rows brought to the mean length of the other
@@ -26,6 +27,7 @@ export type TranslatorMethod =
   | "procrustes"
   | "procrustes-standardised"
   | "ridge"
+  | "linear-ridge"
   | "affine"
   | "linear"
   | "low-rank"
@@ -41,7 +43,7 @@ export interface MethodInput {
   /** `[n, dy]` */
   readonly to: Tensor;
   readonly seed: number;
-  /** Of `ridge`, `low-rank` and `projector`, in units of the mean diagonal of xᵀx. */
+  /** Of `ridge`, `linear-ridge`, `low-rank` and `projector`, in units of the mean diagonal of xᵀx. */
   readonly lambda: number;
   /** Undefined where the user gave none. */
   readonly rcond: number | undefined;
@@ -54,7 +56,7 @@ export interface MethodInput {
 
 /** What a method finds. */
 export interface Fitted {
-  readonly stages: Stage[];
+  readonly stages: SimpleStage[];
   /** Of what was inverted; 1 for orthogonal maps. */
   readonly condition: number;
   /** How many pairs the map was made from. */
@@ -68,6 +70,7 @@ const fits: Readonly<Record<TranslatorMethod, (input: MethodInput) => Promise<Fi
   procrustes,
   "procrustes-standardised": standardisedProcrustes,
   ridge,
+  "linear-ridge": linearRidge,
   affine: (input) => leastSquaresMap(input, true),
   linear: (input) => leastSquaresMap(input, false),
   "low-rank": lowRank,
@@ -96,7 +99,7 @@ async function fitSides({ from, to, signal }: MethodInput, chain: readonly Trans
 }
 
 /** The stages between the two transforms. */
-function between({ x, y }: Sides, stages: readonly Stage[]): Stage[] {
+function between({ x, y }: Sides, stages: readonly SimpleStage[]): SimpleStage[] {
   return [...rowStages(x.forward()), ...stages, ...rowStages(y.backward())];
 }
 
@@ -140,10 +143,16 @@ async function ridge(input: MethodInput): Promise<Fitted> {
   return { stages: between(sides, [linear(weights)]), condition, anchors: size(input.from, 0), warnings: [] };
 }
 
+async function linearRidge({ from, to, lambda, signal }: MethodInput): Promise<Fitted> {
+  using moments = await accumulateMoments({ x: from, y: to, centred: false, ...withSignal(signal) });
+  const { weights, condition } = await moments.ridge({ lambda, ...withSignal(signal) });
+  return { stages: [linear(weights)], condition, anchors: size(from, 0), warnings: [] };
+}
+
 async function projector(input: MethodInput): Promise<Fitted> {
   const { sides, weights, condition } = await centredRidge(input);
   const { meanNorm } = await columnStatistics(input.to, input.signal);
-  const length: Stage[] = [{ kind: "rows", unit: true }, scaling(meanNorm, size(input.to, 1))];
+  const length: SimpleStage[] = [{ kind: "rows", unit: true }, scaling(meanNorm, size(input.to, 1))];
   return { stages: [...between(sides, [linear(weights)]), ...length], condition, anchors: size(input.from, 0), warnings: [] };
 }
 
@@ -209,7 +218,7 @@ async function inverseRelative(input: MethodInput): Promise<Fitted> {
   using centredY = await centres.y.apply(y, withSignal(signal));
   const { meanNorm } = await columnStatistics(centredY, signal);
   const { matrix, condition } = await ensembleDecoder(unitY, seed, rcond ?? decoderRcond, signal);
-  const stages: Stage[] = [
+  const stages: SimpleStage[] = [
     ...rowStages(centres.x.forward()),
     { kind: "rows", unit: true },
     linear(await transpose(unitX, withSignal(signal))),
@@ -315,7 +324,11 @@ function equaliser(input: MethodInput): Promise<Fitted> {
 /** Standardised rows to one symbol an anchor and back, by the two stages that `coderOf` makes of the standardised anchors of both sides. */
 async function throughSymbols(
   input: MethodInput,
-  coderOf: (x: Tensor, y: Tensor, signal: AbortSignal | undefined) => Promise<{ readonly coder: Stage[]; readonly condition: number }>,
+  coderOf: (
+    x: Tensor,
+    y: Tensor,
+    signal: AbortSignal | undefined,
+  ) => Promise<{ readonly coder: SimpleStage[]; readonly condition: number }>,
 ): Promise<Fitted> {
   const { from, to, signal } = input;
   const anchors = await drawAnchors(input);

@@ -21,6 +21,8 @@ export type Verdict = "good" | "fair" | "unusable";
 /** A method that `auto` has tried on a part of the pairs for the fit. */
 export interface Trial {
   readonly method: string;
+  /** For messages of several rows. */
+  readonly maps?: "shared" | "slot" | "flat";
   /** On the validation pairs. */
   readonly mrr: number;
   readonly cosine: number;
@@ -73,4 +75,16 @@ async function ckaOrNone(translated: Tensor, target: Tensor, signal: AbortSignal
 export function verdictOf(mrr: number, nullMrr: number, variance: number): Verdict {
   if (mrr - nullMrr <= 3 * Math.sqrt(variance)) return "unusable";
   return mrr >= 0.5 ? "good" : "fair";
+}
+
+/** @internal Throws what {@link Translator.fit} throws for a translator that is no better than chance. */
+export function refuseUnusable(method: string, report: TranslatorReport): void {
+  if (report.verdict === "unusable") throw weak(method, report);
+}
+
+/** @internal */
+export function weak(method: string, report: TranslatorReport): LatentError {
+  const { heldOut, null: chance } = report;
+  const numbers = `mean reciprocal rank ${heldOut.mrr.toFixed(3)} on ${heldOut.count} pairs that were kept apart, ${chance.mrr.toFixed(3)} of shuffled pairs`;
+  return new LatentError("ERR_LATENT_TRANSLATOR_WEAK", `${method} is no better than chance: ${numbers}`, { details: { method, report } });
 }

@@ -6,12 +6,15 @@ import { LatentError } from "../errors.js";
 export interface Space {
   /** Digest of all the other fields, hex. */
   readonly id: string;
-  /** SHA-256 of the model file, hex. Of a relative space that of its anchors' identities, which models share. */
+  /** SHA-256 of the model file, hex. Of a relative space that of its anchors' identities, which models share; of {@link createEncoder} that of its name. */
   readonly weights: string;
-  /** `embeds`: rows as the first layer reads them. `hidden`: states after the final norm. `relative`: similarities to anchors. */
-  readonly layer: "embeds" | "hidden" | "relative";
+  /**
+   * `embeds`: rows as the first layer reads them. `hidden`: states after the final norm. `relative`: similarities to anchors. `pooled`: one row that stands
+   * for a text.
+   */
+  readonly layer: "embeds" | "hidden" | "relative" | "pooled";
   readonly dimension: number;
-  /** Position scheme, e.g. `neox/none`. */
+  /** Position scheme, e.g. `neox/none`; `none` where rows have no positions. */
   readonly positions: string;
   /** What rows are scaled to, e.g. `norm 3.75`. Of a relative space the similarity and what is done to rows before it. */
   readonly normalisation: string;

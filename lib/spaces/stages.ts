@@ -7,8 +7,8 @@ import type { Storage } from "../kernels/input.js";
 import { packProjection, type Projection } from "../kernels/projection.js";
 import { transpose } from "../kernels/transpose.js";
 import type { NativeRowMap } from "../native-spaces.js";
-import type { Tensor } from "../tensor.js";
-import { identity, mapRows } from "./rows.js";
+import { Tensor } from "../tensor.js";
+import { combineRows, identity, mapRows, selectRows } from "./rows.js";
 
 export type Activation = "identity" | "gelu" | "silu" | "tanh";
 
@@ -29,7 +29,20 @@ export interface LinearStage {
   readonly orthogonal: boolean;
 }
 
-export type Stage = RowStage | LinearStage;
+/**
+ * Rows come in messages of `count`: row k of each goes through the k-th of `count` maps, or, where there is one map, a message goes through it as one
+ * long row.
+ */
+export interface SlotStage {
+  readonly kind: "slots";
+  readonly count: number;
+  readonly maps: readonly (readonly SimpleStage[])[];
+}
+
+/** A stage that looks at one row at a time. */
+export type SimpleStage = RowStage | LinearStage;
+
+export type Stage = SimpleStage | SlotStage;
 
 type Signal = AbortSignal | undefined;
 
@@ -53,24 +66,77 @@ export function dimensionsOf(stages: readonly Stage[], otherwise: number): [numb
 }
 
 export function disposeStages(stages: readonly Stage[]): void {
-  for (const stage of stages) if (stage.kind === "linear") stage.weights.dispose();
+  for (const stage of stages) {
+    if (stage.kind === "linear") stage.weights.dispose();
+    if (stage.kind === "slots") for (const map of stage.maps) disposeStages(map);
+  }
 }
 
 /** Stages with matrices of their own. */
 export async function copyStages(stages: readonly Stage[], signal: Signal): Promise<Stage[]> {
   const copies: Stage[] = [];
+  for (const stage of stages) {
+    if (stage.kind !== "slots") copies.push(...(await copySimple([stage], signal)));
+    else copies.push({ ...stage, maps: await Promise.all(stage.maps.map((map) => copySimple(map, signal))) });
+  }
+  return copies;
+}
+
+async function copySimple(stages: readonly SimpleStage[], signal: Signal): Promise<SimpleStage[]> {
+  const copies: SimpleStage[] = [];
   for (const stage of stages)
     copies.push(stage.kind === "rows" ? stage : { ...stage, weights: await stage.weights.convert("f32", withSignal(signal)) });
   return copies;
 }
 
-export type PackedStage = RowStage | Projection;
+type PackedSimple = RowStage | Projection;
+
+interface PackedSlots {
+  readonly kind: "slots";
+  readonly count: number;
+  readonly maps: readonly (readonly PackedSimple[])[];
+}
+
+export type PackedStage = PackedSimple | PackedSlots;
 
 /**
  * Operations on rows that follow each other become one pass, and two matrices one product of two layers, so that what is between them is never written.
  */
-export async function packStages(given: readonly Stage[], storage: Storage, signal: Signal): Promise<PackedStage[]> {
+export async function packStages(stages: readonly Stage[], storage: Storage, signal: Signal): Promise<PackedStage[]> {
   const packed: PackedStage[] = [];
+  try {
+    for (let next = 0; next < stages.length;) {
+      const stage = stages[next];
+      if (stage?.kind === "slots") {
+        packed.push(await packSlots(stage, storage, signal));
+        next++;
+        continue;
+      }
+      const end = stages.findIndex((one, i) => i > next && one.kind === "slots");
+      const simple = stages.slice(next, end < 0 ? undefined : end).filter((one) => one.kind !== "slots");
+      packed.push(...(await packSimple(simple, storage, signal)));
+      next += simple.length;
+    }
+    return packed;
+  } catch (error) {
+    disposePacked(packed);
+    throw error;
+  }
+}
+
+async function packSlots({ count, maps }: SlotStage, storage: Storage, signal: Signal): Promise<PackedSlots> {
+  const packed: PackedSimple[][] = [];
+  try {
+    for (const map of maps) packed.push(await packSimple(map, storage, signal));
+    return { kind: "slots", count, maps: packed };
+  } catch (error) {
+    for (const map of packed) disposePacked(map);
+    throw error;
+  }
+}
+
+async function packSimple(given: readonly SimpleStage[], storage: Storage, signal: Signal): Promise<PackedSimple[]> {
+  const packed: PackedSimple[] = [];
   const stages = mergeRows(given);
   try {
     for (let i = 0; i < stages.length; i++) {
@@ -92,8 +158,8 @@ export async function packStages(given: readonly Stage[], storage: Storage, sign
   }
 }
 
-function mergeRows(stages: readonly Stage[]): Stage[] {
-  const merged: Stage[] = [];
+function mergeRows(stages: readonly SimpleStage[]): SimpleStage[] {
+  const merged: SimpleStage[] = [];
   for (const stage of stages) {
     const last = merged.at(-1);
     const both = last?.kind === "rows" && stage.kind === "rows" ? mergeTwo(last, stage) : undefined;
@@ -129,7 +195,10 @@ function layer({ weights, bias }: LinearStage): { weights: Tensor; bias?: Float3
 }
 
 export function disposePacked(packed: readonly PackedStage[]): void {
-  for (const one of packed) if ("apply" in one) one.dispose();
+  for (const one of packed) {
+    if ("apply" in one) one.dispose();
+    else if (one.kind === "slots") for (const map of one.maps) disposePacked(map);
+  }
 }
 
 /** f32 `[n, outputs]`, a tensor of its own. */
@@ -138,12 +207,50 @@ export async function runPacked(packed: readonly PackedStage[], x: Tensor, signa
   for (const one of packed) {
     const last: Tensor = rows ?? x;
     try {
-      rows = "apply" in one ? await one.apply(last, withSignal(signal)) : await mapRows(last, one, signal);
+      rows = await runOne(one, last, signal);
     } finally {
       if (last !== x) last.dispose();
     }
   }
   return rows ?? mapRows(x, { unit: false }, signal);
+}
+
+async function runOne(one: PackedStage, rows: Tensor, signal: Signal): Promise<Tensor> {
+  if ("apply" in one) return one.apply(rows, withSignal(signal));
+  if (one.kind === "rows") return mapRows(rows, one, signal);
+  const { count, maps } = one;
+  const [n = 0, width = 0] = rows.shape;
+  if (maps.length === 1 && count > 1) {
+    using messages = reshaped(rows, n / count, width * count);
+    using moved = await runPacked(maps[0] ?? [], messages, signal);
+    return reshaped(moved, n, (moved.shape[1] ?? 0) / count);
+  }
+  const parts: Tensor[] = [];
+  try {
+    for (const [k, map] of maps.entries()) {
+      using slot = await selectSlot(rows, k, count, signal);
+      parts.push(await runPacked(map, slot, signal));
+    }
+    using messages = await combineRows(parts, "concat", signal);
+    return reshaped(messages, n, (messages.shape[1] ?? 0) / count);
+  } finally {
+    for (const part of parts) part.dispose();
+  }
+}
+
+/** Row k of every message of `count` rows: f32 `[n / count, d]`. */
+export async function selectSlot(rows: Tensor, k: number, count: number, signal: Signal): Promise<Tensor> {
+  const messages = (rows.shape[0] ?? 0) / count;
+  return selectRows(
+    rows,
+    Int32Array.from({ length: messages }, (_, i) => i * count + k),
+    signal,
+  );
+}
+
+/** The same numbers as rows of another length, f32. Copies bytes. */
+export function reshaped(rows: Tensor, n: number, d: number): Tensor {
+  return Tensor.fromTyped("f32", [n, d], rows.toFloat32());
 }
 
 /** The same of stages that are used once. */
@@ -176,10 +283,34 @@ export async function invertStages(stages: readonly Stage[], signal: Signal): Pr
   const inverse: Stage[] = [];
   try {
     for (const stage of [...stages].reverse())
+      if (stage.kind === "slots") inverse.push(await invertSlots(stage, signal));
+      else inverse.push(...(await invertSimple([stage], signal)));
+    return inverse;
+  } catch (error) {
+    disposeStages(inverse);
+    throw error;
+  }
+}
+
+async function invertSimple(stages: readonly SimpleStage[], signal: Signal): Promise<SimpleStage[]> {
+  const inverse: SimpleStage[] = [];
+  try {
+    for (const stage of [...stages].reverse())
       inverse.push(...(stage.kind === "rows" ? [invertRows(stage)] : await invertLinear(stage, signal)));
     return inverse;
   } catch (error) {
     disposeStages(inverse);
+    throw error;
+  }
+}
+
+async function invertSlots({ count, maps }: SlotStage, signal: Signal): Promise<SlotStage> {
+  const inverse: SimpleStage[][] = [];
+  try {
+    for (const map of maps) inverse.push(await invertSimple(map, signal));
+    return { kind: "slots", count, maps: inverse };
+  } catch (error) {
+    for (const map of inverse) disposeStages(map);
     throw error;
   }
 }
@@ -194,11 +325,11 @@ function invertRows({ subtract, multiply, unit, add }: RowStage): RowStage {
   return { kind: "rows", subtract: add, multiply: multiply?.map((value) => 1 / value), unit: false, add: subtract };
 }
 
-async function invertLinear({ weights, bias, activation, orthogonal }: LinearStage, signal: Signal): Promise<Stage[]> {
+async function invertLinear({ weights, bias, activation, orthogonal }: LinearStage, signal: Signal): Promise<SimpleStage[]> {
   if (activation !== "identity") throw lossy(`it has ${activation} between its layers`);
   const [inputs = 0, outputs = 0] = weights.shape;
   if (inputs > outputs) throw lossy(`it maps ${inputs} dimensions to ${outputs}`);
-  const before: Stage[] = bias === undefined ? [] : [{ kind: "rows", subtract: bias, unit: false }];
+  const before: SimpleStage[] = bias === undefined ? [] : [{ kind: "rows", subtract: bias, unit: false }];
   if (orthogonal) return [...before, linear(await transpose(weights, withSignal(signal)), { orthogonal: true })];
   const { matrix, condition } = await pseudoInverse(weights, 0, signal);
   if (condition < mostCondition) return [...before, linear(matrix)];

@@ -7,7 +7,7 @@ import { checkArray, checkBoolean, checkInteger, checkKeys, checkNumber, checkOn
 import { checkStorage } from "../kernels/input.js";
 import { Tensor } from "../tensor.js";
 import { makeSpace, type Space } from "./space.js";
-import type { Activation, Stage } from "./stages.js";
+import type { Activation, SimpleStage, Stage } from "./stages.js";
 import type { TranslatorReport } from "./report.js";
 import type { TranslatorCard } from "./translator.js";
 
@@ -16,9 +16,10 @@ const vectors = ["subtract", "multiply", "add"] as const;
 const activations = ["identity", "gelu", "silu", "tanh"] as const;
 
 /** A stage without its numbers. */
-type StageFacts =
+type SimpleFacts =
   | { readonly kind: "rows"; readonly unit: boolean }
   | { readonly kind: "linear"; readonly activation: Activation; readonly orthogonal: boolean };
+type StageFacts = SimpleFacts | { readonly kind: "slots"; readonly count: number; readonly maps: readonly (readonly SimpleFacts[])[] };
 
 export async function writeTranslator(
   path: string,
@@ -30,14 +31,19 @@ export async function writeTranslator(
   const put = (name: string, values: Float32Array | undefined): void => {
     if (values !== undefined) tensors.set(name, Tensor.fromTyped("f32", [values.length], values));
   };
-  const facts = stages.map((stage, i): StageFacts => {
+  const putSimple = (stage: SimpleStage, name: string): SimpleFacts => {
     if (stage.kind === "rows") {
-      for (const name of vectors) put(`stage.${i}.${name}`, stage[name]);
+      for (const part of vectors) put(`${name}.${part}`, stage[part]);
       return { kind: "rows", unit: stage.unit };
     }
-    tensors.set(`stage.${i}.weights`, stage.weights);
-    put(`stage.${i}.bias`, stage.bias);
+    tensors.set(`${name}.weights`, stage.weights);
+    put(`${name}.bias`, stage.bias);
     return { kind: "linear", activation: stage.activation, orthogonal: stage.orthogonal };
+  };
+  const facts = stages.map((stage, i): StageFacts => {
+    if (stage.kind !== "slots") return putSimple(stage, `stage.${i}`);
+    const maps = stage.maps.map((map, k) => map.map((one, j) => putSimple(one, `stage.${i}.${k}.${j}`)));
+    return { kind: "slots", count: stage.count, maps };
   });
   const metadata = new Map([
     ["card", JSON.stringify(card)],
@@ -57,9 +63,11 @@ export async function readTranslator(
     const stages: Stage[] = [];
     let dimension = card.dimensions[0];
     for (const [i, stage] of checkArray("stages", facts as readonly unknown[]).entries()) {
-      stages.push(restoreStage(stage, i, dimension, tensors));
+      stages.push(restoreStage(stage, `stage.${i}`, dimension, tensors, card.slots));
       dimension = stageOutput(stages[i], dimension);
     }
+    if (card.slots !== undefined && !stages.some((stage) => stage.kind === "slots"))
+      throw damaged(path, "the card speaks of messages, no stage does");
     if (dimension !== card.dimensions[1])
       throw damaged(path, `its last stage makes ${dimension} dimensions, the card says ${card.dimensions[1]}`);
     const given = metadata.get("symbols");
@@ -72,11 +80,49 @@ export async function readTranslator(
 }
 
 function stageOutput(stage: Stage | undefined, dimension: number): number {
+  if (stage?.kind !== "slots") return simpleOutput(stage, dimension);
+  const [first = []] = stage.maps;
+  const long = stage.maps.length === 1 ? stage.count : 1;
+  return first.reduce((width, one) => simpleOutput(one, width), dimension * long) / long;
+}
+
+function simpleOutput(stage: SimpleStage | undefined, dimension: number): number {
   return stage?.kind === "linear" ? (stage.weights.shape[1] ?? 0) : dimension;
 }
 
-function restoreStage(value: unknown, index: number, dimension: number, tensors: ReadonlyMap<string, Tensor>): Stage {
-  const name = `stage.${index}`;
+type Tensors = ReadonlyMap<string, Tensor>;
+
+function restoreStage(value: unknown, name: string, dimension: number, tensors: Tensors, slots: number | undefined): Stage {
+  if (typeof value !== "object" || value === null || Reflect.get(value, "kind") !== "slots")
+    return restoreSimple(value, name, dimension, tensors);
+  checkKeys(name, value, ["kind", "count", "maps"]);
+  const { count, maps } = value as { readonly count: unknown; readonly maps: readonly (readonly unknown[])[] };
+  // as many rows as the card says, or what it is applied to would not be cut into whole messages
+  checkInteger(`${name}.count`, count, slots ?? 0, slots ?? -1);
+  const all = checkArray(`${name}.maps`, maps);
+  const messages = Number(count);
+  if (all.length !== 1 && all.length !== messages)
+    throw new LatentError("ERR_LATENT_FILE_FORMAT", `${name} has ${all.length} maps for messages of ${messages} rows`);
+  const width = all.length === 1 ? dimension * messages : dimension;
+  const restored = all.map((map, k) => restoreMap(map, `${name}.${k}`, width, tensors));
+  const outputs = restored.map((map) => map.reduce((last, one) => simpleOutput(one, last), width));
+  const uneven = outputs.some((one) => one !== outputs[0]) || (all.length === 1 && (outputs[0] ?? 0) % messages !== 0);
+  if (uneven) throw new LatentError("ERR_LATENT_FILE_FORMAT", `the maps of ${name} do not make rows of one length`);
+  return { kind: "slots", count: messages, maps: restored };
+}
+
+function restoreMap(value: readonly unknown[], name: string, width: number, tensors: Tensors): SimpleStage[] {
+  const stages: SimpleStage[] = [];
+  let dimension = width;
+  for (const [i, one] of checkArray(name, value).entries()) {
+    const stage = restoreSimple(one, `${name}.${i}`, dimension, tensors);
+    stages.push(stage);
+    dimension = simpleOutput(stage, dimension);
+  }
+  return stages;
+}
+
+function restoreSimple(value: unknown, name: string, dimension: number, tensors: Tensors): SimpleStage {
   checkKeys(name, value, ["kind", "unit", "activation", "orthogonal"]);
   const stage = value as Partial<Record<"kind" | "unit" | "activation" | "orthogonal", unknown>>;
   const vector = (part: string, size: number): Float32Array | undefined => {
@@ -105,13 +151,16 @@ function restoreStage(value: unknown, index: number, dimension: number, tensors:
 }
 
 function checkCard(value: unknown): TranslatorCard {
-  checkKeys("the card", value, ["method", "dimensions", "from", "to", "report", "onWeak", "storage"]);
+  checkKeys("the card", value, ["method", "dimensions", "slots", "maps", "placebo", "from", "to", "report", "onWeak", "storage"]);
   const card = value as TranslatorCard;
   const dimensions = checkArray("dimensions", card.dimensions).map((one, i) => checkInteger(`dimensions[${i}]`, one, 1, 2 ** 31));
   const [from, to] = [checkSpaceFacts("from", card.from), checkSpaceFacts("to", card.to)];
   return {
     method: checkString("method", card.method),
     dimensions: [dimensions[0] ?? 0, dimensions[1] ?? 0],
+    ...(card.slots !== undefined && { slots: checkInteger("slots", card.slots, 2, 2 ** 31) }),
+    ...(card.maps !== undefined && { maps: checkOneOf("maps", card.maps, ["slot", "flat"]) }),
+    ...(checkBoolean("placebo", fallback<boolean>(card.placebo, false)) && { placebo: true }),
     ...(from && { from }),
     ...(to && { to }),
     ...(card.report !== undefined && { report: checkReport(card.report) }),

@@ -1,16 +1,13 @@
 // A map between two spaces, by which one model's latents become another's: fitted on pairs of rows, held against pairs that were kept apart and against
 // chance, and never applied in silence where it is no better than that.
-import { checkBoolean, checkCallback, checkInteger, checkKeys, checkNumber, checkOneOf, fallback, invalid } from "../check.js";
+import { checkKeys, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
-import { checkCount, checkMatrix, checkSeed, type Matrix } from "../fits/input.js";
-import { checkStorage, type Storage } from "../kernels/input.js";
-import { firstNonFiniteRow } from "../kernels/statistics.js";
-import { Tensor } from "../tensor.js";
+import { checkMatrix } from "../fits/input.js";
+import type { Storage } from "../kernels/input.js";
+import type { Tensor } from "../tensor.js";
+import { fitPairs, type FitTranslatorOptions, type SlotMaps } from "./fit.js";
 import { Latent } from "./latent.js";
-import { fitMethod, translatorMethods, type Fitted, type MethodInput, type TranslatorMethod } from "./methods.js";
-import { range, SeededDraws } from "./random.js";
-import { heldOutQuality, verdictOf, type HeldOutQuality, type TranslatorReport, type Trial } from "./report.js";
-import { selectRows } from "./rows.js";
+import { weak, type TranslatorReport } from "./report.js";
 import { requireSameSpace, type Space } from "./space.js";
 import {
   copyStages,
@@ -20,7 +17,6 @@ import {
   invertStages,
   packStages,
   runPacked,
-  runStages,
   type PackedStage,
   type Stage,
 } from "./stages.js";
@@ -32,6 +28,11 @@ export interface TranslatorCard {
   readonly method: string;
   /** Rows that it reads, and rows that it makes. */
   readonly dimensions: readonly [number, number];
+  /** Rows of a message, where each has a map of its own (`slot`) or all of them one (`flat`): it translates whole messages only. */
+  readonly slots?: number;
+  readonly maps?: Exclude<SlotMaps, "shared">;
+  /** Fitted on pairs that do not belong together, to be compared with. */
+  readonly placebo?: true;
   readonly from?: Space;
   readonly to?: Space;
   /** Of a fit; what is made of other translators has none. */
@@ -39,56 +40,6 @@ export interface TranslatorCard {
   /** What it does where it is weak: nothing special, or refuse, so that text goes instead. */
   readonly onWeak: "apply" | "text";
   readonly storage: Storage;
-}
-
-/** How far a fit is. */
-export interface FitProgress {
-  /** What is being done, e.g. `trying ridge`. */
-  readonly stage: string;
-  /** From 0 to 1. */
-  readonly ratio: number;
-  /** Milliseconds that are left, if the rest goes as it went; undefined at the beginning. */
-  readonly etaMs: number | undefined;
-}
-
-/** Options of {@link Translator.fit}. */
-export interface FitTranslatorOptions {
-  /** Rows that tell the same things, from `[n, dx]` and to `[n, dy]`, of f32, f16 or bf16; n from 8. */
-  readonly pairs: { readonly from: Tensor; readonly to: Tensor };
-  /** The spaces of the rows. With them every latent that is translated is checked, and named. Default: not told. */
-  readonly from?: Space;
-  readonly to?: Space;
-  /** Default `auto`: each method that the pairs suffice for is tried on a fifth of the pairs for the fit, and the best (by mean reciprocal rank) kept. */
-  readonly method?: TranslatorMethod | "auto";
-  /** How many pairs to fit on at most, drawn from those that are not kept apart. Default all. */
-  readonly anchors?: number;
-  /** Share of the pairs that are kept apart for the report, above 0 and below 1, at most 10000 of them. Default 0.2. */
-  readonly holdout?: number;
-  /** Of the split, of the draws and of the shuffled pairs; an integer from 0 to 2⁵³ - 1. Default 0. */
-  readonly seed?: number;
-  /**
-   * What to do where it is no better than chance: throw (default), make a translator that refuses to be applied (`text`: let text go instead), or make
-   * it all the same (`warn`: its report says so).
-   */
-  readonly onWeak?: "throw" | "text" | "warn";
-  /** Of `ridge`, `low-rank` and `projector`, in units of the mean diagonal of xᵀx, 0 or more. Default 1e-2. */
-  readonly lambda?: number;
-  /** Of `affine`, `linear`, `equaliser` and `inverse-relative`: singular values below so much of the largest count as 0, from 0 to below 1. */
-  readonly rcond?: number;
-  /** Of `low-rank`, from 1 to dy. Default a quarter of the smaller dimension, at least 1. */
-  readonly rank?: number;
-  /** Of the Procrustes methods: no reflections; only for dx = dy. Default false. */
-  readonly rotationOnly?: boolean;
-  /** How matrices are kept. Default `f32`. */
-  readonly storage?: Storage;
-  /** Called before each step of the fit. */
-  readonly onProgress?: (progress: FitProgress) => void;
-  readonly signal?: AbortSignal;
-}
-
-interface Pairs {
-  readonly from: Tensor;
-  readonly to: Tensor;
 }
 
 /** Made by {@link Translator.fit} or of other translators. Holds native memory. */
@@ -137,44 +88,8 @@ export class Translator {
    * signal's reason on abort
    */
   static async fit(options: FitTranslatorOptions): Promise<Translator> {
-    const given = checkFit(options);
-    const split = splitPairs(given.x.rows, given.holdout, given.anchors, given.seed);
-    const signal = options.signal;
-    using from = await selectRows(options.pairs.from, split.fit, signal);
-    using to = await selectRows(options.pairs.to, split.fit, signal);
-    const progress = progressOf(options.onProgress);
-    const input: MethodInput = { from, to, allAnchors: options.anchors !== undefined, signal, ...given.method };
-    if (given.name === "auto" && split.fit.length < fewestToTry)
-      throw new LatentError(
-        "ERR_LATENT_INVALID_ARGUMENT",
-        `auto needs ${fewestToTry} pairs to fit on, there are ${split.fit.length}; name a method`,
-      );
-    const candidates = given.name === "auto" ? candidatesFor(given.x, given.y, split.fit.length) : [];
-    const tried = await tryMethods(candidates, input, progress);
-    const method = given.name === "auto" ? bestOf(tried) : given.name;
-    progress(`fitting ${method}`, 0.6);
-    const fitted = await fitMethod(method, input);
-    try {
-      progress("measuring", 0.8);
-      using heldFrom = await selectRows(options.pairs.from, split.heldOut, signal);
-      using heldTo = await selectRows(options.pairs.to, split.heldOut, signal);
-      const report = await reportOf(method, fitted, input, { from: heldFrom, to: heldTo }, tried);
-      if (given.onWeak === "throw") refuseUnusable(method, report);
-      const card: TranslatorCard = {
-        method,
-        dimensions: [given.x.columns, given.y.columns],
-        ...(options.from && { from: options.from }),
-        ...(options.to && { to: options.to }),
-        report,
-        onWeak: report.verdict === "unusable" && given.onWeak === "text" ? "text" : "apply",
-        storage: given.storage,
-      };
-      progress("done", 1);
-      return await Translator.make(card, fitted.stages, signal, fitted.symbols);
-    } catch (error) {
-      disposeStages(fitted.stages);
-      throw error;
-    }
+    const { card, stages, symbols } = await fitPairs(options);
+    return Translator.make(card, stages, options.signal, symbols);
   }
 
   get report(): TranslatorReport | undefined {
@@ -188,7 +103,7 @@ export class Translator {
 
   /**
    * Translated rows, f32 `[n, dy]`, a tensor of their own.
-   * @param x `[n, dx]` of f32, f16 or bf16.
+   * @param x `[n, dx]` of f32, f16 or bf16; with `card.slots`, whole messages of so many rows each.
    * @throws {@link LatentError} `ERR_LATENT_TRANSLATOR_WEAK` (made with `onWeak: "text"`), `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`,
    * `ERR_LATENT_DISPOSED`, `ERR_LATENT_NON_FINITE` (which row), `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
    */
@@ -196,9 +111,10 @@ export class Translator {
     checkKeys("options", options, ["signal"]);
     this.#live();
     refuseWeak(this.card);
-    const { dimensions } = this.card;
-    const { columns } = checkMatrix("x", x);
+    const { dimensions, slots } = this.card;
+    const { rows, columns } = checkMatrix("x", x);
     if (columns !== dimensions[0]) throw invalid("the dimension of x", String(dimensions[0]), columns);
+    if (slots !== undefined && rows % slots !== 0) throw invalid("the rows of x", `whole messages of ${slots} rows`, rows);
     return runPacked(this.#packed, x, options.signal);
   }
 
@@ -233,6 +149,7 @@ export class Translator {
     const card: TranslatorCard = {
       method: `inverse of ${method}`,
       dimensions: [dimensions[1], dimensions[0]],
+      ...messageOf(this.card),
       ...(to && { from: to }),
       ...(from && { to: from }),
       onWeak,
@@ -243,7 +160,7 @@ export class Translator {
 
   /**
    * This translator and then `next`, as one.
-   * @throws {@link LatentError} `ERR_LATENT_SPACE_MISMATCH`, `ERR_LATENT_INVALID_ARGUMENT` (dimensions that do not meet), `ERR_LATENT_TRANSLATOR_WEAK`
+   * @throws {@link LatentError} `ERR_LATENT_SPACE_MISMATCH`, `ERR_LATENT_INVALID_ARGUMENT` (dimensions or messages that do not meet), `ERR_LATENT_TRANSLATOR_WEAK`
    * (one of them is not to be applied), `ERR_LATENT_DISPOSED`, `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
    */
   async compose(next: Translator, options: { readonly signal?: AbortSignal } = {}): Promise<Translator> {
@@ -258,9 +175,13 @@ export class Translator {
     if (mine.to !== undefined && theirs.from !== undefined) requireSameSpace(mine.to, theirs.from, "what the first translator makes");
     if (mine.dimensions[1] !== theirs.dimensions[0])
       throw invalid("the dimension of next", String(mine.dimensions[1]), theirs.dimensions[0]);
+    if (mine.slots !== undefined && theirs.slots !== undefined && mine.slots !== theirs.slots)
+      throw invalid("the rows of a message of next", String(mine.slots), theirs.slots);
     const card: TranslatorCard = {
       method: `${mine.method}, then ${theirs.method}`,
       dimensions: [mine.dimensions[0], theirs.dimensions[1]],
+      ...messageOf(mine.slots === undefined ? theirs : mine),
+      ...(mine.placebo === true || theirs.placebo === true ? { placebo: true } : {}),
       ...(mine.from && { from: mine.from }),
       ...(theirs.to && { to: theirs.to }),
       onWeak: "apply",
@@ -344,217 +265,13 @@ export class Translator {
   }
 }
 
+/** What a card says of messages and placebos. */
+function messageOf({ slots, maps, placebo }: TranslatorCard): Pick<TranslatorCard, "slots" | "maps" | "placebo"> {
+  return { ...(slots !== undefined && { slots }), ...(maps && { maps }), ...(placebo && { placebo }) };
+}
+
 function refuseWeak({ method, onWeak, report }: TranslatorCard): void {
   if (onWeak === "apply") return;
   if (report !== undefined) throw weak(method, report);
   throw new LatentError("ERR_LATENT_TRANSLATOR_WEAK", `the ${method} is made of a translator that is no better than chance`);
-}
-
-/** @internal Throws what {@link Translator.fit} throws for a translator that is no better than chance. */
-export function refuseUnusable(method: string, report: TranslatorReport): void {
-  if (report.verdict === "unusable") throw weak(method, report);
-}
-
-function weak(method: string, report: TranslatorReport): LatentError {
-  const { heldOut, null: chance } = report;
-  const numbers = `mean reciprocal rank ${heldOut.mrr.toFixed(3)} on ${heldOut.count} pairs that were kept apart, ${chance.mrr.toFixed(3)} of shuffled pairs`;
-  return new LatentError("ERR_LATENT_TRANSLATOR_WEAK", `${method} is no better than chance: ${numbers}`, { details: { method, report } });
-}
-
-interface Checked {
-  readonly x: Matrix;
-  readonly y: Matrix;
-  readonly name: TranslatorMethod | "auto";
-  readonly anchors: number | undefined;
-  readonly holdout: number;
-  readonly seed: number;
-  readonly onWeak: "throw" | "text" | "warn";
-  readonly storage: Storage;
-  readonly method: Pick<MethodInput, "seed" | "lambda" | "rcond" | "rank" | "rotationOnly">;
-}
-
-const optionNames = [
-  "pairs",
-  "from",
-  "to",
-  "method",
-  "anchors",
-  "holdout",
-  "seed",
-  "onWeak",
-  "lambda",
-  "rcond",
-  "rank",
-  "rotationOnly",
-  "storage",
-  "onProgress",
-  "signal",
-];
-
-const fewestPairs = 8;
-// a fifth of these is two
-const fewestToTry = 10;
-
-function checkFit(options: FitTranslatorOptions): Checked {
-  checkKeys("options", options, optionNames);
-  checkKeys("pairs", options.pairs, ["from", "to"]);
-  const x = checkMatrix("pairs.from", options.pairs.from);
-  const y = checkMatrix("pairs.to", options.pairs.to);
-  for (const side of ["from", "to"] as const)
-    if (!((options.pairs[side] as unknown) instanceof Tensor)) throw invalid(`pairs.${side}`, "a Tensor [n, d]", options.pairs[side]);
-  checkCount("pairs.to", "rows", y.rows, x.rows);
-  if (x.rows < fewestPairs) throw invalid("the number of pairs", `at least ${fewestPairs}`, x.rows);
-  for (const side of ["from", "to"] as const) {
-    const row = firstNonFiniteRow(options.pairs[side]);
-    if (row !== undefined) throw new LatentError("ERR_LATENT_NON_FINITE", `row ${row} of pairs.${side} holds NaN or an infinity`);
-  }
-  checkSpace("from", options.from, x.columns);
-  checkSpace("to", options.to, y.columns);
-  checkCallback("onProgress", options.onProgress);
-  const { anchors, rcond } = options;
-  const smaller = Math.min(x.columns, y.columns);
-  const rotationOnly = checkBoolean("rotationOnly", fallback(options.rotationOnly, false));
-  if (rotationOnly && x.columns !== y.columns) throw invalid("rotationOnly", "false for spaces of different dimensions", true);
-  const seed = checkSeed(fallback(options.seed, 0));
-  return {
-    x,
-    y,
-    name: checkOneOf("method", fallback(options.method, "auto"), ["auto", ...translatorMethods]),
-    anchors: anchors === undefined ? undefined : checkInteger("anchors", anchors, 2, x.rows),
-    holdout: checkNumber("holdout", fallback(options.holdout, 0.2), Number.EPSILON, 1 - Number.EPSILON),
-    seed,
-    onWeak: checkOneOf("onWeak", fallback(options.onWeak, "throw"), ["throw", "text", "warn"]),
-    storage: checkStorage(options.storage),
-    method: {
-      seed,
-      lambda: checkNumber("lambda", fallback(options.lambda, 1e-2), 0, Number.MAX_VALUE),
-      rcond: rcond === undefined ? undefined : checkNumber("rcond", rcond, 0, 1 - Number.EPSILON),
-      rank: checkInteger("rank", fallback(options.rank, Math.max(1, Math.floor(smaller / 4))), 1, y.columns),
-      rotationOnly,
-    },
-  };
-}
-
-function checkSpace(name: string, space: Space | undefined, dimension: number): void {
-  if (space === undefined) return;
-  if (typeof (space as unknown) !== "object" || space.dimension !== dimension)
-    throw invalid(name, `a Space of ${dimension} dimensions, as its rows have`, space.dimension);
-}
-
-interface Split {
-  readonly fit: Int32Array;
-  readonly heldOut: Int32Array;
-}
-
-// every one is compared with every other
-const mostHeldOut = 10_000;
-
-/** A seeded split; `anchors` are drawn from the part for the fit only. */
-export function splitPairs(n: number, holdout: number, anchors: number | undefined, seed: number): Split {
-  const order = new SeededDraws(seed).sample(range(n), n);
-  const held = Math.min(Math.max(Math.round(n * holdout), 2), n - 4, mostHeldOut);
-  const rest = order.slice(held);
-  if (anchors !== undefined && anchors > rest.length)
-    throw new LatentError(
-      "ERR_LATENT_INVALID_ARGUMENT",
-      `anchors must be at most ${rest.length}, the pairs that are not kept apart, got ${anchors}`,
-    );
-  const sorted = (ids: readonly number[]): Int32Array => Int32Array.from(ids).sort();
-  return { fit: sorted(rest.slice(0, anchors)), heldOut: sorted(order.slice(0, held)) };
-}
-
-/** A look at the time that is left. */
-function progressOf(listener: ((progress: FitProgress) => void) | undefined): (stage: string, ratio: number) => void {
-  const began = performance.now();
-  return (stage, ratio) => {
-    const spent = performance.now() - began;
-    listener?.({ stage, ratio, etaMs: ratio === 0 ? undefined : (spent * (1 - ratio)) / ratio });
-  };
-}
-
-/** What `auto` tries: everything that so many pairs can determine, or that is regularised. */
-function candidatesFor(x: Matrix, y: Matrix, count: number): TranslatorMethod[] {
-  const methods: TranslatorMethod[] = ["procrustes", "procrustes-standardised", "ridge", "parseval", "inverse-relative"];
-  if (Math.floor(0.8 * count) - 1 >= 2 * x.columns) methods.push("affine");
-  if (Math.min(x.columns, y.columns) >= 8) methods.push("low-rank");
-  return methods;
-}
-
-async function tryMethods(
-  methods: readonly TranslatorMethod[],
-  input: MethodInput,
-  progress: (stage: string, ratio: number) => void,
-): Promise<Trial[]> {
-  if (methods.length === 0) return [];
-  const split = splitPairs(input.from.shape[0] ?? 0, 0.2, undefined, input.seed + (input.seed < Number.MAX_SAFE_INTEGER ? 1 : -1));
-  const part = async (x: Tensor, ids: Int32Array): Promise<Tensor> => selectRows(x, ids, input.signal);
-  using from = await part(input.from, split.fit);
-  using to = await part(input.to, split.fit);
-  using validFrom = await part(input.from, split.heldOut);
-  using validTo = await part(input.to, split.heldOut);
-  const trials: Trial[] = [];
-  for (const [i, method] of methods.entries()) {
-    progress(`trying ${method}`, (0.6 * i) / methods.length);
-    trials.push(await tryMethod(method, { ...input, from, to }, { from: validFrom, to: validTo }));
-  }
-  return trials.sort((a, b) => b.mrr - a.mrr || b.cosine - a.cosine);
-}
-
-async function tryMethod(method: TranslatorMethod, input: MethodInput, valid: Pairs): Promise<Trial> {
-  try {
-    const { mrr, cosine } = (await measure(await fitMethod(method, input), valid, input.signal)).quality;
-    return { method, mrr, cosine };
-  } catch (error) {
-    // what cannot be fitted on these pairs is not chosen; anything else is the user's business
-    if (!LatentError.isInstance(error) || !["ERR_LATENT_ILL_CONDITIONED", "ERR_LATENT_NON_FINITE"].includes(error.code)) throw error;
-    return { method, mrr: 0, cosine: 0, error: error.message };
-  }
-}
-
-function bestOf(trials: readonly Trial[]): TranslatorMethod {
-  const best = trials.find((trial) => trial.error === undefined);
-  const method = translatorMethods.find((one) => one === best?.method);
-  if (method !== undefined) return method;
-  throw new LatentError("ERR_LATENT_ILL_CONDITIONED", `no method can be fitted on these pairs: ${trials[0]?.error ?? ""}`, {
-    details: { trials },
-  });
-}
-
-/** Frees the stages of what was fitted to be measured. */
-async function measure(
-  { stages }: Fitted,
-  { from, to }: Pairs,
-  signal: AbortSignal | undefined,
-): Promise<{ quality: HeldOutQuality; variance: number }> {
-  try {
-    using translated = await runStages(stages, from, signal);
-    return await heldOutQuality(translated, to, signal);
-  } finally {
-    disposeStages(stages);
-  }
-}
-
-async function reportOf(
-  method: TranslatorMethod,
-  fitted: Fitted,
-  input: MethodInput,
-  held: Pairs,
-  tried: readonly Trial[],
-): Promise<TranslatorReport> {
-  using translated = await runStages(fitted.stages, held.from, input.signal);
-  const own = await heldOutQuality(translated, held.to, input.signal);
-  const count = input.from.shape[0] ?? 0;
-  const shuffled = Int32Array.from(new SeededDraws(input.seed).sample(range(count), count));
-  using wrong = await selectRows(input.to, shuffled, input.signal);
-  const chance = await measure(await fitMethod(method, { ...input, to: wrong }), held, input.signal);
-  return {
-    count,
-    anchors: fitted.anchors,
-    heldOut: own.quality,
-    null: chance.quality,
-    condition: fitted.condition,
-    verdict: verdictOf(own.quality.mrr, chance.quality.mrr, own.variance + chance.variance),
-    warnings: fitted.warnings,
-    tried,
-  };
 }

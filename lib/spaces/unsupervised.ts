@@ -9,11 +9,11 @@ import { withSignal } from "../jobs.js";
 import { packAnchors, type PackedAnchors } from "../kernels/anchors.js";
 import type { Tensor } from "../tensor.js";
 import { range, SeededDraws } from "./random.js";
-import { heldOutQuality, verdictOf, type TranslatorReport } from "./report.js";
+import { heldOutQuality, refuseUnusable, verdictOf, type TranslatorReport } from "./report.js";
 import { averageRows, columnStatistics, combineRows, selectRows, stackRows } from "./rows.js";
 import { disposeStages, linear, rowStages, runStages, scaling, type Stage } from "./stages.js";
 import { fitTransform } from "./transforms.js";
-import { refuseUnusable, Translator, type TranslatorCard } from "./translator.js";
+import { Translator, type TranslatorCard } from "./translator.js";
 
 /** Options of {@link fitUnsupervised}. */
 export interface UnsupervisedOptions {

@@ -1,9 +1,10 @@
-// `latentwire align` and `latentwire similarity` on files of rows, as a user meets them.
+// `latentwire align` and `latentwire similarity` on files of rows and on models, as a user meets them.
 import { spawn } from "node:child_process";
 import { existsSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import { Tensor, Translator, writeNpy, writeSafetensors } from "../../lib/index.js";
+import { bundledModel, Tensor, Translator, writeNpy, writeSafetensors } from "../../lib/index.js";
+import { worldDocuments } from "../world.js";
 import { moved, orthogonal, randomRows, tensorOf } from "../plain.js";
 import { folder } from "./helpers.js";
 
@@ -135,6 +136,73 @@ describe("align", () => {
       const ended = await latentwire("align", ...args);
       expect(ended.code, args.join(" ")).toBe(code);
       expect(ended.stderr, args.join(" ")).toContain(message);
+      expect(ended.stdout).toBe("");
+    }
+  });
+});
+
+describe("align of two models", () => {
+  const models = ["--from", bundledModel("wren"), "--to", bundledModel("finch")];
+  const documents = worldDocuments(120, 11).map(({ text }) => text);
+
+  it("lets both read the texts, and writes a translator for thoughts of so many steps", async () => {
+    writeFileSync(file("texts.txt"), `${documents.join("\n")}\n\n`);
+    const out = file("models.safetensors");
+    const options = ["--texts", file("texts.txt"), "--method", "ridge", "--maps", "slot", "--steps", "4"];
+    const { code, stdout, stderr } = await latentwire("align", ...models, ...options, "--out", out, "--json");
+    expect(code).toBe(0);
+    const result = JSON.parse(stdout) as Result;
+    expect(result).toMatchObject({ n: 120, slots: 4, d: [128, 192], methods: [{ method: "ridge", maps: "slot", verdict: "good" }] });
+    expect(result.methods[0]?.heldOut?.["count"]).toBe(24 * 4);
+    expect(stderr).toMatch(/^ *\d+ % reading by wren/m);
+    expect(stderr).toContain("% ridge: fitting ridge (slot)");
+    // no percent is told twice
+    const lines = stderr.trimEnd().split("\n");
+    expect(new Set(lines).size).toBe(lines.length);
+    using translator = await Translator.load(out);
+    expect(translator.card).toMatchObject({ slots: 4, from: { dimension: 128 }, to: { dimension: 192 } });
+  });
+
+  it("tries all methods on texts that it reads once, from an array in JSON", async () => {
+    writeFileSync(file("texts.json"), JSON.stringify(documents.map((text) => `${text}\n`)));
+    const args = [...models, "--texts", file("texts.json"), "--gather", "last", "--method", "all"];
+    const { code, stdout, stderr } = await latentwire("align", ...args);
+    expect(code).toBe(0);
+    for (const method of ["procrustes", "ridge", "low-rank", "projector"]) expect(stdout).toMatch(new RegExp(`^${method} .*%`, "m"));
+    expect(stderr.match(/100 % reading/g)).toHaveLength(1);
+  });
+
+  it("exits with 3 where the texts are too few to tell", async () => {
+    writeFileSync(file("few.txt"), documents.slice(0, 9).join("\n"));
+    const out = file("few.safetensors");
+    const { code, stdout } = await latentwire("align", ...models, "--texts", file("few.txt"), "--method", "ridge", "--out", out, "--json");
+    expect(code).toBe(3);
+    expect(JSON.parse(stdout)).toMatchObject({ n: 9, methods: [{ verdict: "unusable" }] });
+    expect(existsSync(out)).toBe(false);
+  });
+
+  it("names what is wrong with what it is given", async () => {
+    writeFileSync(file("bad.json"), '{"texts": []}');
+    writeFileSync(file("broken.json"), "[");
+    writeFileSync(file("one.txt"), "one text");
+    const texts = ["--texts", file("few.txt")];
+    for (const [args, code, message] of [
+      [models, 2, "--texts"],
+      [["--from", bundledModel(), ...texts], 2, "--to"],
+      [["--pairs", file("a.npy"), file("b.npy"), ...texts], 2, "--texts must be left out with --pairs"],
+      [["--pairs", file("a.npy"), file("b.npy"), "--steps", "4"], 2, "--steps must be left out"],
+      [[...models, "--texts", file("nowhere.txt")], 2, "cannot read the texts"],
+      [[...models, "--texts", file("bad.json")], 2, "an array of strings"],
+      [[...models, "--texts", file("broken.json")], 2, "cannot read the texts"],
+      [[...models, "--texts", file("one.txt")], 2, "at least 8 different texts"],
+      [[...models, ...texts, "--gather", "mean", "--steps", "4"], 2, "think"],
+      [[...models, ...texts, "--steps", "0"], 2, "at least one"],
+      [[...models, ...texts, "--gather", "first"], 2, "slots, last or mean"],
+      [["--from", file("nowhere.gguf"), "--to", bundledModel(), ...texts], 1, "ERR_LATENT_MODEL_NOT_FOUND"],
+    ] as const) {
+      const ended = await latentwire("align", ...args);
+      expect(ended.stderr, args.join(" ")).toContain(message);
+      expect(ended.code, args.join(" ")).toBe(code);
       expect(ended.stdout).toBe("");
     }
   });

@@ -110,6 +110,18 @@ describe("docs/spaces.md", () => {
   });
 });
 
+describe("docs/different-models.md", () => {
+  it("its example answers through a translator, and tells what the placebo gets right", () => {
+    expect(read("docs/different-models.md")).toContain("(../examples/two-models.ts)");
+    const { status, stdout } = runExample("examples/two-models.ts", "250", "3");
+    expect(stdout).toMatch(/^(good|fair): mean reciprocal rank 0\.\d\d on texts that were kept apart, 0\.\d\d by chance$/m);
+    expect(stdout).toContain("used: 'latents'");
+    const right = (name: string): number => Number(new RegExp(`^${name}: (\\d+) of \\d+ answers are right$`, "m").exec(stdout)?.[1]);
+    expect(right("translator")).toBeGreaterThan(right("placebo"));
+    expect(status).toBe(0);
+  });
+});
+
 describe("links", () => {
   it.each(["README.md", "CHANGELOG.md", ...below("docs", ".md")])("of %s lead to files", (file) => {
     for (const [, target = ""] of read(file).matchAll(/\]\(([^)\s]+)\)/g)) {

@@ -79,6 +79,118 @@ function planted(n: number, dx: number, dy: number, seed: number, noise = 0): { 
   return { from, to, map };
 }
 
+describe("messages of several rows", () => {
+  const [slots, dx, dy] = [3, 4, 5];
+  /** `[n · slots, dy]`: row k of every message by the k-th of three maps, or by one map of the whole message. */
+  const told = (from: Rows, maps: "slot" | "flat"): number[][] => {
+    const each = Array.from({ length: slots }, (_, k) => randomRows(dx, dy, 40 + k));
+    const whole = randomRows(slots * dx, slots * dy, 50);
+    const messages = Array.from({ length: from.length / slots }, (_, i) => from.slice(i * slots, (i + 1) * slots));
+    return messages.flatMap((message) => {
+      if (maps === "slot")
+        return message.map((row, k) =>
+          times([row], each[k] ?? [])
+            .flat()
+            .map((value) => Math.fround(value + k)),
+        );
+      const long = times([message.flat()], whole).flat();
+      return Array.from({ length: slots }, (_, k) => long.slice(k * dy, (k + 1) * dy).map(Math.fround));
+    });
+  };
+  const from = randomRows(200 * slots, dx, 3);
+  const fresh = randomRows(7 * slots, dx, 4);
+  const fitted = (maps: "slot" | "flat", more: Partial<FitTranslatorOptions> = {}): Promise<Translator> =>
+    Translator.fit({ pairs: pairsOf(from, told(from, maps)), slots, ...more });
+
+  it.each(["slot", "flat"] as const)("a planted map of kind %s is found by auto, and only by that kind", async (maps) => {
+    using translator = await fitted(maps);
+    expect(translator.card).toMatchObject({ maps, slots, dimensions: [dx, dy] });
+    expect(translator.report).toMatchObject({ count: 160, heldOut: { count: 40 * slots }, verdict: "good" });
+    expect(worst(flat(await translated(translator, fresh)), flat(told(fresh, maps)))).toBeLessThan(1e-2 * size(told(fresh, maps)));
+    expect(new Set(translator.report?.tried.map((trial) => trial.maps))).toEqual(new Set(["shared", "slot", "flat"]));
+    using shared = await fitted(maps, { method: "affine", onWeak: "warn" });
+    expect(shared.card.slots).toBeUndefined();
+    expect(shared.report?.heldOut.r2).toBeLessThan(0.9);
+    expect(translator.report?.heldOut.r2).toBeGreaterThan(0.999);
+  });
+
+  it("whole messages are kept apart, shuffled and drawn: another row of a kept message is not fitted on", async () => {
+    // every message is one row three times: were its rows split, a copy of each kept row would be fitted on, and noise would be found
+    const [a, b] = [randomRows(40, 6, 1), randomRows(40, 6, 2)];
+    const thrice = (rows: Rows): number[][] => rows.flatMap((row) => [[...row], [...row], [...row]]);
+    using translator = await Translator.fit({
+      pairs: pairsOf(thrice(a), thrice(b)),
+      slots: 3,
+      method: "ridge",
+      maps: "flat",
+      lambda: 1e-6,
+      anchors: 20,
+      onWeak: "warn",
+    });
+    expect(translator.report).toMatchObject({ count: 20, heldOut: { count: 24 }, verdict: "unusable" });
+  });
+
+  it.each(["slot", "flat"] as const)("of kind %s are saved to the bit, inverted, chained and refused where they are cut", async (maps) => {
+    using translator = await fitted(maps, { maps, method: "affine" });
+    const path = file(`${maps}.safetensors`);
+    await translator.save(path);
+    using loaded = await Translator.load(path);
+    expect(loaded.card).toEqual(translator.card);
+    expect(await translated(loaded, fresh)).toEqual(await translated(translator, fresh));
+    using back = await translator.inverse();
+    expect(back.card).toMatchObject({ maps, slots, dimensions: [dy, dx] });
+    using round = await translator.compose(back);
+    expect(round.card.slots).toBe(slots);
+    expect(worst(flat(await translated(round, fresh)), flat(fresh))).toBeLessThan(1e-2);
+    expect(await codeOf(() => translated(translator, fresh.slice(0, 4)))).toBe(bad);
+    expect(await codeOf(() => translator.split())).toBe(bad);
+    using other = await Translator.fit({
+      pairs: pairsOf(randomRows(80, dy, 1), randomRows(80, dy, 1)),
+      slots: 2,
+      maps: "slot",
+      method: "ridge",
+    });
+    expect(await codeOf(() => translator.compose(other))).toBe(bad);
+    for (const [old, replaced] of [
+      ['"count\\":3', '"count\\":9'],
+      ['"slots\\":3', '"slots\\":9'],
+      ['"kind\\":\\"slots\\"', '"kind\\":\\"spots\\"'],
+    ] as const) {
+      const broken = file("broken.safetensors");
+      await altered(path, broken, old, replaced, "latentwire translator 1", true);
+      expect(await codeOf(() => Translator.load(broken)), old).toBe("ERR_LATENT_FILE_FORMAT");
+    }
+  });
+
+  it("rows get the length that is asked for, and auto goes by cosine then", async () => {
+    using translator = await fitted("slot", { length: 2.5 });
+    for (const row of await translated(translator, fresh)) expect(norm(row)).toBeCloseTo(2.5, 4);
+    const cosines = translator.report?.tried.map((trial) => trial.cosine) ?? [];
+    expect([...cosines].sort((a, b) => b - a)).toEqual(cosines);
+  });
+
+  it("a placebo is fitted on shuffled pairs, and says so", async () => {
+    using placebo = await fitted("slot", { method: "affine", maps: "slot", placebo: true });
+    expect(placebo.card.placebo).toBe(true);
+    expect(placebo.report?.verdict).toBe("unusable");
+    expect(placebo.report?.count).toBe(160);
+    using back = await placebo.inverse();
+    expect(back.card.placebo).toBe(true);
+  });
+
+  it("are refused where they make no sense", async () => {
+    for (const more of [
+      { slots: 7 },
+      { slots: 0 },
+      { slots: 300 },
+      { maps: "all" as "flat" },
+      { length: 0 },
+      { placebo: 1 as unknown as boolean },
+    ])
+      expect(await codeOf(() => fitted("slot", more)), JSON.stringify(more)).toBe(bad);
+  });
+});
+
 describe("planted maps", () => {
   it("Procrustes finds a turn, a reflection, a scale and a move, whatever the offset (16)", async () => {
     await fc.assert(
@@ -241,7 +353,7 @@ describe("auto", () => {
     // the same split with the kept pairs replaced by others: the map is the same
     const held = translator.report?.heldOut.count ?? 0;
     expect(held).toBe(12);
-    const { splitPairs } = await import("../../lib/spaces/translator.js");
+    const { splitPairs } = await import("../../lib/spaces/fit.js");
     const { heldOut } = splitPairs(60, 0.2, undefined, 1);
     const other = to.map((row, i) => (heldOut.includes(i) ? row.map((value) => value + 100 * Math.sin(i)) : row));
     using again = await Translator.fit({ pairs: pairsOf(from, other), method: "affine", seed: 1, onWeak: "warn" });

@@ -1,0 +1,34 @@
+// Fits the translator of an evaluation between two models, and its placebo, on the same texts.
+import type { EvalTranslators } from "../eval/evaluate.js";
+import { fitTranslator } from "../models/fit-translator.js";
+import { gatherPairs } from "../models/gather.js";
+import type { Model } from "../models/model.js";
+import type { SlotMaps } from "../spaces/fit.js";
+import type { Output } from "./output.js";
+
+export interface FitCommand {
+  readonly from: Model;
+  readonly to: Model;
+  readonly texts: readonly string[];
+  readonly steps: number;
+  readonly maps: SlotMaps | "auto";
+  readonly seed: number;
+}
+
+export async function fitBoth(
+  output: Output,
+  { from, to, texts, steps, maps, seed }: FitCommand,
+  signal: AbortSignal,
+): Promise<EvalTranslators> {
+  output.progress(`fitting a translator on ${texts.length} texts`);
+  using pairs = await gatherPairs({ from, to, texts, think: { policy: "hidden", steps }, signal });
+  // weak ones too: what they are worth is what is to be found out
+  const fit = { pairs, method: "ridge", maps, seed, onWeak: "warn", signal } as const;
+  const fitted = await fitTranslator(fit);
+  try {
+    return { fitted, shuffled: await fitTranslator({ ...fit, maps: fitted.card.maps ?? "shared", placebo: true }) };
+  } catch (error) {
+    fitted.dispose();
+    throw error;
+  }
+}
