@@ -1,6 +1,6 @@
-// Blocks that work on one thing together and agree on numbers in between: a cluster where there are clusters (Hopper and later), else blocks
-// of a cooperative launch that meet at a counter. What they tell each other passes through each other's shared memory, or through slots in
-// device memory, in an order that does not depend on timing.
+// Blocks that work on one thing together and agree on numbers in between: a cluster where there are clusters (Hopper and later), else
+// blocks of a cooperative launch that meet at a counter. What they tell each other passes through each other's shared memory, or through
+// slots in device memory, in an order that does not depend on timing.
 #pragma once
 
 #include "device.h"
@@ -67,6 +67,7 @@ class Team {
       return;
     }
 #if __CUDA_ARCH__ >= 900
+    __syncwarp();
     asm volatile(
         "barrier.cluster.arrive.release.aligned;\n"
         "barrier.cluster.wait.acquire.aligned;"

@@ -244,9 +244,13 @@ struct Sums {
   uint32_t finite;  // tokens above -infinity
 };
 
-__device__ inline float power(float z, float max, float scale) noexcept {
-  return exp2f(fmaxf(-126.0F, __fmul_rn(__fsub_rn(z, max), scale)));
+// 2^y for y from -126 on.
+__device__ inline float power_of_two(float y) noexcept {
+  float q;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(q) : "f"(y));
+  return q;
 }
+__device__ inline float exponent(float z, float max, float scale) noexcept { return fmaxf(-126.0F, __fmul_rn(__fsub_rn(z, max), scale)); }
 
 template <class T>
 __device__ Selection select(const Job& job, const Logits<T>& logits, Team& team, const Sums& sums) {
@@ -272,7 +276,7 @@ __device__ Selection select(const Job& job, const Logits<T>& logits, Team& team,
       if (fmaxf(fmaxf(z[0], z[1]), fmaxf(z[2], z[3])) < bounds[0]) return;
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        const float q = nucleus ? power(z[i], sums.max, job.scale) : 0;
+        const float q = nucleus ? power_of_two(exponent(z[i], sums.max, job.scale)) : 0;
 #pragma unroll
         for (int j = 0; j < 3; j++) {
           const bool reaches = z[i] >= bounds[j];
@@ -307,7 +311,7 @@ __device__ Selection select(const Job& job, const Logits<T>& logits, Team& team,
   // equal logits, of which the first ones are taken
   double ties = limit - high_count;
   if (nucleus) {
-    const auto each = static_cast<double>(power(logit_of(low), sums.max, job.scale));
+    const auto each = static_cast<double>(power_of_two(exponent(logit_of(low), sums.max, job.scale)));
     ties = fmin(ties, ceil((target - high_mass) / each));
   }
   ties = fmax(1.0, fmin(ties, low_count - high_count));
@@ -322,7 +326,12 @@ __device__ void list(const Logits<T>& logits, Team& team, const Selection& s, ui
   const uint32_t before_lane = (1U << lane) - 1;
   uint32_t taken = 0;
   uint32_t tied = 0;
+  const float lowest = fminf(s.least, s.tie);
+  const auto none = [&](const float(&z)[4]) {
+    return __ballot_sync(all_lanes, fmaxf(fmaxf(z[0], z[1]), fmaxf(z[2], z[3])) >= lowest) == 0;
+  };
   logits.each([&](uint32_t, const float(&z)[4]) {
+    if (none(z)) return;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       taken += static_cast<uint32_t>(__popc(__ballot_sync(all_lanes, z[i] >= s.least)));
@@ -338,16 +347,14 @@ __device__ void list(const Logits<T>& logits, Team& team, const Selection& s, ui
   taken = static_cast<uint32_t>(before);
   tied = static_cast<uint32_t>(before >> 32);
   logits.each([&](uint32_t id, const float(&z)[4]) {
+    if (none(z)) return;
     uint32_t takes[4];
     uint32_t ties[4];
-    uint32_t any = 0;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       takes[i] = __ballot_sync(all_lanes, z[i] >= s.least);
       ties[i] = __ballot_sync(all_lanes, z[i] == s.tie);
-      any |= takes[i] | ties[i];
     }
-    if (any == 0) return;
     uint32_t take_at = taken;
     uint32_t tie_at = tied;
 #pragma unroll
@@ -481,10 +488,11 @@ __global__ void __launch_bounds__(select_threads) select_kernel(const __grid_con
   logits.each([&](uint32_t id, const float(&z)[4]) {
     float q_sum = 0;
     float y_sum = 0;
+    const bool has_largest = id == (argmax & ~3U);
 #pragma unroll
     for (uint32_t i = 0; i < 4; i++) {
-      const float y = fmaxf(-126.0F, __fmul_rn(__fsub_rn(z[i], sums.max), job.scale));
-      const float q = id + i == argmax || z[i] == -INFINITY ? 0.0F : exp2f(y);
+      const float y = exponent(z[i], sums.max, job.scale);
+      const float q = has_largest && id + i == argmax ? 0.0F : power_of_two(y);
       q_sum += q;
       y_sum += q * y;
       finite += z[i] >= -FLT_MAX ? 1U : 0U;

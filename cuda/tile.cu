@@ -38,8 +38,8 @@ struct Job {
 struct Place {
   uint32_t row;  // of this launch
   uint32_t column;
-  int count;     // numbers, 0 to 8
-  bool behind;   // the end of the launch: no chunk, at the place of the last one
+  int count;    // numbers, 0 to 8
+  bool behind;  // the end of the launch: no chunk, at the place of the last one
 };
 
 __device__ inline Place place_of(const Job& job, uint32_t at) noexcept {
