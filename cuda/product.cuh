@@ -76,8 +76,13 @@ constexpr int64_t few_outputs(int64_t n) noexcept { return n <= 16 ? 16 : 32; }
 
 // The launchers: the caller has seen to alignment, dtype and device.
 cudaError_t product_few(const Product& p, cudaStream_t stream) noexcept;
-cudaError_t product_wgmma_f16(const Product& p, cudaStream_t stream) noexcept;
-cudaError_t product_wgmma_bf16(const Product& p, cudaStream_t stream) noexcept;
+// What a block takes at a time, 64, 128 or 256 outputs of 128 rows, and how many blocks share their copies, 1 or 2. 0: the fastest.
+struct Tile {
+  int columns = 0;
+  int blocks = 0;
+};
+cudaError_t product_wgmma_f16(const Product& p, Tile tile, cudaStream_t stream) noexcept;
+cudaError_t product_wgmma_bf16(const Product& p, Tile tile, cudaStream_t stream) noexcept;
 cudaError_t product_mma(const Product& p, bool wide, cudaStream_t stream) noexcept;
 cudaError_t product_simple(const Product& p, bool l1, cudaStream_t stream) noexcept;
 
@@ -345,28 +350,29 @@ __device__ inline float argmin_value(unsigned long long key) noexcept {
   return __uint_as_float(ordered ^ ((ordered >> 31) != 0 ? 0x8000'0000U : 0xFFFF'FFFFU));
 }
 
-// The least of the values that a quad of lanes holds of one row. All lanes of the warp must call it.
+// The least of the values that a quad of lanes holds of one row: columns first + 8 i and the one beside it of those from `column0` on,
+// whose half squares are given, infinite beyond the last. All lanes of the warp must call it.
 template <int groups, class Sum>
-__device__ inline void argmin_row(const Product& p, int64_t row, int first, Sum sum) noexcept {
+__device__ inline void argmin_row(const Product& p, int64_t row, const float* half_squares, int first, int column0, Sum sum) noexcept {
   float least = INFINITY;
   int index = -1;
-  bool bad = false;
+  float finite = 0;
 #pragma unroll
   for (int i = 0; i < groups; i++) {
+    const float2 halves = *reinterpret_cast<const float2*>(half_squares + first + 8 * i);
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const int column = first + 8 * i + e;
-      if (row >= p.n || column >= static_cast<int>(p.outputs)) continue;
-      const float v = __ldg(p.bias + column) * 0.5F - sum(i, e);
-      bad |= !isfinite(v);
+      finite = fmaf(sum(i, e), 0.0F, finite);
+      const float v = (e == 0 ? halves.x : halves.y) - sum(i, e);
       if (v < least) {
         least = v;
-        index = column;
+        index = first + 8 * i + e;
       }
     }
   }
-  report_bad(p, bad, row);
-  unsigned long long key = index < 0 ? no_argmin : argmin_key(least, index);
+  const bool valid = row < p.n;
+  report_bad(p, valid && finite != 0, row);  // NaN
+  unsigned long long key = !valid || index < 0 ? no_argmin : argmin_key(least, column0 + index);
   key = warp_min<4>(key);
   if (threadIdx.x % 4 == 0 && key != no_argmin) atomicMin(p.best + row, key);
 }
