@@ -88,6 +88,49 @@ cudaError_t product_simple(const Product& p, bool l1, cudaStream_t stream) noexc
 
 #ifdef __CUDACC__
 
+// A kernel of this file may begin while the one before it on the stream ends, where the processor can do that. Until it has waited it
+// touches nothing but packed matrices, which `pack` has written and `pack` lets nobody begin early.
+__device__ inline void let_next_begin() noexcept {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_previous() noexcept {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Starts bringing a multiple of 16 bytes into the second-level cache.
+__device__ inline void prefetch_to_cache(const void* from, uint32_t bytes) noexcept {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
+#else
+  (void)from, (void)bytes;
+#endif
+}
+template <class... Parameters, class... Arguments>
+cudaError_t launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes, unsigned cluster, cudaStream_t stream,
+                         const Arguments&... arguments) noexcept {
+  int major = 0;
+  LATENT_CUDA_TRY(device_attribute(cudaDevAttrComputeCapabilityMajor, &major));
+  cudaLaunchAttribute attributes[2]{};
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  if (major >= 9) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {cluster, 1, 1};
+  }
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
 // Count, mean and sum of squared deviations; or the sum of squares alone.
 template <Stats kind>
 struct RowStats;

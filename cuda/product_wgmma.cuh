@@ -105,8 +105,8 @@ __device__ inline void store_part(const Product& p, const float* part, const Row
 #pragma unroll
   for (int e = 0; e < 4; e++) {
     if (e >= count) continue;
-    if (p.bias != nullptr) bias[e] = __ldg(p.bias + column + e);
-    if constexpr (kind == Stats::layer) sums[e] = __ldg(p.sums + column + e);
+    if (p.bias != nullptr) bias[e] = p.bias[column + e];
+    if constexpr (kind == Stats::layer) sums[e] = p.sums[column + e];
   }
   const bool wide = p.out_dtype == Dtype::f32;
   const bool whole = count == 4 && p.out_stride % 4 == 0 && reinterpret_cast<uintptr_t>(p.out) % (wide ? 16 : 8) == 0;
@@ -181,6 +181,8 @@ __global__ void __launch_bounds__(block_threads, 1)
   }
   if constexpr (blocks > 1) cluster_barrier();
   __syncthreads();
+  let_next_begin();
+  wait_for_previous();
 
   if (threadIdx.x < group_threads) {
     give_registers<56>();
@@ -259,8 +261,7 @@ __global__ void __launch_bounds__(block_threads, 1)
       const int column0 = column_tile * columns;
       if constexpr (argmin) {
         warpgroup_barrier(1 + group);
-        for (int i = thread; i < columns; i += group_threads)
-          part[i] = column0 + i < p.outputs ? __ldg(p.bias + column0 + i) * 0.5F : INFINITY;
+        for (int i = thread; i < columns; i += group_threads) part[i] = column0 + i < p.outputs ? p.bias[column0 + i] * 0.5F : INFINITY;
         warpgroup_barrier(1 + group);
         const int64_t row = row0 + warp * 16 + lane / 4;
         const int column = lane % 4 * 2;
@@ -339,17 +340,8 @@ cudaError_t launch(const Product& p, int processors, cudaStream_t stream) noexce
   if (p.depth > INT32_MAX || rows * across > INT32_MAX / 2) return cudaErrorInvalidValue;
   const TileGrid grid{static_cast<int>(rows), static_cast<int>(across), tall_rows / (tile_rows * blocks)};
   const int clusters = std::min(grid.count(), processors / blocks);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {blocks, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(clusters * blocks));
-  config.blockDim = dim3(block_threads);
-  config.dynamicSmemBytes = Ring<columns>::bytes;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, x_map, w_map, p, grid);
+  return launch_early(kernel, dim3(static_cast<unsigned>(clusters * blocks)), block_threads, Ring<columns>::bytes, blocks, stream, x_map,
+                      w_map, p, grid);
 }
 
 template <class T, int columns, int blocks>
