@@ -26,8 +26,8 @@ export interface EvalCommand {
   readonly parallel: number;
   readonly budget?: true | number;
   readonly out?: string;
-  readonly readerSystem?: string;
-  readonly solverSystem?: string;
+  readonly readerPrompt?: string;
+  readonly solverPrompt?: string;
   readonly noteTokens?: number;
   readonly answerTokens?: number;
   readonly texts?: string;
@@ -79,10 +79,10 @@ export function relaySuiteFor(n: number, seed: number): Suite {
   return relaySuite({ items: Math.max(n, 32), seed });
 }
 
-function promptsOf({ readerSystem, solverSystem, noteTokens, answerTokens }: EvalCommand): Partial<SuitePrompts> {
+function promptsOf({ readerPrompt, solverPrompt, noteTokens, answerTokens }: EvalCommand): Partial<SuitePrompts> {
   return {
-    ...(readerSystem !== undefined && { reader: readerSystem }),
-    ...(solverSystem !== undefined && { solver: solverSystem }),
+    ...(readerPrompt !== undefined && { reader: readerPrompt }),
+    ...(solverPrompt !== undefined && { solver: solverPrompt }),
     ...(noteTokens !== undefined && { noteTokens }),
     ...(answerTokens !== undefined && { answerTokens }),
   };
