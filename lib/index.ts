@@ -86,6 +86,9 @@ export type { HeldOutQuality, TranslatorReport, Trial, Verdict } from "./spaces/
 export { fitUnsupervised, type UnsupervisedOptions } from "./spaces/unsupervised.js";
 export { importProjector, type ImportProjectorOptions, type ProjectorLayer } from "./spaces/projector.js";
 export { compressMaps, SpaceHub, type CompressedMaps, type SpaceHubOptions } from "./spaces/hub.js";
+export { WormholeCodec, type WormholeConfig, type WormholeDelta } from "./spaces/wormhole-codec.js";
+export { fitHubMaps, Wormhole, type FitHubMapsOptions, type HubMapQuality, type HubMaps, type WormholeOptions } from "./spaces/wormhole.js";
+export { injectSpan, resampleRows, type InjectSpanOptions } from "./spaces/injection.js";
 export { addNoise, quantiseRows, type NoisyRows } from "./spaces/channel.js";
 export {
   anchorCoverage,
