@@ -148,6 +148,7 @@ export {
 } from "./kv/handle.js";
 export type { KvCodec, KvCodecChoice, KvCodecName, KvPart, KvPlugin, KvTileShape } from "./kv/codec.js";
 export type { KvIdentity } from "./kv/identity.js";
+export { alignTokens, C2cFuser, type C2cFuseOptions, type C2cInfo } from "./kv/c2c.js";
 export { Kvtc } from "./kv/kvtc.js";
 export { decryptKv, encryptKv } from "./kv/encryption.js";
 export { KvLease } from "./kv/lease.js";

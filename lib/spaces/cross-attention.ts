@@ -4,10 +4,10 @@
 import { fit } from "../fits/input.js";
 import { withSignal } from "../jobs.js";
 import type { Storage } from "../kernels/input.js";
-import { packProjection, type PackProjectionOptions, type Projection, type ProjectionLayer } from "../kernels/projection.js";
+import type { PackProjectionOptions, Projection, ProjectionLayer } from "../kernels/projection.js";
 import { native } from "../native.js";
 import { Tensor } from "../tensor.js";
-import type { ModuleTensors } from "./module-tensors.js";
+import { packed, type ModuleTensors } from "./module-tensors.js";
 import { combineRows } from "./rows.js";
 
 type Signal = AbortSignal | undefined;
@@ -18,15 +18,6 @@ interface Block {
   readonly value: Projection;
   readonly out: Projection;
   readonly feedForward: Projection;
-}
-
-/** Packs a projection and frees the weights that it was made of. */
-export async function packed(options: PackProjectionOptions): Promise<Projection> {
-  try {
-    return await packProjection(options);
-  } finally {
-    for (const { weights } of options.layers) weights.dispose();
-  }
 }
 
 /** Blocks `blocks.0`, `blocks.1`, … of a file; holds native memory. */

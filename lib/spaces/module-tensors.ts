@@ -2,7 +2,13 @@
 // what nothing has asked for in the end is an error, because then the module is another one.
 import { LatentError } from "../errors.js";
 import { damaged } from "../files/bytes.js";
-import type { ProjectionLayer, ProjectionNorm } from "../kernels/projection.js";
+import {
+  packProjection,
+  type PackProjectionOptions,
+  type Projection,
+  type ProjectionLayer,
+  type ProjectionNorm,
+} from "../kernels/projection.js";
 import { transpose } from "../kernels/transpose.js";
 import { withSignal } from "../jobs.js";
 import { Tensor } from "../tensor.js";
@@ -25,10 +31,6 @@ export class ModuleTensors {
   /** Numbers that were asked for. */
   get parameters(): number {
     return this.#parameters;
-  }
-
-  has(name: string): boolean {
-    return this.tensors.has(this.prefix + name);
   }
 
   /** The numbers of a tensor of this shape. */
@@ -67,5 +69,14 @@ export class ModuleTensors {
   requireAllUsed(): void {
     const left = [...this.tensors.keys()].find((name) => name.startsWith(this.prefix) && !this.#asked.has(name));
     if (left !== undefined) throw damaged(this.path, `nothing uses its tensor ${left}`);
+  }
+}
+
+/** Packs a projection and frees the weights that it was made of. */
+export async function packed(options: PackProjectionOptions): Promise<Projection> {
+  try {
+    return await packProjection(options);
+  } finally {
+    for (const { weights } of options.layers) weights.dispose();
   }
 }

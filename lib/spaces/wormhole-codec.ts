@@ -1,6 +1,6 @@
 // The codec of the Vision Wormhole (arXiv 2602.15382): it squeezes the latents of a sender into a fixed set of universal tokens, and makes of such tokens
 // what is added to the embeddings of a picture that a receiver reads. Inference only; it is trained elsewhere.
-import { checkInteger, checkKeys, checkNumber, checkString, fallback, invalid } from "../check.js";
+import { checkInteger, checkKeys, checkNumber, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { damaged } from "../files/bytes.js";
 import { readSafetensors } from "../files/safetensors.js";
@@ -9,8 +9,8 @@ import { checkStorage, type Storage } from "../kernels/input.js";
 import type { Projection } from "../kernels/projection.js";
 import { firstNonFiniteRow } from "../kernels/statistics.js";
 import { Tensor } from "../tensor.js";
-import { CrossAttention, packed } from "./cross-attention.js";
-import { layerNormEpsilon, ModuleTensors } from "./module-tensors.js";
+import { CrossAttention } from "./cross-attention.js";
+import { layerNormEpsilon, ModuleTensors, packed } from "./module-tensors.js";
 import { stackRows } from "./rows.js";
 
 /** What two codecs must agree on to exchange messages; `config` in the metadata of a file has them by the names in brackets. */
@@ -239,7 +239,7 @@ function readConfig(path: string, text: string | undefined): WormholeConfig {
     if (config.dimension % config.heads !== 0) throw new Error(`${config.dimension} dimensions are not divided by ${config.heads} heads`);
     return Object.freeze(config);
   } catch (error) {
-    throw damaged(checkString("path", path), `its metadata has no sound config: ${error instanceof Error ? error.message : String(error)}`);
+    throw damaged(path, `its metadata has no sound config: ${error instanceof Error ? error.message : String(error)}`);
   }
 }
 
