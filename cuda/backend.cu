@@ -9,6 +9,7 @@
 #include <cstring>
 #include <mutex>
 #include <new>
+#include <vector>
 
 #include "device.h"
 #include "gemm.h"
@@ -290,6 +291,26 @@ int fill(latent_stream* stream, void* memory, int32_t value, uint64_t bytes, cha
 
 static_assert(sizeof(latent_shared_handle) == sizeof(cudaIpcMemHandle_t));
 
+// What this process shares: the driver opens no handle in the process that made it. Memory that is open here is freed when it is closed.
+struct Shared {
+  latent_shared_handle handle;
+  void* memory;
+  uint64_t bytes;
+  int opened;
+  bool released;
+};
+std::mutex shared_mutex;
+std::vector<Shared> shared;
+
+// Frees what is released and open no more; with the lock.
+cudaError_t free_shared(void* memory) noexcept {
+  const auto found = std::find_if(shared.begin(), shared.end(), [memory](const Shared& one) { return one.memory == memory; });
+  if (found == shared.end()) return cudaErrorInvalidValue;
+  if (!found->released || found->opened > 0) return cudaSuccess;
+  shared.erase(found);
+  return cudaFree(memory);
+}
+
 int share_allocate(int32_t device, uint64_t bytes, void** out, latent_shared_handle* handle, char* why, size_t n) noexcept {
   LATENT_TRY(cudaSetDevice(device), "device");
   void* memory = nullptr;
@@ -300,24 +321,74 @@ int share_allocate(int32_t device, uint64_t bytes, void** out, latent_shared_han
     return answer(error, "handle of shared memory", why, n);
   }
   std::memcpy(handle->bytes, &made, sizeof(made));
+  try {
+    const std::lock_guard lock(shared_mutex);
+    shared.push_back({*handle, memory, bytes, 0, false});
+  } catch (const std::bad_alloc&) {
+    static_cast<void>(cudaFree(memory));
+    return tell(latent_out_of_memory, "shared memory", "no memory", why, n);
+  }
   *out = memory;
   return latent_ok;
 }
 
 int share_release(void* memory, char* why, size_t n) noexcept {
-  LATENT_TRY(cudaFree(memory), "shared memory");
+  const std::lock_guard lock(shared_mutex);
+  for (Shared& one : shared) one.released = one.released || one.memory == memory;
+  LATENT_TRY(free_shared(memory), "shared memory");
   return latent_ok;
 }
 
-int share_open(int32_t device, const latent_shared_handle* handle, void** out, char* why, size_t n) noexcept {
+// The bytes from `memory` on that belong to its allocation, by the driver: the runtime has no such call.
+cudaError_t bytes_behind(void* memory, uint64_t* bytes) noexcept {
+  using GetRange = int (*)(unsigned long long* base, size_t* size, unsigned long long address);
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found{};
+  LATENT_CUDA_TRY(cudaGetDriverEntryPointByVersion("cuMemGetAddressRange", &function, 12000, cudaEnableDefault, &found));
+  if (function == nullptr || found != cudaDriverEntryPointSuccess) return cudaErrorNotSupported;
+  unsigned long long base = 0;
+  size_t size = 0;
+  const auto address = reinterpret_cast<unsigned long long>(memory);
+  if (reinterpret_cast<GetRange>(function)(&base, &size, address) != 0) return cudaErrorInvalidValue;
+  *bytes = base + size - address;
+  return cudaSuccess;
+}
+
+int share_open(int32_t device, const latent_shared_handle* handle, void** out, uint64_t* bytes, char* why, size_t n) noexcept {
+  {
+    const std::lock_guard lock(shared_mutex);
+    for (Shared& one : shared) {
+      if (one.released || std::memcmp(one.handle.bytes, handle->bytes, sizeof(handle->bytes)) != 0) continue;
+      one.opened++;
+      *out = one.memory;
+      *bytes = one.bytes;
+      return latent_ok;
+    }
+  }
   LATENT_TRY(cudaSetDevice(device), "device");
   cudaIpcMemHandle_t given{};
   std::memcpy(&given, handle->bytes, sizeof(given));
-  LATENT_TRY(cudaIpcOpenMemHandle(out, given, cudaIpcMemLazyEnablePeerAccess), "handle of shared memory");
+  if (const cudaError_t error = cudaIpcOpenMemHandle(out, given, cudaIpcMemLazyEnablePeerAccess); error != cudaSuccess) {
+    const int result = answer(error, "handle of shared memory", why, n);
+    return result == latent_lost || result == latent_out_of_memory ? result : latent_invalid;
+  }
+  if (const cudaError_t error = bytes_behind(*out, bytes); error != cudaSuccess) {
+    static_cast<void>(cudaIpcCloseMemHandle(*out));
+    return answer(error, "size of shared memory", why, n);
+  }
   return latent_ok;
 }
 
 int share_close(void* memory, char* why, size_t n) noexcept {
+  {
+    const std::lock_guard lock(shared_mutex);
+    for (Shared& one : shared) {
+      if (one.memory != memory) continue;
+      one.opened--;
+      LATENT_TRY(free_shared(memory), "shared memory");
+      return latent_ok;
+    }
+  }
   LATENT_TRY(cudaIpcCloseMemHandle(memory), "shared memory");
   return latent_ok;
 }
@@ -344,6 +415,15 @@ static_assert(cuda::no_bad_row == LATENT_NO_BAD_ROW && sizeof(cuda::Digest128) =
 cuda::Dtype dtype_of(int32_t dtype) noexcept { return static_cast<cuda::Dtype>(dtype); }
 cuda::Rows rows_of(const latent_rows& x) noexcept { return {dtype_of(x.dtype), x.data, x.count, x.stride}; }
 cuda::PackedMatrix matrix_of(const latent_matrix& m) noexcept { return {dtype_of(m.dtype), m.data, m.outputs, m.depth, m.sums, m.squares}; }
+
+// Whether a workspace can be computed of these: what else may be wrong with them, the kernels find.
+bool sound(const latent_rows& x) noexcept {
+  return x.count >= 0 && x.count <= INT32_MAX && x.stride >= 0 && x.dtype >= latent_f32 && x.dtype <= latent_bf16;
+}
+bool sound(const latent_matrix& m) noexcept {
+  return m.data == nullptr || (m.outputs > 0 && m.outputs <= INT32_MAX && m.depth > 0 && m.depth <= INT32_MAX);
+}
+int refuse(const char* what, char* why, size_t n) noexcept { return tell(latent_invalid, what, "sizes that no kernel takes", why, n); }
 
 template <class Args>
 using Launch = cudaError_t (*)(const Args&, cudaStream_t) noexcept;
@@ -398,6 +478,7 @@ int pack(latent_stream* stream, const latent_pack_args* given, char* why, size_t
 }
 
 int cosine(latent_stream* stream, const latent_cosine_args* given, char* why, size_t n) noexcept {
+  if (!sound(given->x) || !sound(given->anchors) || !sound(given->whitening) || given->k < 0) return refuse("similarities", why, n);
   cuda::CosineArgs args;
   args.x = rows_of(given->x);
   args.anchors = matrix_of(given->anchors);
@@ -416,6 +497,7 @@ int cosine(latent_stream* stream, const latent_cosine_args* given, char* why, si
 }
 
 int projection(latent_stream* stream, const latent_projection_args* given, char* why, size_t n) noexcept {
+  if (!sound(given->x) || !sound(given->first) || !sound(given->second)) return refuse("projection", why, n);
   cuda::ProjectionArgs args;
   args.x = rows_of(given->x);
   args.norm = static_cast<cuda::Norm>(given->norm);
@@ -434,6 +516,7 @@ int projection(latent_stream* stream, const latent_projection_args* given, char*
 }
 
 int codeword(latent_stream* stream, const latent_codeword_args* given, char* why, size_t n) noexcept {
+  if (!sound(given->x) || !sound(given->codewords)) return refuse("nearest codeword", why, n);
   cuda::CodewordArgs args;
   args.x = rows_of(given->x);
   args.codewords = matrix_of(given->codewords);
@@ -444,6 +527,9 @@ int codeword(latent_stream* stream, const latent_codeword_args* given, char* why
 }
 
 int thought(latent_stream* stream, const latent_thought_args* given, char* why, size_t n) noexcept {
+  const auto extent = [](int64_t size) { return size >= 0 && size <= INT32_MAX; };
+  if (!extent(given->batch) || !extent(given->count) || !extent(given->width) || !extent(given->top_k))
+    return refuse("thought step", why, n);
   cuda::ThoughtArgs args;
   args.table = {static_cast<cuda::RowFormat>(given->format), given->table, given->count, given->width, given->row_bytes};
   args.batch = given->batch;
@@ -527,6 +613,7 @@ int copy_transposed_cells(latent_stream* stream, const latent_transposed_cell_ar
 }
 
 int rope_shift(latent_stream* stream, const latent_rope_args* given, char* why, size_t n) noexcept {
+  if (given->count < 0 || given->count > INT32_MAX || given->rotated < 0) return refuse("rotation", why, n);
   cuda::RopeArgs args;
   args.pairs = static_cast<cuda::RopePairs>(given->pairs);
   args.head_dim = given->head_dim;

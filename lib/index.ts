@@ -10,6 +10,7 @@ export {
   type DeviceReason,
   type DeviceStatus,
 } from "./devices.js";
+export { SharedTensor, type SharedTensorReference } from "./shared-tensor.js";
 export { Tensor, type Dtype, type TensorData } from "./tensor.js";
 export {
   packAnchors,

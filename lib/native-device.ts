@@ -1,5 +1,5 @@
 // The typed view of the addon's accelerator. Operands on it are those of native-kernels.ts: packing takes where they are to lie.
-import type { NativeJob } from "./native.js";
+import type { NativeDtype, NativeJob, NativeTensor } from "./native.js";
 
 export interface NativeDeviceStatus {
   readonly available: boolean;
@@ -30,7 +30,16 @@ export interface NativeDeviceMemory {
   readonly pinnedBytes: number;
 }
 
+export interface NativeDeviceShare {
+  /** 64 bytes. */
+  readonly handle: Uint8Array;
+  readonly disposed: boolean;
+  dispose(): void;
+}
+
 export interface NativeDeviceModule {
+  /** A tensor with a copy of what lies in another's memory. */
+  openShared(dtype: NativeDtype, shape: readonly number[], handle: Uint8Array): NativeJob<NativeTensor>;
   deviceStatus(): NativeJob<NativeDeviceStatus>;
   deviceMemory(): NativeJob<NativeDeviceMemory>;
 }

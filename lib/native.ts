@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { LatentError } from "./errors.js";
-import type { NativeDeviceModule } from "./native-device.js";
+import type { NativeDeviceModule, NativeDeviceShare } from "./native-device.js";
 import type { NativeEngineModule } from "./native-engine.js";
 import type { NativeFitsModule } from "./native-fits.js";
 import type { NativeKernelsModule } from "./native-kernels.js";
@@ -33,6 +33,8 @@ export interface NativeTensor {
   toTyped(): NativeArray;
   toFloat32(): Float32Array;
   convert(dtype: NativeDtype): NativeJob<NativeTensor>;
+  /** Of "cuda" only: memory that others may open, with a copy. */
+  share(): NativeJob<NativeDeviceShare>;
   /** A copy there. */
   to(device: "cpu" | "cuda"): NativeJob<NativeTensor>;
   dispose(): void;

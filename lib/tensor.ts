@@ -3,6 +3,7 @@ import { checkDevice, runOn, type Device } from "./devices.js";
 import { LatentError } from "./errors.js";
 import { run } from "./jobs.js";
 import { native } from "./native.js";
+import { checkReference, SharedTensor, type SharedTensorReference } from "./shared-tensor.js";
 import type { NativeArray, NativeDtype, NativeTensor } from "./native.js";
 
 /** Element types: 32-bit, 16-bit and bfloat floats, and 8- and 32-bit integers. */
@@ -56,6 +57,19 @@ export class Tensor {
    */
   static zeros(shape: readonly number[], dtype: Dtype = "f32"): Tensor {
     return LatentError.translate(() => new Tensor(new (native().Tensor)(dtype, shape)));
+  }
+
+  /**
+   * A copy of a tensor of the GPU that another thread or process of this machine shares; it never passes through the host.
+   * @param reference What the other side's {@link Tensor.share} gives as JSON. The copy is made while that is not disposed yet.
+   * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (a handle of nothing, or of fewer bytes than the shape needs), `ERR_LATENT_DTYPE`, and as
+   * {@link Tensor.to}; the signal's reason on abort
+   */
+  static async fromShared(reference: SharedTensorReference, options: { readonly signal?: AbortSignal } = {}): Promise<Tensor> {
+    const handle = checkReference(reference);
+    options.signal?.throwIfAborted();
+    const job = LatentError.translate(() => native().openShared(reference.dtype, reference.shape, handle));
+    return new Tensor(await runOn("cuda", job, options.signal));
   }
 
   /** @internal Takes over a handle that native code returned. */
@@ -124,6 +138,22 @@ export class Tensor {
     options.signal?.throwIfAborted();
     const job = LatentError.translate(() => this.#native.to(device));
     return new Tensor(await runOn(device, job, options.signal));
+  }
+
+  /**
+   * A copy of a tensor of the GPU in memory that other threads and processes of this machine may open, for {@link Tensor.fromShared}. It takes the
+   * system's means for that (CUDA IPC), which some containers do not allow.
+   *
+   * ```ts
+   * using shared = await x.share();
+   * child.send(shared.toJSON()); // there: await Tensor.fromShared(reference), and an answer before `shared` goes
+   * ```
+   * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (a tensor of the CPU), and as {@link Tensor.to}; the signal's reason on abort
+   */
+  async share(options: { readonly signal?: AbortSignal } = {}): Promise<SharedTensor> {
+    options.signal?.throwIfAborted();
+    const job = LatentError.translate(() => this.#native.share());
+    return new SharedTensor(await runOn("cuda", job, options.signal), this.dtype, this.shape);
   }
 
   /** Frees the memory as soon as no running operation uses it; idempotent. */

@@ -101,6 +101,7 @@
       "native/addon/device_codebook_object.cpp",
       "native/addon/device_jobs.cpp",
       "native/addon/device_projection_object.cpp",
+      "native/addon/device_share_object.cpp",
       "native/addon/device_tensor_object.cpp",
       "native/addon/device_thought_object.cpp",
       "native/addon/diagnostics.cpp",

@@ -85,6 +85,26 @@ const TABLES = [
       row.met,
     ],
   },
+  {
+    file: "docs/gpu.md",
+    results: "cuda",
+    head: ["what", "shape", "µs", "floor, µs", "share of the limit", "limit", "PyTorch, µs", "best of PyTorch / ours"],
+    cells: (row) => [
+      row.op,
+      row.shape,
+      row.us ?? row.error,
+      row.floor_us,
+      row.share === undefined ? null : `${Math.round(100 * row.share)} %`,
+      row.limit,
+      row.peers,
+      row.against,
+    ],
+    note: ({ date, device }) =>
+      `Measured by \`npm run bench:gpu\` on ${cell(date)}, on ${cell(device.name)}: copies of ${cell(device.copy_gbs)} GB/s, bf16 products of ` +
+      `${cell(device.bf16_tflops)} TFLOP/s.`,
+    missing:
+      "Not measured yet: `npm run bench:gpu -- --save` on a machine with a GPU writes `bench/results/cuda.json`, and this table comes from it.",
+  },
 ];
 
 function percent(share) {
@@ -111,14 +131,16 @@ function table(rows) {
   return [line(head), `| ${widths.map((width) => "-".repeat(width)).join(" | ")} |`, ...body.map(line)].join("\n");
 }
 
-function block({ results, name, head, cells, rows: chosen = () => true }) {
+function block({ results, name, head, cells, rows: chosen = () => true, note = noteOfBench, missing }) {
   const file = path.join(root, "bench", "results", `${results}.json`);
-  const command = `\`npm run bench -- --suite=${results}\``;
   const between = (text) => `${mark(name, "begin")}\n\n${text}\n\n${mark(name, "end")}`;
-  if (!fs.existsSync(file)) return between(`Not measured yet: ${command.replace("--suite", "--save --suite")}.`);
-  const { hardware, date, rows } = JSON.parse(fs.readFileSync(file, "utf8"));
-  const note = `Measured by ${command} on ${cell(date)}, on ${cell(hardware)}.`;
-  return between(`${table([head, ...rows.filter(chosen).map((row) => cells(row).map(cell))])}\n\n${note}`);
+  if (!fs.existsSync(file)) return between(missing ?? `Not measured yet: \`npm run bench -- --save --suite=${results}\`.`);
+  const found = JSON.parse(fs.readFileSync(file, "utf8"));
+  return between(`${table([head, ...found.rows.filter(chosen).map((row) => cells(row).map(cell))])}\n\n${note(found, results)}`);
+}
+
+function noteOfBench({ hardware, date }, results) {
+  return `Measured by \`npm run bench -- --suite=${results}\` on ${cell(date)}, on ${cell(hardware)}.`;
 }
 
 const { check } = commandLine("[--check]", { options: { check: { type: "boolean" } } }).values;

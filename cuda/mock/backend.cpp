@@ -10,6 +10,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -243,42 +244,75 @@ int fill(latent_stream* stream, void* memory, int32_t value, uint64_t bytes, cha
   return launch(stream, work, why, n);
 }
 
-// Within one process: the handle is the address.
+// Within one process: the handle is the address. Memory that is open is freed when it is closed.
+struct Shared {
+  int opened = 0;
+  bool released = false;
+};
+std::mutex shared_mutex;
+std::map<void*, Shared> shared;
+
+int free_shared(std::map<void*, Shared>::iterator found, char* why, size_t n) {
+  if (!found->second.released || found->second.opened > 0) return latent_ok;
+  void* memory = found->first;
+  shared.erase(found);
+  return release(nullptr, memory, why, n);
+}
+
 int share_allocate(int32_t, uint64_t bytes, void** out, latent_shared_handle* handle, char* why, size_t n) {
   const int result = allocate(nullptr, bytes, out, why, n);
   *handle = {};
-  if (result == latent_ok) std::memcpy(handle->bytes, out, sizeof(*out));
-  return result;
-}
-
-int share_release(void* memory, char* why, size_t n) { return release(nullptr, memory, why, n); }
-
-int share_open(int32_t, const latent_shared_handle* handle, void** out, char* why, size_t n) {
-  std::memcpy(out, handle->bytes, sizeof(*out));
-  try {
-    static_cast<void>(mock::host_range(*out, 1));
-  } catch (const mock::IllegalAddress&) {
-    return answer(latent_invalid, "the handle is of no shared memory", why, n);
-  }
+  if (result != latent_ok) return result;
+  std::memcpy(handle->bytes, out, sizeof(*out));
+  const std::lock_guard lock(shared_mutex);
+  shared[*out] = {};
   return latent_ok;
 }
 
-int share_close(void*, char*, size_t) { return latent_ok; }
+int share_release(void* memory, char* why, size_t n) {
+  const std::lock_guard lock(shared_mutex);
+  const auto found = shared.find(memory);
+  if (found == shared.end()) return answer(latent_invalid, "no shared memory", why, n);
+  found->second.released = true;
+  return free_shared(found, why, n);
+}
+
+int share_open(int32_t, const latent_shared_handle* handle, void** out, uint64_t* bytes, char* why, size_t n) {
+  if (mock::lost()) return lost_answer(why, n);
+  std::memcpy(out, handle->bytes, sizeof(*out));
+  const std::lock_guard lock(shared_mutex);
+  const auto found = shared.find(*out);
+  if (found == shared.end() || found->second.released) return answer(latent_invalid, "the handle is of no shared memory", why, n);
+  found->second.opened++;
+  *bytes = mock::allocated_bytes(*out);
+  return latent_ok;
+}
+
+int share_close(void* memory, char* why, size_t n) {
+  const std::lock_guard lock(shared_mutex);
+  const auto found = shared.find(memory);
+  if (found == shared.end()) return answer(latent_invalid, "no shared memory", why, n);
+  found->second.opened--;
+  return free_shared(found, why, n);
+}
 
 template <typename Args, void (*work)(const Args&)>
 int plain(latent_stream* stream, const Args* args, char* why, size_t n) {
-  return kernel(stream, [copy = *args] { work(copy); }, why, n);
+  return kernel(
+      stream, [copy = *args] { work(copy); }, why, n);
 }
 
 template <typename Args, typename Part, void (*work)(const Args&, const std::vector<Part>&)>
 int with_parts(latent_stream* stream, const Args* args, char* why, size_t n) {
   std::vector<Part> parts(args->parts, args->parts + args->part_count);
-  return kernel(stream, [copy = *args, parts = std::move(parts)] { work(copy, parts); }, why, n);
+  return kernel(
+      stream, [copy = *args, parts = std::move(parts)] { work(copy, parts); }, why, n);
 }
 
 int rope_shift(latent_stream* stream, const latent_rope_args* args, char* why, size_t n) {
   std::vector<void*> rows(args->rows, args->rows + args->part_count);
-  return kernel(stream, [copy = *args, rows = std::move(rows)] { mock::rope_shift(copy, rows); }, why, n);
+  return kernel(
+      stream, [copy = *args, rows = std::move(rows)] { mock::rope_shift(copy, rows); }, why, n);
 }
 
 constexpr latent_backend_v1 table = {

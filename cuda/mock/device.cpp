@@ -75,6 +75,12 @@ bool release(void* memory) {
   return true;
 }
 
+uint64_t allocated_bytes(const void* memory) {
+  const std::lock_guard lock(memory_mutex);
+  const auto found = allocations.find(reinterpret_cast<uintptr_t>(memory));
+  return found == allocations.end() ? 0 : found->second;
+}
+
 uint64_t used_bytes() {
   const std::lock_guard lock(memory_mutex);
   return used;

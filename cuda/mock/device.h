@@ -19,6 +19,8 @@ struct IllegalAddress : std::exception {
 void* allocate(uint64_t bytes);
 // False for what is not allocated.
 bool release(void* memory);
+// Of the allocation that begins there, or 0.
+uint64_t allocated_bytes(const void* memory);
 uint64_t used_bytes();
 uint64_t total_bytes();
 
@@ -26,8 +28,9 @@ void* host_range(const void* device, size_t bytes);
 // The memory behind `count` elements at an address of the device; nullptr stays nullptr.
 template <typename T>
 T* host(T* device, int64_t count) {
-  return device == nullptr || count <= 0 ? nullptr
-                                         : static_cast<T*>(host_range(static_cast<const void*>(device), static_cast<size_t>(count) * sizeof(T)));
+  return device == nullptr || count <= 0
+             ? nullptr
+             : static_cast<T*>(host_range(static_cast<const void*>(device), static_cast<size_t>(count) * sizeof(T)));
 }
 template <typename T>
 T* host_bytes(T* device, int64_t bytes) {

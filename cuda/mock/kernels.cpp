@@ -355,7 +355,10 @@ void thought(const latent_thought_args& args) {
     }
     const Status status = thought_steps(recipe, table, {&input, 1});
     const bool sound = std::none_of(row.begin(), row.end(), [](float z) { return std::isnan(z) || z == HUGE_VALF; });
-    faults[i] = status.ok() ? latent_no_fault : !sound ? latent_bad_logit : status.code == Code::invalid_argument ? latent_no_token : latent_bad_sum;
+    faults[i] = status.ok()                             ? latent_no_fault
+                : !sound                                ? latent_bad_logit
+                : status.code == Code::invalid_argument ? latent_no_token
+                                                        : latent_bad_sum;
     if (stats != nullptr) stats[i] = {found.entropy_bits, found.max_p, found.n_eff, found.selected, found.argmax, 0};
   }
 }
@@ -442,7 +445,8 @@ void rope_shift(const latent_rope_args& args, const std::vector<void*>& rows) {
 void digest(const latent_digest_args& args) {
   uint64_t* digests = host(args.digests, 2 * args.count);
   for (int64_t i = 0; i < args.count; i++) {
-    const Digest128 one = digest_of(host(static_cast<const char*>(args.data) + i * args.stride, args.bytes), static_cast<size_t>(args.bytes));
+    const Digest128 one =
+        digest_of(host(static_cast<const char*>(args.data) + i * args.stride, args.bytes), static_cast<size_t>(args.bytes));
     digests[2 * i] = one.low;
     digests[2 * i + 1] = one.high;
   }

@@ -292,7 +292,15 @@ LATENT_TEST(backend_shares_memory_by_a_handle) {
   bool named = false;
   for (const uint8_t byte : handle.bytes) named = named || byte != 0;
   expect(named, "the handle is empty");
+  // this process, too, may open it, and has it until it closes it
+  void* opened = nullptr;
+  uint64_t bytes = 0;
+  LATENT_GOOD(share_open, 0, &handle, &opened, &bytes);
+  expect(opened == memory && bytes == 1 << 16, "another memory was opened");
   LATENT_GOOD(share_release, memory);
+  void* late = nullptr;
+  if (!reduced()) expect(api().share_open(0, &handle, &late, &bytes, why, sizeof(why)) == latent_invalid, "released memory was opened");
+  LATENT_GOOD(share_close, opened);
 }
 
 // The addon's own streams, two at once, with copies through pinned memory in several parts.

@@ -38,6 +38,7 @@ struct AddonData {
   Napi::FunctionReference kv_segment_class;
   Napi::FunctionReference kvtc_class;
   Napi::FunctionReference device_tensor_class;
+  Napi::FunctionReference device_share_class;
   Napi::FunctionReference device_anchors_class;
   Napi::FunctionReference device_projection_class;
   Napi::FunctionReference device_codebook_class;

@@ -117,15 +117,19 @@ class DeviceAnchorsObject : public OperandObject<DeviceAnchorsObject, DeviceAnch
 
 napi_value pack_device_anchors(napi_env env, std::shared_ptr<const Tensor> anchors, std::shared_ptr<const Tensor> whitening,
                                PackedAnchors::Options options) {
-  return start_on_device(env, [=, options = std::move(options)](Job&, DeviceStream& stream) mutable -> Job::ToValue {
-    const int64_t depth = anchors->shape()[1];
-    if (whitening)
-      options.whitening.matrix = {whitening->dtype(), whitening->data(), whitening->shape()[1], whitening->shape()[0], 1,
-                                  whitening->shape()[1]};
-    std::shared_ptr<const DeviceAnchors> packed;
-    check(DeviceAnchors::pack(stream, {anchors->dtype(), anchors->data(), anchors->shape()[0], depth}, depth, std::move(options), &packed));
-    return DeviceAnchorsObject::value_of(std::move(packed));
-  });
+  return start_on_device(env,
+                         [anchors = std::move(anchors), whitening = std::move(whitening), options = std::move(options)](
+                             Job&, DeviceStream& stream) mutable -> Job::ToValue {
+                           const int64_t depth = anchors->shape()[1];
+                           if (whitening)
+                             options.whitening.matrix = {
+                                 whitening->dtype(),   whitening->data(), whitening->shape()[1], whitening->shape()[0], 1,
+                                 whitening->shape()[1]};
+                           std::shared_ptr<const DeviceAnchors> packed;
+                           check(DeviceAnchors::pack(stream, {anchors->dtype(), anchors->data(), anchors->shape()[0], depth}, depth,
+                                                     std::move(options), &packed));
+                           return DeviceAnchorsObject::value_of(std::move(packed));
+                         });
 }
 
 void init_device_anchors(Napi::Env env, Napi::Object) {

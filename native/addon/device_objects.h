@@ -1,5 +1,5 @@
-// The JavaScript face of an accelerator: tensors that lie on it, what it is, and the kernels' operands on it, one file a class. An operand's
-// class has the methods of its twin on the CPU, but for those that would answer at once.
+// The JavaScript face of an accelerator: tensors that lie on it, what it is, and the kernels' operands on it, one file a class. An
+// operand's class has the methods of its twin on the CPU, but for those that would answer at once.
 #pragma once
 
 #include <memory>
@@ -13,6 +13,7 @@ namespace latentwire::addon {
 // Exports deviceStatus, deviceMemory and everything below.
 void init_device(Napi::Env env, Napi::Object exports);
 
+void init_device_share(Napi::Env env, Napi::Object exports);
 void init_device_anchors(Napi::Env env, Napi::Object exports);
 void init_device_projection(Napi::Env env, Napi::Object exports);
 void init_device_codebook(Napi::Env env, Napi::Object exports);

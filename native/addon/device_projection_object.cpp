@@ -70,16 +70,17 @@ Projection::Layer layer_of(const Tensor& weights, std::vector<float> bias) {
 
 napi_value pack_device_projection(napi_env env, std::shared_ptr<const Tensor> first, std::vector<float> first_bias,
                                   std::shared_ptr<const Tensor> second, std::vector<float> second_bias, Projection::Options options) {
-  return start_on_device(env, [first = std::move(first), second = std::move(second), first_bias = std::move(first_bias),
-                               second_bias = std::move(second_bias),
-                               options = std::move(options)](Job&, DeviceStream& stream) mutable -> Job::ToValue {
-    const Projection::Layer first_layer = layer_of(*first, std::move(first_bias));
-    Projection::Layer second_layer;
-    if (second) second_layer = layer_of(*second, std::move(second_bias));
-    std::shared_ptr<const DeviceProjection> packed;
-    check(DeviceProjection::pack(stream, first_layer, second ? &second_layer : nullptr, std::move(options), &packed));
-    return DeviceProjectionObject::value_of(std::move(packed));
-  });
+  return start_on_device(
+      env,
+      [first = std::move(first), second = std::move(second), first_bias = std::move(first_bias), second_bias = std::move(second_bias),
+       options = std::move(options)](Job&, DeviceStream& stream) mutable -> Job::ToValue {
+        const Projection::Layer first_layer = layer_of(*first, std::move(first_bias));
+        Projection::Layer second_layer;
+        if (second) second_layer = layer_of(*second, std::move(second_bias));
+        std::shared_ptr<const DeviceProjection> packed;
+        check(DeviceProjection::pack(stream, first_layer, second ? &second_layer : nullptr, std::move(options), &packed));
+        return DeviceProjectionObject::value_of(std::move(packed));
+      });
 }
 
 std::shared_ptr<const DeviceProjection> device_projection_of(const Napi::Value& value) {

@@ -30,6 +30,7 @@ class DeviceTensorObject : public OperandObject<DeviceTensorObject, DeviceTensor
                            InstanceMethod<&DeviceTensorObject::unreadable>("toFloat32"),
                            InstanceMethod<&DeviceTensorObject::unreadable>("convert"),
                            InstanceMethod<&DeviceTensorObject::to>("to"),
+                           InstanceMethod<&DeviceTensorObject::share>("share"),
                            InstanceMethod<&DeviceTensorObject::dispose>("dispose"),
                        });
   }
@@ -65,6 +66,10 @@ class DeviceTensorObject : public OperandObject<DeviceTensorObject, DeviceTensor
   Napi::Value unreadable(const Napi::CallbackInfo& call) {
     static_cast<void>(operand(call.Env()));  // a disposed one says so
     throw_invalid(call.Env(), "the tensor lies on cuda: await its to('cpu') first");
+  }
+
+  Napi::Value share(const Napi::CallbackInfo& call) {
+    return {call.Env(), translate(call.Env(), [&, source = shared(call.Env())] { return share_tensor(call.Env(), source); })};
   }
 
   // to(device: "cpu" | "cuda"): a copy
@@ -166,6 +171,7 @@ void init_device(Napi::Env env, Napi::Object exports) {
   env.GetInstanceData<AddonData>()->device_tensor_class = Napi::Persistent(DeviceTensorObject::define(env));
   exports.Set("deviceStatus", Napi::Function::New<device_status_job>(env, "deviceStatus"));
   exports.Set("deviceMemory", Napi::Function::New<device_memory_job>(env, "deviceMemory"));
+  init_device_share(env, exports);
   init_device_anchors(env, exports);
   init_device_projection(env, exports);
   init_device_codebook(env, exports);

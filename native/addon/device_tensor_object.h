@@ -1,4 +1,5 @@
-// The JavaScript class of tensors that lie on a device, which is the same to JavaScript as Tensor but cannot be read, and what the device is.
+// The JavaScript class of tensors that lie on a device, which is the same to JavaScript as Tensor but cannot be read, and what the device
+// is.
 #pragma once
 
 #include <memory>
@@ -18,5 +19,8 @@ Job::ToValue device_tensor_value(std::shared_ptr<const DeviceTensor> tensor);
 
 // A job that copies a tensor of the host to the device.
 napi_value to_device(napi_env env, std::shared_ptr<const Tensor> tensor);
+
+// A job that copies a tensor of the device into memory that others may open; the result is a DeviceShare object.
+napi_value share_tensor(napi_env env, std::shared_ptr<const DeviceTensor> tensor);
 
 }  // namespace latentwire::addon

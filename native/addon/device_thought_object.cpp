@@ -223,8 +223,8 @@ class DeviceThoughtObject : public OperandObject<DeviceThoughtObject, DeviceThou
     const Shared own = shared(call.Env());
     DeviceStep step = step_of(call, *own->thought);
     return {call.Env(), translate(call.Env(), [&] {
-              return start_on_device(
-                  call.Env(), [own, step](Job& job, DeviceStream& stream) mutable { return run_step(*own, &step, job, stream); });
+              return start_on_device(call.Env(),
+                                     [own, step](Job& job, DeviceStream& stream) mutable { return run_step(*own, &step, job, stream); });
             })};
   }
 };

@@ -69,6 +69,8 @@ void copy(void* to, const void* from, size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
 
+}  // namespace
+
 std::vector<int64_t> shape_argument(const Napi::CallbackInfo& info, size_t index) {
   if (!info[index].IsArray()) throw_invalid(info.Env(), "shape must be an array of integers");
   const auto array = info[index].As<Napi::Array>();
@@ -86,8 +88,6 @@ std::vector<int64_t> shape_argument(const Napi::CallbackInfo& info, size_t index
   return shape;
 }
 
-}  // namespace
-
 Napi::Function TensorObject::define(Napi::Env env) {
   return DefineClass(env, class_name,
                      {
@@ -101,6 +101,7 @@ Napi::Function TensorObject::define(Napi::Env env) {
                          InstanceMethod<&TensorObject::to_float32>("toFloat32"),
                          InstanceMethod<&TensorObject::convert>("convert"),
                          InstanceMethod<&TensorObject::to>("to"),
+                         InstanceMethod<&TensorObject::share>("share"),
                          InstanceMethod<&TensorObject::dispose>("dispose"),
                      });
 }
@@ -213,6 +214,10 @@ Napi::Value TensorObject::converted(Napi::Env env, Dtype to) {
 }
 
 Napi::Value TensorObject::device(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), "cpu"); }
+
+Napi::Value TensorObject::share(const Napi::CallbackInfo& info) {
+  throw_invalid(info.Env(), "the tensor lies on the cpu, and only memory of cuda has handles: await its to('cuda') first");
+}
 
 // to(device: "cpu" | "cuda"): a copy
 Napi::Value TensorObject::to(const Napi::CallbackInfo& info) {

@@ -93,9 +93,7 @@ class ThoughtObject : public OperandObject<ThoughtObject, HeldThought> {
   Napi::Value disposed(const Napi::CallbackInfo& call) { return Napi::Boolean::New(call.Env(), is_disposed()); }
   void dispose(const Napi::CallbackInfo&) { release(); }
 
-  Napi::Value info(const Napi::CallbackInfo& call) {
-    return thought_info(call.Env(), operand(call.Env()));
-  }
+  Napi::Value info(const Napi::CallbackInfo& call) { return thought_info(call.Env(), operand(call.Env())); }
 
   // logits, { tokens, hidden, seed, step }
   static Step step_of(const Napi::CallbackInfo& call, const HeldThought& thought) {

@@ -1,5 +1,5 @@
-// The JavaScript class of tile codecs, which work where the numbers are, and packed symbols and the Walsh-Hadamard transform beside it. A payload is one array of bytes:
-// scales [rows, groups], minima [rows, groups] where there are any, codes [rows, code bytes].
+// The JavaScript class of tile codecs, which work where the numbers are, and packed symbols and the Walsh-Hadamard transform beside it. A
+// payload is one array of bytes: scales [rows, groups], minima [rows, groups] where there are any, codes [rows, code bytes].
 #include <cstring>
 #include <memory>
 #include <span>
@@ -122,8 +122,7 @@ napi_value quantise_on_device(napi_env env, std::shared_ptr<const TileFormat> fo
       int64_t bad = LATENT_NO_BAD_ROW;
       std::memcpy(&bad, slot.get(), sizeof(bad));
       if (bad != LATENT_NO_BAD_ROW) {
-        fail(Code::non_finite,
-             "row " + std::to_string(bad) + " holds NaN, an infinity or a number too large for the scale's type");
+        fail(Code::non_finite, "row " + std::to_string(bad) + " holds NaN, an infinity or a number too large for the scale's type");
       }
       return value(js);
     };
@@ -133,15 +132,16 @@ napi_value quantise_on_device(napi_env env, std::shared_ptr<const TileFormat> fo
 // A job of the device: [rows, columns] of a payload that lies there.
 napi_value dequantise_on_device(napi_env env, std::shared_ptr<const TileFormat> format, std::shared_ptr<const DeviceTensor> payload,
                                 int64_t rows, int64_t columns, Dtype dtype) {
-  return start_on_device(env, [=](Job&, DeviceStream& stream) -> Job::ToValue {
-    auto numbers = device_output(stream, dtype, {rows, columns});
-    if (rows > 0) {
-      const latent_tile_part part = device_part(*format, rows, columns, *payload->buffer, numbers->buffer->data());
-      const latent_tile_args args = device_arguments(*format, part, dtype, rows, columns);
-      check(DeviceStream::call(stream.api().dequantise, stream.handle(), &args));
-    }
-    return device_tensor_value(std::move(numbers));
-  });
+  return start_on_device(
+      env, [format = std::move(format), payload = std::move(payload), rows, columns, dtype](Job&, DeviceStream& stream) -> Job::ToValue {
+        auto numbers = device_output(stream, dtype, {rows, columns});
+        if (rows > 0) {
+          const latent_tile_part part = device_part(*format, rows, columns, *payload->buffer, numbers->buffer->data());
+          const latent_tile_args args = device_arguments(*format, part, dtype, rows, columns);
+          check(DeviceStream::call(stream.api().dequantise, stream.handle(), &args));
+        }
+        return device_tensor_value(std::move(numbers));
+      });
 }
 
 class TileCodecObject : public OperandObject<TileCodecObject, TileFormat> {

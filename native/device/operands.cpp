@@ -29,7 +29,7 @@ size_t bytes_of(const std::shared_ptr<DeviceBuffer>& buffer) noexcept { return b
 // How a matrix is packed, and what is packed along with it.
 struct Packing {
   Dtype storage = Dtype::f32;
-  const float* shift = nullptr;        // of the device, as the others
+  const float* shift = nullptr;  // of the device, as the others
   const float* depth_scale = nullptr;
   bool unit = false;
   bool with_sums = false;
@@ -119,8 +119,7 @@ Status BadRow::arm(DeviceStream& stream) {
 
 Status BadRow::fetch(DeviceStream& stream) {
   if (Status status = stream.slot(&slot_); !status.ok()) return status;
-  Status status =
-      DeviceStream::call(stream.api().copy, stream.handle(), slot_.get(), flag_->as<void>(), sizeof(int32_t), latent_to_host);
+  Status status = DeviceStream::call(stream.api().copy, stream.handle(), slot_.get(), flag_->as<void>(), sizeof(int32_t), latent_to_host);
   flag_.reset();
   return status;
 }
@@ -205,7 +204,8 @@ Status DeviceAnchors::relative(DeviceStream& stream, const latent_rows& x, float
   return DeviceStream::call(stream.api().cosine, stream.handle(), &args);
 }
 
-Status DeviceAnchors::top_k(DeviceStream& stream, const latent_rows& x, int64_t k, int32_t* indices, float* values, int32_t* bad_row) const {
+Status DeviceAnchors::top_k(DeviceStream& stream, const latent_rows& x, int64_t k, int32_t* indices, float* values,
+                            int32_t* bad_row) const {
   latent_cosine_args args = arguments(x, bad_row);
   args.k = k;
   args.indices = indices;
@@ -236,8 +236,8 @@ Status DeviceProjection::pack(DeviceStream& stream, const Projection::Layer& fir
     packing.vector = address<float>(bias);
     packing.offset = address<float>(packed->first_bias_);
     packing.projected = address<float>(folded);
-    if (Status status = pack_matrix(stream, {first.dtype, first.weights, first.outputs, first.inputs, 1, first.outputs}, packing,
-                                    &packed->first_);
+    if (Status status =
+            pack_matrix(stream, {first.dtype, first.weights, first.outputs, first.inputs, 1, first.outputs}, packing, &packed->first_);
         !status.ok())
       return status;
     if (folded) packed->first_bias_ = std::move(folded);
@@ -288,8 +288,8 @@ Status DeviceCodebook::pack(DeviceStream& stream, const Rows& codewords, int64_t
     Packing packing;
     packing.storage = storage;
     packing.with_squares = true;
-    if (Status status = pack_matrix(stream, {codewords.dtype, codewords.data, codewords.count, depth, codewords.stride, 1}, packing,
-                                    &packed->words_);
+    if (Status status =
+            pack_matrix(stream, {codewords.dtype, codewords.data, codewords.count, depth, codewords.stride, 1}, packing, &packed->words_);
         !status.ok())
       return status;
     *out = std::move(packed);

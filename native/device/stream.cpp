@@ -27,7 +27,7 @@ Status cancelled() { return Status::fail(Code::cancelled, "the copy was cancelle
 
 }  // namespace
 
-DeviceBuffer::~DeviceBuffer() { stream_->give_back(data_, bytes_); }
+DeviceBuffer::~DeviceBuffer() { stream_->give_back(*this); }
 
 Status DeviceStream::create(std::function<const Backend&()> backend, int device, std::shared_ptr<DeviceStream>* out) {
   std::shared_ptr<DeviceStream> made(new DeviceStream(std::move(backend), device));
@@ -183,7 +183,7 @@ void DeviceStream::shut() {
   const std::lock_guard lock(mutex_);
   closed_ = true;
   if (api_ == nullptr) return;
-  for (std::byte* memory : unheld_) static_cast<void>(api_->release(stream_, memory, why.data(), why.size()));
+  for (const Unheld& unheld : unheld_) release(unheld, stream_);
   unheld_.clear();
   static_cast<void>(api_->stream_wait(stream_, why.data(), why.size()));
   for (const Stage& stage : stages_) {
@@ -198,9 +198,7 @@ void DeviceStream::shut() {
 
 Status DeviceStream::allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
   void* memory = nullptr;
-  const auto try_once = [&] {
-    return call(api_->allocate, stream_, std::max<size_t>(bytes, 1), &memory);
-  };
+  const auto try_once = [&] { return call(api_->allocate, stream_, std::max<size_t>(bytes, 1), &memory); };
   Status status = try_once();
   if (status.code == Code::out_of_memory) {
     release_unheld();
@@ -210,30 +208,48 @@ Status DeviceStream::allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) 
   }
   if (!status.ok()) return status;
   device_bytes_ += static_cast<int64_t>(bytes);
-  out->reset(new DeviceBuffer(shared_from_this(), static_cast<std::byte*>(memory), bytes));
+  out->reset(new DeviceBuffer(shared_from_this(), static_cast<std::byte*>(memory), bytes, false));
   return {};
 }
 
-void DeviceStream::give_back(std::byte* memory, size_t bytes) {
-  device_bytes_ -= static_cast<int64_t>(bytes);
+Status DeviceStream::allocate_shared(size_t bytes, latent_shared_handle* handle, std::shared_ptr<DeviceBuffer>* out) {
+  void* memory = nullptr;
+  release_unheld();
+  if (Status s = call(api_->share_allocate, device_, std::max<size_t>(bytes, 1), &memory, handle); !s.ok()) return s;
+  device_bytes_ += static_cast<int64_t>(bytes);
+  out->reset(new DeviceBuffer(shared_from_this(), static_cast<std::byte*>(memory), bytes, true));
+  return {};
+}
+
+void DeviceStream::give_back(const DeviceBuffer& buffer) {
+  device_bytes_ -= static_cast<int64_t>(buffer.bytes_);
   const std::lock_guard lock(mutex_);
-  if (!closed_) {
-    unheld_.push_back(memory);
+  if (closed_) {
+    release({buffer.data_, buffer.shared_}, nullptr);
+  } else {
+    unheld_.push_back({buffer.data_, buffer.shared_});
     submitted_.notify_one();
-    return;
   }
-  std::array<char, 64> why{};
-  static_cast<void>(api_->release(nullptr, memory, why.data(), why.size()));
 }
 
 void DeviceStream::release_unheld() {
-  std::vector<std::byte*> unheld;
+  std::vector<Unheld> unheld;
   {
     const std::lock_guard lock(mutex_);
     unheld.swap(unheld_);
   }
+  for (const Unheld& one : unheld) release(one, stream_);
+}
+
+// What is answered is of no use: nothing can be done about memory that does not go back.
+void DeviceStream::release(const Unheld& unheld, latent_stream* stream) {
   std::array<char, 64> why{};
-  for (std::byte* memory : unheld) static_cast<void>(api_->release(stream_, memory, why.data(), why.size()));
+  if (!unheld.shared) {
+    static_cast<void>(api_->release(stream, unheld.memory, why.data(), why.size()));
+    return;
+  }
+  if (stream != nullptr) static_cast<void>(api_->stream_wait(stream, why.data(), why.size()));
+  static_cast<void>(api_->share_release(unheld.memory, why.data(), why.size()));
 }
 
 Status DeviceStream::slot(Slot* out) {
@@ -288,8 +304,7 @@ Status DeviceStream::upload(std::byte* to, const void* from, size_t bytes, const
     Stage* stage = nullptr;
     if (Status status = next_stage(&stage); !status.ok()) return status;
     copy_bytes(stage->memory, source + at, part);
-    Status status =
-        call(api_->copy, stream_, to + at, stage->memory, part, latent_to_device);
+    Status status = call(api_->copy, stream_, to + at, stage->memory, part, latent_to_device);
     if (status.ok()) status = call(api_->event_record, stage->event, stream_);
     if (!status.ok()) return status;
   }
@@ -319,8 +334,7 @@ Status DeviceStream::download(void* to, const std::byte* from, size_t bytes, con
     const size_t part = std::min(stage_bytes, bytes - at);
     Stage* stage = nullptr;
     if (Status status = next_stage(&stage); !status.ok()) return status;
-    Status status =
-        call(api_->copy, stream_, stage->memory, from + at, part, latent_to_host);
+    Status status = call(api_->copy, stream_, stage->memory, from + at, part, latent_to_host);
     if (status.ok()) status = call(api_->event_record, stage->event, stream_);
     if (!status.ok()) return status;
     under_way.push_back({stage, at, part});

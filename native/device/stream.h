@@ -22,7 +22,8 @@ namespace latentwire {
 
 class DeviceStream;
 
-// Memory of the device. It goes back in the order of the stream when its last holder lets go, on any thread.
+// Memory of the device. It goes back in the order of the stream when its last holder lets go, on any thread; shared memory when the
+// stream's work so far has ended.
 class DeviceBuffer {
  public:
   ~DeviceBuffer();
@@ -39,12 +40,13 @@ class DeviceBuffer {
 
  private:
   friend class DeviceStream;
-  DeviceBuffer(std::shared_ptr<DeviceStream> stream, std::byte* data, size_t bytes)
-      : stream_(std::move(stream)), data_(data), bytes_(bytes) {}
+  DeviceBuffer(std::shared_ptr<DeviceStream> stream, std::byte* data, size_t bytes, bool shared)
+      : stream_(std::move(stream)), data_(data), bytes_(bytes), shared_(shared) {}
 
   std::shared_ptr<DeviceStream> stream_;
   std::byte* data_;
   size_t bytes_;
+  bool shared_;
 };
 
 class DeviceStream : public std::enable_shared_from_this<DeviceStream> {
@@ -85,6 +87,8 @@ class DeviceStream : public std::enable_shared_from_this<DeviceStream> {
   }
   // Undefined contents. Fails with out_of_memory, after what nobody holds any more was given back.
   Status allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out);
+  // The same of memory that others may open by its handle.
+  Status allocate_shared(size_t bytes, latent_shared_handle* handle, std::shared_ptr<DeviceBuffer>* out);
   Status slot(Slot* out);
   // Copies through pinned memory in parts, so that one part travels while the next is staged; `cancel` may be nullptr and ends it between
   // parts. `from` may go when `upload` returns; `download` returns when all is there.
@@ -106,6 +110,10 @@ class DeviceStream : public std::enable_shared_from_this<DeviceStream> {
     std::byte* memory = nullptr;
     latent_event* event = nullptr;
   };
+  struct Unheld {
+    std::byte* memory;
+    bool shared;
+  };
   static constexpr size_t stage_bytes = size_t{4} << 20;
   static constexpr size_t stage_count = 3;
   static constexpr size_t slots_a_page = 64;
@@ -118,8 +126,9 @@ class DeviceStream : public std::enable_shared_from_this<DeviceStream> {
   void run(Command command);
   Status take_event(latent_event** out);
   Status next_stage(Stage** out);
-  void give_back(std::byte* memory, size_t bytes);
+  void give_back(const DeviceBuffer& buffer);
   void release_unheld();
+  void release(const Unheld& unheld, latent_stream* stream);
 
   std::function<const Backend&()> backend_;
   int device_;
@@ -137,8 +146,8 @@ class DeviceStream : public std::enable_shared_from_this<DeviceStream> {
   std::condition_variable launched_;
   std::deque<Command> commands_;
   std::deque<Launched> in_flight_;
-  std::vector<latent_event*> events_;   // free ones
-  std::vector<std::byte*> unheld_;      // device memory that nobody holds any more
+  std::vector<latent_event*> events_;  // free ones
+  std::vector<Unheld> unheld_;         // device memory that nobody holds any more
   std::vector<std::byte*> free_slots_;
   std::vector<std::byte*> slot_pages_;
   bool closing_ = false;  // no more commands

@@ -40,7 +40,9 @@ class Faults {
 };
 
 struct Opened {
-  Opened() { REQUIRE(DeviceStream::create([]() -> const Backend& { return mock(); }, 0, &stream).ok()); }
+  Opened() {
+    REQUIRE(DeviceStream::create([]() -> const Backend& { return mock(); }, 0, &stream).ok());
+  }
   ~Opened() { stream->close(); }
 
   Status run(DeviceStream::Issue issue) const {

@@ -4,6 +4,7 @@ import path from "node:path";
 import { expect, it } from "vitest";
 
 const scripts = [
+  "build-cuda",
   "build-gyp",
   "check-exports",
   "check-glibc",

@@ -90,10 +90,11 @@ typedef struct latent_backend_v1 {
   // Sets bytes.
   int (*fill)(latent_stream* stream, void* memory, int32_t value, uint64_t bytes, char* why, size_t n);
 
-  // Memory of its own kind, which other processes of this machine may open. `share_open` gives an address in the calling process.
+  // Memory of its own kind, which this and other processes of the machine may open by its handle, as long as its owner has not released it.
+  // `share_open` gives an address in the calling process and how many bytes are there; latent_invalid for a handle of nothing.
   int (*share_allocate)(int32_t device, uint64_t bytes, void** out, latent_shared_handle* handle, char* why, size_t n);
   int (*share_release)(void* memory, char* why, size_t n);
-  int (*share_open)(int32_t device, const latent_shared_handle* handle, void** out, char* why, size_t n);
+  int (*share_open)(int32_t device, const latent_shared_handle* handle, void** out, uint64_t* bytes, char* why, size_t n);
   int (*share_close)(void* memory, char* why, size_t n);
 
   // Kernels. What they need beside their arguments they allocate in the order of the stream.

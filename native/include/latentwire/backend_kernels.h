@@ -143,20 +143,20 @@ typedef struct latent_thought_args {
   const uint32_t* masked;  // [ceil(count / 32)] bits, lowest first, or none
   int64_t top_k;
   double top_p;
-  const int32_t* tokens;   // [batch], if `token` is not 0; within the table
-  const float* extras;     // [batch, width], if `extra` is not 0
-  const uint64_t* draws;   // [batch, 2]: seed and step, if there is noise
-  float* out;              // [batch, width]
+  const int32_t* tokens;        // [batch], if `token` is not 0; within the table
+  const float* extras;          // [batch, width], if `extra` is not 0
+  const uint64_t* draws;        // [batch, 2]: seed and step, if there is noise
+  float* out;                   // [batch, width]
   latent_thought_stats* stats;  // [batch]
-  int32_t* ids;            // [batch, room] or none; room = min(top_k, count), or count where top_k is 0; `selected` are written
-  float* weights;          // with ids
-  int32_t* faults;         // [batch] of latent_thought_fault
+  int32_t* ids;                 // [batch, room] or none; room = min(top_k, count), or count where top_k is 0; `selected` are written
+  float* weights;               // with ids
+  int32_t* faults;              // [batch] of latent_thought_fault
   float token;
   float mix;
   float extra;
   float temperature;
   float noise_amount;
-  float norm;  // below 0: as it comes
+  float norm;      // below 0: as it comes
   int32_t format;  // of the table
   int32_t dtype;   // of the logits
   int32_t noise;
@@ -211,8 +211,8 @@ typedef struct latent_cell_args {
   int64_t part_count;
   int64_t count;
   int64_t row_bytes;
-  int64_t from_stride;  // bytes
-  int64_t to_stride;    // bytes
+  int64_t from_stride;        // bytes
+  int64_t to_stride;          // bytes
   const int32_t* from_cells;  // [count] or none: 0, 1, 2 ...
   const int32_t* to_cells;    // [count], no cell twice, or none
 } latent_cell_args;
@@ -225,7 +225,7 @@ typedef struct latent_transposed_cell_args {
   int64_t channels;
   int64_t channel_stride;
   int64_t row_stride;
-  const int32_t* cells;  // [count] or none
+  const int32_t* cells;   // [count] or none
   int32_t element_bytes;  // 2 or 4
   int32_t scatter;
 } latent_transposed_cell_args;
@@ -248,10 +248,10 @@ typedef struct latent_rope_args {
 } latent_rope_args;
 
 typedef struct latent_digest_args {
-  const void* data;  // at a multiple of 16
-  int64_t count;     // tiles
-  int64_t bytes;     // of a tile: above 240, a multiple of 16
-  int64_t stride;    // bytes, a multiple of 16
+  const void* data;   // at a multiple of 16
+  int64_t count;      // tiles
+  int64_t bytes;      // of a tile: above 240, a multiple of 16
+  int64_t stride;     // bytes, a multiple of 16
   uint64_t* digests;  // [count, 2]: low, high
 } latent_digest_args;
 
