@@ -16,7 +16,7 @@ const suites = {
   "main-job": ["napi", "event-loop", "handoff", "steps"],
   kv: ["kv", "kv-store"],
   kernels: ["kernels", "native-benches"],
-  spaces: ["between-models"],
+  spaces: ["spaces", "between-models"],
   eval: ["evaluation", "agents"],
 };
 
@@ -52,22 +52,7 @@ function cell(value) {
 }
 
 function print({ rows, hardware }) {
-  const keys = [
-    "name",
-    "shape",
-    "dtype",
-    "right",
-    "ms",
-    "peers",
-    "ratio",
-    "right",
-    "placebo",
-    "verdict",
-    "limitShare",
-    "target",
-    "met",
-    "against",
-  ];
+  const keys = ["name", "shape", "dtype", "ms", "peers", "ratio", "right", "placebo", "verdict", "limitShare", "target", "met", "against"];
   const head = keys.filter((key) => rows.some((one) => one[key] !== undefined));
   const lines = [head, ...rows.map((one) => head.map((key) => cell(one[key] ?? null)))];
   const widths = head.map((_, i) => Math.max(...lines.map((line) => line[i].length)));

@@ -65,11 +65,23 @@ __global__ void __launch_bounds__(threads) hadamard_kernel(const __grid_constant
     }
     *reinterpret_cast<float4*>(room + at) = {v[0], v[1], v[2], v[3]};
   }
-  for (uint32_t h = of_warp; h < job.block; h *= 2) {
+  // two distances at a time where there are two left
+  uint32_t h = of_warp;
+  for (; h * 2 < job.block; h *= 4) {
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < job.tile / 4; i += threads) {
+      float* low = room + (i & ~(h - 1)) * 4 + (i & (h - 1));
+      float v[4] = {low[0], low[h], low[2 * h], low[3 * h]};
+      butterfly(v[0], v[1]), butterfly(v[2], v[3]);
+      butterfly(v[0], v[2]), butterfly(v[1], v[3]);
+      low[0] = v[0], low[h] = v[1], low[2 * h] = v[2], low[3 * h] = v[3];
+    }
+  }
+  if (h < job.block) {
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < job.tile / 2; i += threads) {
-      const uint32_t low = i / h * 2 * h + i % h;
-      butterfly(room[low], room[low + h]);
+      float* low = room + (i & ~(h - 1)) * 2 + (i & (h - 1));
+      butterfly(low[0], low[h]);
     }
   }
   __syncthreads();

@@ -76,12 +76,60 @@ constexpr int64_t few_outputs(int64_t n) noexcept { return n <= 16 ? 16 : 32; }
 
 // The launchers: the caller has seen to alignment, dtype and device.
 cudaError_t product_few(const Product& p, cudaStream_t stream) noexcept;
-cudaError_t product_wgmma_f16(const Product& p, cudaStream_t stream) noexcept;
-cudaError_t product_wgmma_bf16(const Product& p, cudaStream_t stream) noexcept;
+// What a block takes at a time, 64, 128 or 256 outputs of 128 rows, and how many blocks share their copies, 1 or 2. 0: the fastest.
+struct Tile {
+  int columns = 0;
+  int blocks = 0;
+};
+cudaError_t product_wgmma_f16(const Product& p, Tile tile, cudaStream_t stream) noexcept;
+cudaError_t product_wgmma_bf16(const Product& p, Tile tile, cudaStream_t stream) noexcept;
 cudaError_t product_mma(const Product& p, bool wide, cudaStream_t stream) noexcept;
 cudaError_t product_simple(const Product& p, bool l1, cudaStream_t stream) noexcept;
 
 #ifdef __CUDACC__
+
+// A kernel of this file may begin while the one before it on the stream ends, where the processor can do that. Until it has waited it
+// touches nothing but packed matrices, which `pack` has written and `pack` lets nobody begin early.
+__device__ inline void let_next_begin() noexcept {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_previous() noexcept {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Starts bringing a multiple of 16 bytes into the second-level cache.
+__device__ inline void prefetch_to_cache(const void* from, uint32_t bytes) noexcept {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
+#else
+  (void)from, (void)bytes;
+#endif
+}
+template <class... Parameters, class... Arguments>
+cudaError_t launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes, unsigned cluster, cudaStream_t stream,
+                         const Arguments&... arguments) noexcept {
+  int major = 0;
+  LATENT_CUDA_TRY(device_attribute(cudaDevAttrComputeCapabilityMajor, &major));
+  cudaLaunchAttribute attributes[2]{};
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  if (major >= 9) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {cluster, 1, 1};
+  }
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
 
 // Count, mean and sum of squared deviations; or the sum of squares alone.
 template <Stats kind>
@@ -345,28 +393,29 @@ __device__ inline float argmin_value(unsigned long long key) noexcept {
   return __uint_as_float(ordered ^ ((ordered >> 31) != 0 ? 0x8000'0000U : 0xFFFF'FFFFU));
 }
 
-// The least of the values that a quad of lanes holds of one row. All lanes of the warp must call it.
+// The least of the values that a quad of lanes holds of one row: columns first + 8 i and the one beside it of those from `column0` on,
+// whose half squares are given, infinite beyond the last. All lanes of the warp must call it.
 template <int groups, class Sum>
-__device__ inline void argmin_row(const Product& p, int64_t row, int first, Sum sum) noexcept {
+__device__ inline void argmin_row(const Product& p, int64_t row, const float* half_squares, int first, int column0, Sum sum) noexcept {
   float least = INFINITY;
   int index = -1;
-  bool bad = false;
+  float finite = 0;
 #pragma unroll
   for (int i = 0; i < groups; i++) {
+    const float2 halves = *reinterpret_cast<const float2*>(half_squares + first + 8 * i);
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const int column = first + 8 * i + e;
-      if (row >= p.n || column >= static_cast<int>(p.outputs)) continue;
-      const float v = __ldg(p.bias + column) * 0.5F - sum(i, e);
-      bad |= !isfinite(v);
+      finite = fmaf(sum(i, e), 0.0F, finite);
+      const float v = (e == 0 ? halves.x : halves.y) - sum(i, e);
       if (v < least) {
         least = v;
-        index = column;
+        index = first + 8 * i + e;
       }
     }
   }
-  report_bad(p, bad, row);
-  unsigned long long key = index < 0 ? no_argmin : argmin_key(least, index);
+  const bool valid = row < p.n;
+  report_bad(p, valid && finite != 0, row);  // NaN
+  unsigned long long key = !valid || index < 0 ? no_argmin : argmin_key(least, column0 + index);
   key = warp_min<4>(key);
   if (threadIdx.x % 4 == 0 && key != no_argmin) atomicMin(p.best + row, key);
 }

@@ -57,12 +57,15 @@ __device__ inline void finish_sum(const Product& p, const RowStats<kind>& stats,
 
 // Lane l of a warp loads 16 of every 64 bytes, at l % 4, of outputs l / 4, l / 4 + 8, … and of rows l / 4, ….
 template <class T, int row_tiles, int output_tiles, Stats kind>
-__global__ void __launch_bounds__(warps * 32) few_product(const __grid_constant__ Product p) {
+__global__ void __launch_bounds__(warps * 32, row_tiles <= 2 ? 2 : 1) few_product(const __grid_constant__ Product p) {
   if constexpr (has_mma<T>) {
     constexpr int chunk = 16 / static_cast<int>(sizeof(T));
     constexpr int group = group_bytes / static_cast<int>(sizeof(T));
     constexpr bool promotes = std::is_same_v<T, float>;  // the matrix unit rounds towards zero
-    constexpr int ahead = output_tiles == 1 ? 4 : promotes && row_tiles > 4 ? 1 : 2;
+    constexpr int ahead = row_tiles == 1 ? 4 : promotes && row_tiles > 4 ? 1 : 2;
+    // rows come a group ahead too, or a step, where there are registers for it
+    constexpr bool early_rows = row_tiles <= 2 || (row_tiles == 4 && !promotes);
+    constexpr bool early_steps = !early_rows && !promotes;
     constexpr int at_once = row_tiles < 4 ? row_tiles : 4;
     constexpr int rows = row_tiles * 8;
     constexpr int outputs = output_tiles * 16;
@@ -106,17 +109,26 @@ __global__ void __launch_bounds__(warps * 32) few_product(const __grid_constant_
 
     float sums[output_tiles][row_tiles][4] = {};
     RowStats<kind> stats[row_tiles];
-    const auto use = [&](int64_t at, const uint4(&matrix)[output_tiles][2][steps]) {
+    // not by __ldg, which would let the compiler load them before the wait
+    const auto load_rows = [&](int64_t at, int s, uint4(&to)[row_tiles]) {
+      const int64_t k = at * group + s * (group / steps);
+#pragma unroll
+      for (int j = 0; j < row_tiles; j++) {
+        const bool valid = at < end && j * 8 + g < p.n && k + t * chunk < p.depth;
+        to[j] = valid ? *reinterpret_cast<const uint4*>(x + j * 8 * p.x_stride + k) : make_uint4(0, 0, 0, 0);
+      }
+    };
+    const auto use = [&](int64_t at, const uint4(&matrix)[output_tiles][2][steps], uint4(&rows_of)[steps][row_tiles]) {
       if (at >= end) return;
       const auto multiply_group = [&](float(&into)[output_tiles][row_tiles][4]) {
 #pragma unroll
         for (int s = 0; s < steps; s++) {
           const int64_t k = at * group + s * (group / steps);
-          uint4 of_rows[row_tiles];
-#pragma unroll
-          for (int j = 0; j < row_tiles; j++) {
-            const bool valid = j * 8 + g < p.n && k + t * chunk < p.depth;
-            of_rows[j] = valid ? __ldg(reinterpret_cast<const uint4*>(x + j * 8 * p.x_stride + k)) : make_uint4(0, 0, 0, 0);
+          uint4(&of_rows)[row_tiles] = rows_of[s];
+          if constexpr (early_steps) {
+            load_rows(s == 0 ? at : at + warps, 1 - s, rows_of[1 - s]);
+          } else if constexpr (!early_rows) {
+            load_rows(at, s, of_rows);
           }
 #pragma unroll
           for (int half = 0; half < 2; half++) {  // the first and the last 8 bytes of each 16
@@ -169,12 +181,28 @@ __global__ void __launch_bounds__(warps * 32) few_product(const __grid_constant_
       }
     };
 
+    let_next_begin();
+    // all that the block will read of the matrix: loads alone wait for the kernel before
+    if (const int64_t output = column0 + threadIdx.x; threadIdx.x < outputs && output < p.outputs && begin < end)
+      prefetch_to_cache(static_cast<const T*>(p.w) + output * p.w_stride + begin * group,
+                        static_cast<uint32_t>((end - begin) * group_bytes));
 #pragma unroll
     for (int i = 0; i < ahead; i++) load(begin + warp + i * warps, loaded[i]);
+    wait_for_previous();
+    uint4 of_rows[early_rows ? 2 : 1][steps][row_tiles];
+    const auto load_group_rows = [&](int64_t at, uint4(&to)[steps][row_tiles]) {
+      if constexpr (early_rows) {
+#pragma unroll
+        for (int s = 0; s < steps; s++) load_rows(at, s, to[s]);
+      }
+    };
+    load_group_rows(begin + warp, of_rows[0]);
+    if constexpr (early_steps) load_rows(begin + warp, 0, of_rows[0][0]);
     for (int64_t at = begin + warp; at < end; at += ahead * warps) {
 #pragma unroll
       for (int i = 0; i < ahead; i++) {
-        use(at + i * warps, loaded[i]);
+        load_group_rows(at + (i + 1) * warps, of_rows[early_rows ? (i + 1) % 2 : 0]);
+        use(at + i * warps, loaded[i], of_rows[early_rows ? i % 2 : 0]);
         load(at + (i + ahead) * warps, loaded[i]);
       }
     }
@@ -246,8 +274,7 @@ __global__ void __launch_bounds__(256) add_splits(const __grid_constant__ Produc
 template <class T, int row_tiles, Stats kind>
 cudaError_t launch(const Product& p, cudaStream_t stream) noexcept {
   const dim3 blocks(static_cast<unsigned>(ceil_div<int64_t>(p.outputs, few_outputs(p.n))), static_cast<unsigned>(p.splits));
-  few_product<T, row_tiles, (row_tiles > 2 ? 2 : 1), kind><<<blocks, warps * 32, 0, stream>>>(p);
-  LATENT_CUDA_TRY(cudaGetLastError());
+  LATENT_CUDA_TRY(launch_early(few_product<T, row_tiles, (row_tiles > 2 ? 2 : 1), kind>, blocks, warps * 32, 0, 1, stream, p));
   if (p.splits == 1) return cudaSuccess;
   const int64_t values = p.n * round_up<int64_t>(p.outputs, 16);
   add_splits<kind><<<static_cast<unsigned>(ceil_div<int64_t>(values, 256)), 256, 0, stream>>>(p);

@@ -65,6 +65,7 @@ __global__ void __launch_bounds__(2 * side, side == 128 && (std::is_same_v<T, fl
     constexpr bool promotes = std::is_same_v<T, float>;
     extern __shared__ __align__(128) uint8_t memory[];
     __shared__ RowAffine affine[side];
+    __shared__ float half_squares[argmin ? side : 1];
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int warp_row = warp % 2 * S::warp_rows;
@@ -141,19 +142,24 @@ __global__ void __launch_bounds__(2 * side, side == 128 && (std::is_same_v<T, fl
       __syncthreads();
     }
     const PairStore store(p);
+    if constexpr (argmin) {
+      for (int i = static_cast<int>(threadIdx.x); i < side; i += S::threads)
+        half_squares[i] = column0 + i < p.outputs ? p.bias[column0 + i] * 0.5F : INFINITY;
+      __syncthreads();
+    }
 #pragma unroll
     for (int i = 0; i < S::row_tiles; i++) {
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const int row = warp_row + 16 * i + lane / 4 + 8 * half;
-        const int column = static_cast<int>(column0) + warp_column + lane % 4 * 2;
+        const int column = warp_column + lane % 4 * 2;
         const auto sum = [&](int j, int e) { return sums[i][j][2 * half + e]; };
         if constexpr (argmin) {
-          argmin_row<S::column_tiles>(p, row0 + row, column, sum);
+          argmin_row<S::column_tiles>(p, row0 + row, half_squares, column, static_cast<int>(column0), sum);
         } else {
           RowAffine of_row;
           if constexpr (kind != Stats::none) of_row = affine[row];
-          store_row<T, kind, S::column_tiles>(p, of_row, row0 + row, column, store, sum);
+          store_row<T, kind, S::column_tiles>(p, of_row, row0 + row, static_cast<int>(column0) + column, store, sum);
         }
       }
     }

@@ -27,11 +27,17 @@ constexpr int row_tile_bytes = tile_rows * row_bytes;
 // Neighbouring tiles share rows and outputs in the second-level cache: they go down this many rows before they go right.
 constexpr int tall_rows = 2048;
 
+// Finished sums go through shared memory, 64 x 64 of a warpgroup at a time, so that whole lines are stored by little code: done where the
+// sums lie, unrolled over the registers, it would not fit the instruction cache.
+constexpr int part_columns = 64;
+constexpr int part_bytes = 64 * part_columns * static_cast<int>(sizeof(float));
+
 template <int columns>
 struct Ring {
   static constexpr int stage_bytes = row_tile_bytes + columns * row_bytes;
   static constexpr int stages = columns == 256 ? 4 : columns == 128 ? 6 : 8;
-  static constexpr int bytes = stages * stage_bytes + 1024;  // and room to begin at a multiple of 1024
+  // with the parts of tiles that are stored, and room to begin at a multiple of 1024
+  static constexpr int bytes = stages * stage_bytes + 2 * part_bytes + 1024;
 };
 
 // Tiles of `blocks` row tiles by one column tile: what a cluster does together.
@@ -83,6 +89,68 @@ __device__ inline void gather_stats(RowStats<kind>& stats, const uint4* rows, in
   }
 }
 
+// Where column `c` of a row's part lies, so that no two lanes meet in a bank.
+__device__ inline int part_at(int row, int c) noexcept { return row * part_columns + (c ^ ((row & 3) << 3)); }
+
+// A part of a tile: rows from `row0` on, outputs from `column0` on. A thread has 4 outputs of every eighth row.
+template <class T, Stats kind>
+__device__ inline void store_part(const Product& p, const float* part, const RowAffine* affine, int64_t row0, int column0) noexcept {
+  const int thread = static_cast<int>(threadIdx.x % group_threads);
+  const int c = thread % 16 * 4;
+  const int column = column0 + c;
+  const auto outputs = static_cast<int>(p.outputs);
+  if (column >= outputs) return;
+  const int count = min(4, outputs - column);
+  float bias[4] = {0, 0, 0, 0}, sums[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int e = 0; e < 4; e++) {
+    if (e >= count) continue;
+    if (p.bias != nullptr) bias[e] = p.bias[column + e];
+    if constexpr (kind == Stats::layer) sums[e] = p.sums[column + e];
+  }
+  const bool wide = p.out_dtype == Dtype::f32;
+  const bool whole = count == 4 && p.out_stride % 4 == 0 && reinterpret_cast<uintptr_t>(p.out) % (wide ? 16 : 8) == 0;
+#pragma unroll 2
+  for (int r = thread / 16; r < 64; r += 8) {
+    const int64_t row = row0 + r;
+    if (row >= p.n) break;
+    const float4 four = *reinterpret_cast<const float4*>(part + part_at(r, c));
+    float v[4] = {four.x, four.y, four.z, four.w};
+    RowAffine a;
+    if constexpr (kind != Stats::none) a = affine[r];
+    bool bad = false;
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      if constexpr (kind != Stats::none) v[e] = v[e] * a.factor + a.base;
+      if constexpr (kind == Stats::layer) v[e] = fmaf(a.of_sums, sums[e], v[e]);
+      v[e] += bias[e];
+      bad |= e < count && !isfinite(v[e]);
+    }
+    report_bad(p, bad, row);
+    if (p.finish != Finish::identity) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) v[e] = finished(p.finish, v[e]);
+    }
+    if (p.residual != nullptr) {
+      const T* residual = static_cast<const T*>(p.residual) + row * p.residual_stride + column;
+#pragma unroll
+      for (int e = 0; e < 4; e++) v[e] += e < count ? to_float(residual[e]) : 0.0F;
+    }
+    const int64_t at = row * p.out_stride + column;
+    if (!whole) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        if (e < count) store_float(p.out_dtype, p.out, at + e, v[e]);
+      }
+    } else if (wide) {
+      *reinterpret_cast<float4*>(static_cast<float*>(p.out) + at) = make_float4(v[0], v[1], v[2], v[3]);
+    } else {
+      *reinterpret_cast<uint2*>(static_cast<uint16_t*>(p.out) + at) =
+          make_uint2(pair_bits(p.out_dtype, v[0], v[1]), pair_bits(p.out_dtype, v[2], v[3]));
+    }
+  }
+}
+
 #endif  // LATENT_WGMMA
 
 template <class T, int columns, int blocks, Stats kind, bool argmin>
@@ -94,6 +162,7 @@ __global__ void __launch_bounds__(block_threads, 1)
   extern __shared__ uint8_t memory[];
   __shared__ uint64_t full[R::stages];
   __shared__ uint64_t empty[R::stages];
+  __shared__ RowAffine affine[kind == Stats::none ? 1 : tile_rows];
   uint8_t* ring = memory + ((1024 - shared_address(memory) % 1024) % 1024);
   const auto steps = static_cast<int>(ceil_div<int64_t>(p.depth, step_depth));
   const auto cluster = static_cast<int>(blockIdx.x / blocks);
@@ -112,6 +181,8 @@ __global__ void __launch_bounds__(block_threads, 1)
   }
   if constexpr (blocks > 1) cluster_barrier();
   __syncthreads();
+  let_next_begin();
+  wait_for_previous();
 
   if (threadIdx.x < group_threads) {
     give_registers<56>();
@@ -143,9 +214,10 @@ __global__ void __launch_bounds__(block_threads, 1)
   } else {
     take_registers<224>();
     const int group = static_cast<int>(threadIdx.x / group_threads) - 1;
-    const int warp = static_cast<int>(threadIdx.x % group_threads) / 32;
+    const int thread = static_cast<int>(threadIdx.x % group_threads);
+    const int warp = thread / 32;
+    float* part = reinterpret_cast<float*>(ring + R::stages * R::stage_bytes + group * part_bytes);
     const int lane = static_cast<int>(threadIdx.x % 32);
-    const PairStore store(p);
     const auto release = [&](int stage) {
       __syncwarp();
       if constexpr (blocks > 1) {
@@ -185,22 +257,41 @@ __global__ void __launch_bounds__(block_threads, 1)
       hold(sums);
       release(previous);
 
-      const int64_t row = static_cast<int64_t>(row_tile * blocks + rank) * tile_rows + group * 64 + warp * 16 + lane / 4;
-      const int column = column_tile * columns + lane % 4 * 2;
+      const int64_t row0 = static_cast<int64_t>(row_tile * blocks + rank) * tile_rows + group * 64;
+      const int column0 = column_tile * columns;
       if constexpr (argmin) {
-        argmin_row<columns / 8>(p, row, column, [&](int i, int e) { return sums[4 * i + e]; });
-        argmin_row<columns / 8>(p, row + 8, column, [&](int i, int e) { return sums[4 * i + 2 + e]; });
+        warpgroup_barrier(1 + group);
+        for (int i = thread; i < columns; i += group_threads) part[i] = column0 + i < p.outputs ? p.bias[column0 + i] * 0.5F : INFINITY;
+        warpgroup_barrier(1 + group);
+        const int64_t row = row0 + warp * 16 + lane / 4;
+        const int column = lane % 4 * 2;
+        argmin_row<columns / 8>(p, row, part, column, column0, [&](int i, int e) { return sums[4 * i + e]; });
+        argmin_row<columns / 8>(p, row + 8, part, column, column0, [&](int i, int e) { return sums[4 * i + 2 + e]; });
       } else {
-        RowAffine upper, lower;
         if constexpr (kind != Stats::none) {
           stats.merge(shuffled(stats, lane ^ 1));
-          const RowStats<kind> of_upper = shuffled(stats, lane / 4 * 2);
-          const RowStats<kind> of_lower = shuffled(stats, lane / 4 * 2 + 16);
-          if (row < p.n) upper = row_affine(p, of_upper, row);
-          if (row + 8 < p.n) lower = row_affine(p, of_lower, row + 8);
+          const int r = warp * 16 + lane / 2;
+          if (lane % 2 == 0 && row0 + r < p.n) affine[group * 64 + r] = row_affine(p, stats, row0 + r);
         }
-        store_row<T, kind, columns / 8>(p, upper, row, column, store, [&](int i, int e) { return sums[4 * i + e]; });
-        store_row<T, kind, columns / 8>(p, lower, row + 8, column, store, [&](int i, int e) { return sums[4 * i + 2 + e]; });
+#pragma unroll 1
+        for (int c0 = 0; c0 < columns; c0 += part_columns) {
+          if (c0 > 0) warpgroup_barrier(1 + group);
+#pragma unroll
+          for (int which = 0; which < columns / part_columns; which++) {
+            if (c0 != which * part_columns) continue;
+#pragma unroll
+            for (int i = 0; i < part_columns / 8; i++) {
+              const int at = which * part_columns / 2 + 4 * i;
+              const int r = warp * 16 + lane / 4;
+              const int c = 8 * i + lane % 4 * 2;
+              *reinterpret_cast<float2*>(part + part_at(r, c)) = make_float2(sums[at], sums[at + 1]);
+              *reinterpret_cast<float2*>(part + part_at(r + 8, c)) = make_float2(sums[at + 2], sums[at + 3]);
+            }
+          }
+          warpgroup_barrier(1 + group);
+          store_part<T, kind>(p, part, affine + group * 64, row0, column0 + c0);
+        }
+        warpgroup_barrier(1 + group);  // before the next tile's sums and rows come here
       }
     }
   }
@@ -249,17 +340,8 @@ cudaError_t launch(const Product& p, int processors, cudaStream_t stream) noexce
   if (p.depth > INT32_MAX || rows * across > INT32_MAX / 2) return cudaErrorInvalidValue;
   const TileGrid grid{static_cast<int>(rows), static_cast<int>(across), tall_rows / (tile_rows * blocks)};
   const int clusters = std::min(grid.count(), processors / blocks);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {blocks, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(clusters * blocks));
-  config.blockDim = dim3(block_threads);
-  config.dynamicSmemBytes = Ring<columns>::bytes;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, x_map, w_map, p, grid);
+  return launch_early(kernel, dim3(static_cast<unsigned>(clusters * blocks)), block_threads, Ring<columns>::bytes, blocks, stream, x_map,
+                      w_map, p, grid);
 }
 
 template <class T, int columns, int blocks>
@@ -287,16 +369,27 @@ inline int64_t cycles_of(const Product& p, int64_t columns, int64_t blocks, int6
 }
 
 template <class T>
-cudaError_t launch_of(const Product& p, cudaStream_t stream) noexcept {
+cudaError_t launch_tile(const Product& p, int columns, int blocks, int processors, cudaStream_t stream) noexcept {
+  const auto of = [&](auto count) {
+    constexpr int width = decltype(count)::value;
+    return blocks == 2 ? launch_with<T, width, 2>(p, processors, stream) : launch_with<T, width, 1>(p, processors, stream);
+  };
+  if (columns == 256) return of(std::integral_constant<int, 256>());
+  return columns == 128 ? of(std::integral_constant<int, 128>()) : of(std::integral_constant<int, 64>());
+}
+
+template <class T>
+cudaError_t launch_of(const Product& p, Tile tile, cudaStream_t stream) noexcept {
   int processors = 0;
   LATENT_CUDA_TRY(device_attribute(cudaDevAttrMultiProcessorCount, &processors));
-  const bool together = p.n > tile_rows;
-  const int64_t blocks = together ? 2 : 1;
-  const int64_t narrow = cycles_of(p, 64, blocks, processors), middle = cycles_of(p, 128, blocks, processors);
-  if (!together) return narrow < middle ? launch_with<T, 64, 1>(p, processors, stream) : launch_with<T, 128, 1>(p, processors, stream);
-  const int64_t wide = cycles_of(p, 256, blocks, processors);
-  if (wide <= middle && wide <= narrow) return launch_with<T, 256, 2>(p, processors, stream);
-  return middle <= narrow ? launch_with<T, 128, 2>(p, processors, stream) : launch_with<T, 64, 2>(p, processors, stream);
+  if (tile.blocks == 0) tile.blocks = p.n > tile_rows ? 2 : 1;
+  if (tile.columns == 0) {
+    tile.columns = 64;
+    for (const int columns : {128, 256}) {
+      if (cycles_of(p, columns, tile.blocks, processors) <= cycles_of(p, tile.columns, tile.blocks, processors)) tile.columns = columns;
+    }
+  }
+  return launch_tile<T>(p, tile.columns, tile.blocks, processors, stream);
 }
 
 }  // namespace latentwire::cuda::hopper

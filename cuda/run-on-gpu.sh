@@ -21,18 +21,37 @@ wants() {
   case " $parts " in *" $1 "*) return 0 ;; esac
   return 1
 }
-# The seconds since the start, and what happened.
+shards=$(($(nproc) / 2))
+[ "$shards" -ge 1 ] || shards=1
 began=$(date +%s)
+# The seconds since the start, and what happened.
 note() { echo "$(($(date +%s) - began)) s: $*" | tee -a "$out/summary.txt"; }
-# Runs a command with a time limit; tells how it ended.
-limited() {
-  name=$1 seconds=$2 file=$3
-  shift 3
-  timeout -k 5 "$seconds" "$@" >"$file" 2>&1
-  code=$?
-  [ $code -eq 0 ] || status=1
-  [ $code -eq 124 ] && echo "stopped after $seconds s" >>"$file"
-  note "$name: exit $code, $(tail -n 1 "$file" | cut -c 1-200)"
+# Runs the tests in shards beside each other, which a processor each keeps busy, under a command: name, seconds, command...
+sharded() {
+  name=$1 seconds=$2
+  shift 2
+  pids=
+  for shard in $(seq 0 $((shards - 1))); do
+    timeout -k 5 "$seconds" "$@" "$build/latentwire-cuda-tests" "--shard=$shard/$shards" >"$build/$name.$shard" 2>&1 &
+    pids="$pids $!"
+  done
+  bad=0
+  for pid in $pids; do
+    wait "$pid"
+    code=$?
+    [ $code -eq 0 ] || bad=$code
+  done
+  : >"$out/$name.txt"
+  for shard in $(seq 0 $((shards - 1))); do
+    cat "$build/$name.$shard" >>"$out/$name.txt"
+    # a shard that was stopped has no last line
+    grep -q "passed, " "$build/$name.$shard" || echo "shard $shard did not end" >>"$out/$name.txt"
+  done
+  awk '/ passed, / { passed += $1; failed += $3 } /did not end/ { cut++ }
+    END { printf "%d passed, %d failed%s\n", passed, failed, cut ? ", " cut " shards stopped" : "" }' "$out/$name.txt" >"$build/$name.sum"
+  cat "$build/$name.sum" >>"$out/$name.txt"
+  note "$name: exit $bad, $(cat "$build/$name.sum")$(grep -h "ERROR SUMMARY: [1-9]\|RACECHECK SUMMARY: [1-9]" "$out/$name.txt" | tr -d =)"
+  [ "$bad" -eq 0 ]
 }
 
 : >"$out/summary.txt"
@@ -72,29 +91,22 @@ fi
 rm -f "$out/peers.err"
 [ -s "$out/peers.json" ] && export LATENTWIRE_PEERS="$out/peers.json"
 
-wants tests && limited tests 45 "$out/tests.txt" "$build/latentwire-cuda-tests"
+if wants tests; then sharded tests 45 || status=1; fi
 if wants bench; then
   # lines are JSON alone, also of a run that is stopped
   timeout -k 5 50 "$build/latentwire-cuda-bench" >"$out/bench.json" 2>>"$out/summary.txt" || status=1
   note "bench: $(wc -l <"$out/bench.json") lines"
 fi
 
-# Both sanitizers at once: they are bound by the processor.
-sanitizer() {
-  limited "$1" 60 "$out/$1.txt" env LATENTWIRE_TEST_ROUNDS=1 compute-sanitizer --tool "$1" --error-exitcode 9 "$build/latentwire-cuda-tests"
-  [ "$status" -eq 0 ]
-}
 if command -v compute-sanitizer >/dev/null; then
-  checks=
   for tool in memcheck racecheck; do
     if wants $tool; then
-      sanitizer $tool &
-      checks="$checks $!"
+      sharded $tool 60 env LATENTWIRE_TEST_ROUNDS=1 compute-sanitizer --tool $tool --error-exitcode 9 || status=1
     fi
   done
-  for check in $checks; do wait "$check" || status=1; done
 fi
 
 note "status $status"
-grep -E "^not ok|passed, " "$out/tests.txt" 2>/dev/null
+grep "^not ok" "$out/tests.txt" 2>/dev/null
+tail -n 1 "$out/tests.txt" 2>/dev/null
 exit $status

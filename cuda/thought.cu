@@ -17,6 +17,8 @@ constexpr int select_threads = 1024;
 constexpr uint32_t warp_tokens = 128;
 // Shared memory that a block may keep logits in.
 constexpr uint32_t most_kept_bytes = 96 * 1024;
+// Selections up to here are weighed by one block.
+constexpr int64_t alone_tokens = 4096;
 constexpr double log2_e = 1.4426950408889634;
 constexpr double two_pi = 6.283185307179586;
 
@@ -228,19 +230,6 @@ __device__ double log_gamma_draw(Draws draws, double shape) noexcept {
 
 // --- The first launch --------------------------------------------------------------------------------------------------------------------
 
-struct Add {
-  template <class T>
-  __device__ T operator()(T a, T b) const noexcept {
-    return a + b;
-  }
-};
-struct Larger {
-  template <class T>
-  __device__ T operator()(T a, T b) const noexcept {
-    return a > b ? a : b;
-  }
-};
-
 // What is selected: logits from `least` on, and of those equal to `tie` the first `ties`.
 struct Selection {
   float least;
@@ -255,9 +244,13 @@ struct Sums {
   uint32_t finite;  // tokens above -infinity
 };
 
-__device__ inline float power(float z, float max, float scale) noexcept {
-  return exp2f(fmaxf(-126.0F, __fmul_rn(__fsub_rn(z, max), scale)));
+// 2^y for y from -126 on.
+__device__ inline float power_of_two(float y) noexcept {
+  float q;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(q) : "f"(y));
+  return q;
 }
+__device__ inline float exponent(float z, float max, float scale) noexcept { return fmaxf(-126.0F, __fmul_rn(__fsub_rn(z, max), scale)); }
 
 template <class T>
 __device__ Selection select(const Job& job, const Logits<T>& logits, Team& team, const Sums& sums) {
@@ -279,9 +272,11 @@ __device__ Selection select(const Job& job, const Logits<T>& logits, Team& team,
     uint32_t found[3] = {};
     float masses[3] = {};
     logits.each([&](uint32_t, const float(&z)[4]) {
+      // most reach none of the thresholds
+      if (fmaxf(fmaxf(z[0], z[1]), fmaxf(z[2], z[3])) < bounds[0]) return;
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        const float q = nucleus ? power(z[i], sums.max, job.scale) : 0;
+        const float q = nucleus ? power_of_two(exponent(z[i], sums.max, job.scale)) : 0;
 #pragma unroll
         for (int j = 0; j < 3; j++) {
           const bool reaches = z[i] >= bounds[j];
@@ -292,11 +287,11 @@ __device__ Selection select(const Job& job, const Logits<T>& logits, Team& team,
     });
     double counts[6];
 #pragma unroll
-    for (int j = 0; j < 3; j++) {
-      counts[j] = found[j];
-      counts[3 + j] = static_cast<double>(masses[j]);
+    for (uint32_t j = 0; j < 3; j++) {
+      team.put<double>(j, found[j], Add{});
+      if (nucleus) team.put<double>(3 + j, masses[j], Add{});
     }
-    team.reduce(counts, 0.0, Add{});
+    team.agree(counts, 0.0, Add{});
 #pragma unroll
     for (int j = 0; j < 3; j++) {
       const bool enough = counts[j] >= limit || (nucleus && counts[3 + j] >= target);
@@ -316,7 +311,7 @@ __device__ Selection select(const Job& job, const Logits<T>& logits, Team& team,
   // equal logits, of which the first ones are taken
   double ties = limit - high_count;
   if (nucleus) {
-    const auto each = static_cast<double>(power(logit_of(low), sums.max, job.scale));
+    const auto each = static_cast<double>(power_of_two(exponent(logit_of(low), sums.max, job.scale)));
     ties = fmin(ties, ceil((target - high_mass) / each));
   }
   ties = fmax(1.0, fmin(ties, low_count - high_count));
@@ -331,7 +326,12 @@ __device__ void list(const Logits<T>& logits, Team& team, const Selection& s, ui
   const uint32_t before_lane = (1U << lane) - 1;
   uint32_t taken = 0;
   uint32_t tied = 0;
+  const float lowest = fminf(s.least, s.tie);
+  const auto none = [&](const float(&z)[4]) {
+    return __ballot_sync(all_lanes, fmaxf(fmaxf(z[0], z[1]), fmaxf(z[2], z[3])) >= lowest) == 0;
+  };
   logits.each([&](uint32_t, const float(&z)[4]) {
+    if (none(z)) return;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       taken += static_cast<uint32_t>(__popc(__ballot_sync(all_lanes, z[i] >= s.least)));
@@ -343,22 +343,18 @@ __device__ void list(const Logits<T>& logits, Team& team, const Selection& s, ui
   __syncthreads();
   const uint64_t of_warp = lane < blockDim.x / 32 ? counts[lane] : 0;
   uint64_t before = warp_sum(lane < warp ? of_warp : uint64_t{0});
-  uint64_t block[1] = {warp_sum(of_warp)};
-  team.tell(block, uint64_t{0});
-  before += warp_sum(lane < team.rank() ? block[0] : uint64_t{0});
+  before += team.before(warp_sum(of_warp));
   taken = static_cast<uint32_t>(before);
   tied = static_cast<uint32_t>(before >> 32);
   logits.each([&](uint32_t id, const float(&z)[4]) {
+    if (none(z)) return;
     uint32_t takes[4];
     uint32_t ties[4];
-    uint32_t any = 0;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       takes[i] = __ballot_sync(all_lanes, z[i] >= s.least);
       ties[i] = __ballot_sync(all_lanes, z[i] == s.tie);
-      any |= takes[i] | ties[i];
     }
-    if (any == 0) return;
     uint32_t take_at = taken;
     uint32_t tie_at = tied;
 #pragma unroll
@@ -394,6 +390,12 @@ __device__ void weigh(const Job& job, int64_t row, const Logits<T>& logits, Team
     for (int64_t i = team.thread(); i < count; i += team.threads()) f(i, static_cast<uint32_t>(__ldcg(position.ids + i)));
   };
   const auto logarithm = [&](uint32_t id) { return (static_cast<double>(logits.at(id)) - sums.max) / temperature; };
+  const auto agreed = [&](double x, double neutral, auto op) {
+    double all[1];
+    team.put<double>(0, x, op);
+    team.agree(all, neutral, op);
+    return all[0];
+  };
   double total = 0;
   double largest = 0;
   const auto noisy = [&](uint32_t id) {
@@ -404,26 +406,23 @@ __device__ void weigh(const Job& job, int64_t row, const Logits<T>& logits, Team
   };
   const auto numerator = [&](uint32_t id) { return a.noise == ThoughtNoise::none ? exp(logarithm(id)) : exp(noisy(id) - largest); };
   if (a.noise == ThoughtNoise::dirichlet) {
-    double sum[1] = {0};
-    each([&](int64_t, uint32_t id) { sum[0] += exp(logarithm(id)); });
-    team.reduce(sum, 0.0, Add{});
-    total = sum[0];
+    each([&](int64_t, uint32_t id) { total += exp(logarithm(id)); });
+    total = agreed(total, 0.0, Add{});
   }
   if (a.noise != ThoughtNoise::none) {
-    double most[1] = {-INFINITY};
-    each([&](int64_t, uint32_t id) { most[0] = fmax(most[0], noisy(id)); });
-    team.reduce(most, static_cast<double>(-INFINITY), Larger{});
-    largest = most[0];
+    double most = -INFINITY;
+    each([&](int64_t, uint32_t id) { most = fmax(most, noisy(id)); });
+    largest = agreed(most, static_cast<double>(-INFINITY), Larger{});
   }
-  double both[2] = {0, 0};
+  double sum = 0;
+  double square = 0;
   each([&](int64_t, uint32_t id) {
     const double e = numerator(id);
-    both[0] += e;
-    both[1] += e * e;
+    sum += e;
+    square += e * e;
   });
-  team.reduce(both, 0.0, Add{});
-  const double sum = both[0];
-  const double factor = a.unit_mix ? a.mix / (sqrt(both[1]) / sum) : a.mix;
+  sum = agreed(sum, 0.0, Add{});
+  const double factor = a.unit_mix ? a.mix / (sqrt(agreed(square, 0.0, Add{})) / sum) : a.mix;
   const int64_t room = a.top_k > 0 && a.top_k < a.table.count ? a.top_k : a.table.count;
   const bool adds_token = a.token != 0 && a.out != nullptr && a.mix != 0;
   const int32_t token = adds_token ? a.tokens[row] : -1;
@@ -440,13 +439,14 @@ __device__ void weigh(const Job& job, int64_t row, const Logits<T>& logits, Team
 template <class T>
 __global__ void __launch_bounds__(select_threads) select_kernel(const __grid_constant__ Job job) {
   extern __shared__ float4 kept[];
-  __shared__ uint64_t shared[shared_words];
+  __shared__ TeamShared shared;
   __shared__ uint64_t counts[most_warps];
   const ThoughtArgs& a = job.args;
   const int64_t row = job.first_row + blockIdx.x / job.team;
   const Position position(job, row);
-  Team team(&position.head->team, job.team, shared);
+  Team team(&position.head->team, job.team, &shared);
   const Logits<T> logits(job, row, team, kept);
+  team.meet();
   const bool speaks = team.thread() == 0;
 
   // the largest, the first of equals; all ones if a logit is bad
@@ -463,8 +463,9 @@ __global__ void __launch_bounds__(select_threads) select_kernel(const __grid_con
       }
     }
   });
-  uint64_t top[1] = {bad ? ~uint64_t{0} : (uint64_t{order_of(best)} << 32) | (0xFFFF'FFFFU - best_id)};
-  team.reduce(top, uint64_t{0}, Larger{});
+  uint64_t top[1];
+  team.put<uint64_t>(0, bad ? ~uint64_t{0} : (uint64_t{order_of(best)} << 32) | (0xFFFF'FFFFU - best_id), Larger{});
+  team.agree(top, uint64_t{0}, Larger{});
   Sums sums;
   sums.max = logit_of(static_cast<uint32_t>(top[0] >> 32));
   const uint32_t argmax = 0xFFFF'FFFFU - static_cast<uint32_t>(top[0]);
@@ -481,22 +482,30 @@ __global__ void __launch_bounds__(select_threads) select_kernel(const __grid_con
   if (fault != ThoughtFault::none) return;
 
   // The largest term is added last: what is left is small where p is nearly 1, and must not drown in it.
-  double totals[3] = {0, 0, 0};
+  double sum = 0;
+  double weighted = 0;
+  uint32_t finite = 0;
   logits.each([&](uint32_t id, const float(&z)[4]) {
-    float sum = 0;
-    float weighted = 0;
+    float q_sum = 0;
+    float y_sum = 0;
+    const bool has_largest = id == (argmax & ~3U);
 #pragma unroll
     for (uint32_t i = 0; i < 4; i++) {
-      const float y = fmaxf(-126.0F, __fmul_rn(__fsub_rn(z[i], sums.max), job.scale));
-      const float q = id + i == argmax || z[i] == -INFINITY ? 0.0F : exp2f(y);
-      sum += q;
-      weighted += q * y;
-      totals[2] += z[i] >= -FLT_MAX ? 1 : 0;
+      const float y = exponent(z[i], sums.max, job.scale);
+      const float q = has_largest && id + i == argmax ? 0.0F : power_of_two(y);
+      q_sum += q;
+      y_sum += q * y;
+      finite += z[i] >= -FLT_MAX ? 1U : 0U;
     }
-    totals[0] += static_cast<double>(sum);
-    totals[1] += static_cast<double>(weighted);
+    sum += static_cast<double>(q_sum);
+    weighted += static_cast<double>(y_sum);
   });
-  team.reduce(totals, 0.0, Add{});
+  // short sums in f32, long ones in f64
+  double totals[3];
+  team.put<double>(0, static_cast<float>(sum), Add{});
+  team.put<double>(1, static_cast<float>(weighted), Add{});
+  team.put<double>(2, finite, Add{});
+  team.agree(totals, 0.0, Add{});
   sums.sum = totals[0] + 1;
   sums.finite = static_cast<uint32_t>(totals[2]);
 
@@ -508,6 +517,11 @@ __global__ void __launch_bounds__(select_threads) select_kernel(const __grid_con
     list(logits, team, selection, counts, position.ids, a.ids == nullptr ? nullptr : a.ids + row * room);
     if (mixes || a.weights != nullptr) {
       team.meet();
+      // what one block does in a few rounds is not worth the others' time
+      if (selection.count <= alone_tokens) {
+        if (team.rank() != 0) return;
+        team.go_alone();
+      }
       weigh(job, row, logits, team, sums, selection.count, position);
     }
   }
@@ -539,6 +553,31 @@ __device__ inline void each_columns(uint32_t width, F f) noexcept {
     f(column, static_cast<int>(min(width - column, static_cast<uint32_t>(columns_each))));
 }
 
+// `left` of eight neighbours, which threads have one beside the other.
+__device__ inline void load_columns(const float* p, int left, float (&x)[columns_each]) noexcept {
+  if (left == columns_each && reinterpret_cast<uintptr_t>(p) % sizeof(float4) == 0) {
+#pragma unroll
+    for (int i = 0; i < columns_each; i += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(p + i);
+      x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < columns_each; i++) x[i] = i < left ? p[i] : 0.0F;
+  }
+}
+__device__ inline void store_columns(float* p, int left, const float (&x)[columns_each]) noexcept {
+  if (left == columns_each && reinterpret_cast<uintptr_t>(p) % sizeof(float4) == 0) {
+#pragma unroll
+    for (int i = 0; i < columns_each; i += 4) *reinterpret_cast<float4*>(p + i) = {x[i], x[i + 1], x[i + 2], x[i + 3]};
+  } else {
+#pragma unroll
+    for (int i = 0; i < columns_each; i++) {
+      if (i < left) p[i] = x[i];
+    }
+  }
+}
+
 // out = sum of `count` rows of partials, one after another.
 __device__ void add_partials(const float* partials, uint32_t count, uint32_t width, float* out) noexcept {
   for (uint32_t column = threadIdx.x; column < width; column += blockDim.x) {
@@ -566,17 +605,26 @@ __device__ void finish(const Job& job, int64_t row, bool merged, double* shared)
   double square = 0;
   bool finite = true;
   each_columns(width, [&](uint32_t column, int left) {
-    float x[columns_each] = {};
-    if (adds_token) TokenRow<format>::numbers(TokenRow<format>::load(token_row, column, left, job.vector), x);
+    float e[columns_each];
+    load_columns(out + column, left, e);
+    if (adds_token) {
+      float x[columns_each];
+      TokenRow<format>::numbers(TokenRow<format>::load(token_row, column, left, job.vector && left == columns_each), x);
+#pragma unroll
+      for (int i = 0; i < columns_each; i++) e[i] = fmaf(a.token, x[i], e[i]);
+    }
+    if (a.extra != 0) {
+      float x[columns_each];
+      load_columns(a.extras + row * width + column, left, x);
+#pragma unroll
+      for (int i = 0; i < columns_each; i++) e[i] += a.extra * x[i];
+    }
+    store_columns(out + column, left, e);
 #pragma unroll
     for (int i = 0; i < columns_each; i++) {
-      if (i >= left) break;
-      float e = out[column + i];
-      if (adds_token) e = fmaf(a.token, x[i], e);
-      if (a.extra != 0) e += a.extra * a.extras[row * width + column + i];
-      out[column + i] = e;
-      finite = finite && fabsf(e) <= FLT_MAX;
-      square += static_cast<double>(e) * static_cast<double>(e);
+      if (i >= left) continue;
+      finite = finite && fabsf(e[i]) <= FLT_MAX;
+      square += static_cast<double>(e[i]) * static_cast<double>(e[i]);
     }
   });
   finite = __syncthreads_and(finite) != 0;
@@ -585,11 +633,14 @@ __device__ void finish(const Job& job, int64_t row, bool merged, double* shared)
     if (square > 0) {
       const double factor = a.norm / sqrt(square);
       each_columns(width, [&](uint32_t column, int left) {
-        for (int i = 0; i < left; i++) {
-          const float e = factor <= 1e38 ? out[column + i] * static_cast<float>(factor) : static_cast<float>(out[column + i] * factor);
-          out[column + i] = e;
-          finite = finite && fabsf(e) <= FLT_MAX;
+        float e[columns_each];
+        load_columns(out + column, left, e);
+#pragma unroll
+        for (int i = 0; i < columns_each; i++) {
+          e[i] = factor <= 1e38 ? e[i] * static_cast<float>(factor) : static_cast<float>(e[i] * factor);
+          finite = finite && (i >= left || fabsf(e[i]) <= FLT_MAX);
         }
+        store_columns(out + column, left, e);
       });
       finite = __syncthreads_and(finite) != 0;
     }
@@ -631,9 +682,7 @@ __global__ void __launch_bounds__(most_sum_threads) sum_kernel(const __grid_cons
     const auto add_rows = [&](auto whole, uint32_t column, int left) {
       constexpr bool vector = decltype(whole)::value;
       float sum[columns_each] = {};
-      if (begin > first) {
-        for (int i = 0; i < left; i++) sum[i] = out[column + i];
-      }
+      if (begin > first) load_columns(out + column, left, sum);
       const auto load = [&](int i) { return TokenRow<format>::load(table + ids[i] * a.table.row_bytes, column, left, vector); };
       const auto add = [&](const typename TokenRow<format>::Raw& raw, float weight) {
         float x[columns_each];
@@ -650,10 +699,7 @@ __global__ void __launch_bounds__(most_sum_threads) sum_kernel(const __grid_cons
         for (int j = 0; j < together; j++) add(raw[j], weights[i + j]);
       }
       for (; i < here; i++) add(load(i), weights[i]);
-#pragma unroll
-      for (int k = 0; k < columns_each; k++) {
-        if (k < left) out[column + k] = sum[k];
-      }
+      store_columns(out + column, left, sum);
     };
     each_columns(width, [&](uint32_t column, int left) {
       if (job.vector && left == columns_each)

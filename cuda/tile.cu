@@ -38,7 +38,8 @@ struct Job {
 struct Place {
   uint32_t row;  // of this launch
   uint32_t column;
-  int count;  // numbers, 0 to 8; a chunk behind the end is none at the place of the last one
+  int count;    // numbers, 0 to 8
+  bool behind;  // the end of the launch: no chunk, at the place of the last one
 };
 
 __device__ inline Place place_of(const Job& job, uint32_t at) noexcept {
@@ -46,7 +47,7 @@ __device__ inline Place place_of(const Job& job, uint32_t at) noexcept {
   const uint32_t row = job.row_chunks.quotient(inside);
   const uint32_t column = (inside - row * job.row_chunks.by) * chunk;
   const int left = static_cast<int>(job.columns) - static_cast<int>(column);
-  return {row, column, at < job.chunks ? min(max(left, 0), chunk) : 0};
+  return {row, column, at < job.chunks ? min(max(left, 0), chunk) : 0, at >= job.chunks};
 }
 
 // The places of a thread, and the rows of numbers that they belong to.
@@ -176,12 +177,28 @@ __device__ inline void put(TileScale type, void* out, int64_t at, uint32_t bits)
   else
     static_cast<uint8_t*>(out)[at] = static_cast<uint8_t>(bits);
 }
-__device__ inline float get(TileScale type, const void* in, int64_t at) noexcept {
-  if (type == TileScale::f32) return static_cast<const float*>(in)[at];
-  if (type == TileScale::f16) return __half2float(static_cast<const __half*>(in)[at]);
-  const uint32_t code = static_cast<const uint8_t*>(in)[at];
-  // 255 is NaN, 0 is 2^-127
-  return __uint_as_float(code == 255 ? 0x7FC0'0000U : code == 0 ? 0x40'0000U : code << 23);
+// Scales or minima of several groups: all loads first, then what they are as numbers.
+__device__ inline void get(TileScale type, const void* in, const int64_t (&at)[depth], float (&out)[depth]) noexcept {
+  uint32_t bits[depth];
+  if (type == TileScale::f32) {
+#pragma unroll
+    for (int i = 0; i < depth; i++) bits[i] = static_cast<const uint32_t*>(in)[at[i]];
+  } else if (type == TileScale::f16) {
+#pragma unroll
+    for (int i = 0; i < depth; i++) bits[i] = static_cast<const uint16_t*>(in)[at[i]];
+  } else {
+#pragma unroll
+    for (int i = 0; i < depth; i++) bits[i] = static_cast<const uint8_t*>(in)[at[i]];
+  }
+#pragma unroll
+  for (int i = 0; i < depth; i++) {
+    if (type == TileScale::f32)
+      out[i] = __uint_as_float(bits[i]);
+    else if (type == TileScale::f16)
+      out[i] = __half2float(__ushort_as_half(static_cast<uint16_t>(bits[i])));
+    else  // 255 is NaN, 0 is 2^-127
+      out[i] = __uint_as_float(bits[i] == 255 ? 0x7FC0'0000U : bits[i] == 0 ? 0x40'0000U : bits[i] << 23);
+  }
 }
 
 struct Range {
@@ -192,35 +209,52 @@ struct Range {
   bool good;
 };
 
-// What the numbers of a group span, and the scale that follows.
+// What the numbers of a group span: the bits of the largest magnitude, or the keys of the least and the largest number.
+struct Span {
+  int low;
+  int high;
+};
 template <TileCode code, bool vector>
-__device__ inline Range range_of(const float (&x)[chunk], int count, const Job& job) noexcept {
-  Range r = {0, 0, 0, 0, true};
-  float span;
+__device__ inline Span span_of(const float (&x)[chunk], int count, int group_shift) noexcept {
   if constexpr (code == TileCode::i4_zero) {
     int low = 0x7FFF'FFFF;
     int high = -0x7FFF'FFFF - 1;
 #pragma unroll
     for (int i = 0; i < chunk; i++) {
       const int key = turn(__float_as_int(x[i]));
-      const bool here = vector ? count > 0 : i < count;
+      const bool here = vector || i < count;
       low = here ? min(low, key) : low;
       high = here ? max(high, key) : high;
     }
-    low = over_group(low, job.group_shift, [](int a, int b) { return min(a, b); });
-    high = over_group(high, job.group_shift, [](int a, int b) { return max(a, b); });
-    r.good = high < infinity_bits && low >= -infinity_bits;
-    r.minimum = __int_as_float(turn(low));
-    r.good &= stored<false>(job.scale, &r.minimum, &r.minimum_bits);
-    span = __fsub_rn(__int_as_float(turn(high)), r.minimum);
+    if (vector && count == 0) {
+      low = 0x7FFF'FFFF;
+      high = -0x7FFF'FFFF - 1;
+    }
+    return {over_group(low, group_shift, [](int a, int b) { return min(a, b); }),
+            over_group(high, group_shift, [](int a, int b) { return max(a, b); })};
   } else {
     // missing numbers are zeros
     int largest = 0;
 #pragma unroll
     for (int i = 0; i < chunk; i++) largest = max(largest, __float_as_int(x[i]) & 0x7FFF'FFFF);
-    largest = over_group(largest, job.group_shift, [](int a, int b) { return max(a, b); });
-    r.good = largest < infinity_bits;
-    span = __int_as_float(largest);
+    if (count == 0) largest = 0;
+    return {0, over_group(largest, group_shift, [](int a, int b) { return max(a, b); })};
+  }
+}
+
+// The scale that follows from a span, and what is stored of it.
+template <TileCode code>
+__device__ inline Range range_of(Span s, TileScale type) noexcept {
+  Range r = {0, 0, 0, 0, true};
+  float span;
+  if constexpr (code == TileCode::i4_zero) {
+    r.good = s.high < infinity_bits && s.low >= -infinity_bits;
+    r.minimum = __int_as_float(turn(s.low));
+    r.good &= stored<false>(type, &r.minimum, &r.minimum_bits);
+    span = __fsub_rn(__int_as_float(turn(s.high)), r.minimum);
+  } else {
+    r.good = s.high < infinity_bits;
+    span = __int_as_float(s.high);
   }
   constexpr float levels = levels_of(code);
   constexpr float slack = levels > 127 ? 1.0625F : 1.000001F;
@@ -230,7 +264,7 @@ __device__ inline Range range_of(const float (&x)[chunk], int count, const Job& 
   float most = __fmul_rn(scale, levels * slack);
   if constexpr (code == TileCode::i4_zero) most = __fadd_rn(most, r.minimum);
   r.good &= most <= 0x1.fffffep127F;
-  r.good &= stored<true>(job.scale, &scale, &r.scale_bits);
+  r.good &= stored<true>(type, &scale, &r.scale_bits);
   r.inverse = scale > 0 ? __fdiv_rn(1.0F, scale) : 0.0F;
   return r;
 }
@@ -268,33 +302,52 @@ __device__ inline void quantise_chunks(const TilePart& part, const Job& job) noe
     const int64_t at = vector ? places.number(job, i) : places.row[i] * job.stride + places.place[i].column;
     raw[i] = load_chunk<vector>(static_cast<const T*>(part.numbers) + at, places.place[i].count);
   }
+  // Each lane of four works out the scale of one of their four groups (a group has at least four lanes), and tells the others.
+  static_assert(depth == 4);
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  Span own = {0, 0};
+  Place own_place = places.place[0];
+#pragma unroll
+  for (int i = 0; i < depth; i++) {
+    float x[chunk];
+    floats_of(raw[i], x);
+    const Span span = span_of<code, vector>(x, places.place[i].count, job.group_shift);
+    if (lane % depth == i) {
+      own = span;
+      own_place = places.place[i];
+    }
+  }
+  const Range range = range_of<code>(own, job.scale);
+  // of the lanes that worked out the same, the first of the group
+  const uint32_t group_column = own_place.column & ~((1U << job.group_shift) - 1);
+  const bool first = (own_place.column - group_column) / chunk < depth;
+  const bool exists = first && !own_place.behind;
+  if (exists) {
+    const int64_t row = job.first_row + own_place.row;
+    const int64_t at = row * job.groups + (group_column >> job.group_shift);
+    put(job.scale, part.scales, at, range.scale_bits);
+    if constexpr (code == TileCode::i4_zero) put(job.scale, part.minima, at, range.minimum_bits);
+    if (!range.good)
+      atomicMin(reinterpret_cast<unsigned long long*>(job.first_bad),
+                static_cast<unsigned long long>((job.first_part + blockIdx.y) * job.all_rows + row));
+  }
 #pragma unroll
   for (int i = 0; i < depth; i++) {
     const Place& p = places.place[i];
-    float x[chunk];
-    floats_of(raw[i], x);
-    if (p.count == 0) {
-#pragma unroll
-      for (float& v : x) v = 0;
-    }
-    const Range r = range_of<code, vector>(x, p.count, job);
+    const int teller = (lane & ~(depth - 1)) | i;
+    const float inverse = __shfl_sync(all_lanes, range.inverse, teller);
+    const float minimum = code == TileCode::i4_zero ? __shfl_sync(all_lanes, range.minimum, teller) : 0.0F;
     if (p.count == 0) continue;
     const int64_t row = job.first_row + p.row;
-    if ((p.column & ((1U << job.group_shift) - 1)) == 0) {
-      const int64_t at = row * job.groups + (p.column >> job.group_shift);
-      put(job.scale, part.scales, at, r.scale_bits);
-      if constexpr (code == TileCode::i4_zero) put(job.scale, part.minima, at, r.minimum_bits);
-      if (!r.good)
-        atomicMin(reinterpret_cast<unsigned long long*>(job.first_bad),
-                  static_cast<unsigned long long>((job.first_part + blockIdx.y) * job.all_rows + row));
-    }
+    float x[chunk];
+    floats_of(raw[i], x);
     float y[chunk];
 #pragma unroll
     for (int j = 0; j < chunk; j++) {
       if constexpr (code == TileCode::i4_zero)
-        y[j] = __fmul_rn(__fsub_rn(x[j], r.minimum), r.inverse);
+        y[j] = __fmul_rn(__fsub_rn(x[j], minimum), inverse);
       else
-        y[j] = __fmul_rn(x[j], r.inverse);
+        y[j] = __fmul_rn(x[j], inverse);
     }
     uint8_t* out = part.codes + row * job.code_row + static_cast<int64_t>(p.column) * bits / 8;
     uint32_t words[2] = {};
@@ -380,6 +433,7 @@ __device__ inline void dequantise_chunks(const TilePart& part, const Job& job) n
   constexpr int bits = code == TileCode::fp8 || code == TileCode::i8 ? 8 : 4;
   const Places places(job);
   uint32_t words[depth][2] = {};
+  int64_t group[depth];
   float scale[depth];
   float minimum[depth];
 #pragma unroll
@@ -400,10 +454,10 @@ __device__ inline void dequantise_chunks(const TilePart& part, const Job& job) n
     } else {
       words[i][0] = __ldcs(reinterpret_cast<const uint32_t*>(from));
     }
-    const int64_t at = row * job.groups + (column >> job.group_shift);
-    scale[i] = get(job.scale, part.scales, at);
-    minimum[i] = code == TileCode::i4_zero ? get(job.scale, part.minima, at) : 0.0F;
+    group[i] = row * job.groups + (column >> job.group_shift);
   }
+  get(job.scale, part.scales, group, scale);
+  if constexpr (code == TileCode::i4_zero) get(job.scale, part.minima, group, minimum);
 #pragma unroll
   for (int i = 0; i < depth; i++) {
     const Place& p = places.place[i];

@@ -30,17 +30,20 @@ __device__ inline void barrier_init_fence() noexcept {
 __device__ inline void barrier_arrive(uint64_t* barrier) noexcept {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
-// On the barrier at the same place in a block of the cluster.
+// On the barrier at the same place in a block of the cluster. Not `.release.cluster`, which would wait for all that the thread has stored
+// anywhere: what is handed over is room that was read.
 __device__ inline void barrier_arrive_at(uint64_t* barrier, uint32_t block) noexcept {
   asm volatile(
       "{\n"
       ".reg .b32 there;\n"
       "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
       "}" ::"r"(shared_address(barrier)),
       "r"(block)
       : "memory");
 }
+// The threads of one warpgroup; `name` 0 is the block's own barrier.
+__device__ inline void warpgroup_barrier(int name) noexcept { asm volatile("bar.sync %0, 128;" ::"r"(name) : "memory"); }
 // All threads of all blocks of the cluster.
 __device__ inline void cluster_barrier() noexcept {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");

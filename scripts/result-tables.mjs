@@ -70,6 +70,13 @@ const TABLES = [
     cells: (row) => [row.name, row.shape, row.questions, percent(row.right), percent(row.placebo), row.mrr, row.verdict],
   },
   {
+    file: "docs/spaces.md",
+    results: "spaces",
+    rows: (row) => row.right === undefined,
+    head: ["row", "what", "threads", "ms", "compared with, ms", "best peer / ours"],
+    cells: (row) => [row.name, row.shape, row.threads, row.ms, row.peers, row.ratio],
+  },
+  {
     file: "docs/performance.md",
     results: "kernels",
     head: ["row", "what", "kept as", "µs", "peers, µs", "best peer / ours", "share of the machine's limit", "target", "met"],
@@ -88,6 +95,8 @@ const TABLES = [
   {
     file: "docs/gpu.md",
     results: "cuda",
+    // how tiles were chosen
+    rows: ({ op }) => op !== "tiles",
     head: ["what", "shape", "µs", "floor, µs", "share of the limit", "limit", "PyTorch, µs", "best of PyTorch / ours"],
     cells: (row) => [
       row.op,

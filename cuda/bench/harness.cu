@@ -129,15 +129,35 @@ double peer_number(const char* op, const char* key) {
   return 0;
 }
 
+__global__ void copy_units(const uint4* from, uint4* to, int64_t n) {
+  constexpr int depth = 4;
+  const int64_t first = int64_t{blockIdx.x} * blockDim.x * depth + threadIdx.x;
+  uint4 units[depth];
+#pragma unroll
+  for (int i = 0; i < depth; i++) units[i] = load_once(from + min(first + i * int64_t{blockDim.x}, n - 1));
+#pragma unroll
+  for (int i = 0; i < depth; i++) {
+    if (first + i * int64_t{blockDim.x} < n) store_once(to + first + i * int64_t{blockDim.x}, units[i]);
+  }
+}
+
+// The better of what the runtime copies and what a plain kernel copies.
 double measured_copy_rate() {
   constexpr size_t bytes = size_t{1} << 30;
+  constexpr int64_t units = bytes / 16;
   const Buffer from(static_cast<int64_t>(bytes / 4), Dtype::f32, 1, 1);
   const Buffer to(bytes);
   Entry copy;
   copy.launch = [&](int, cudaStream_t stream) { return cudaMemcpyAsync(to.data(), from.data(), bytes, cudaMemcpyDeviceToDevice, stream); };
-  const Timing timing = time_of(copy);
-  must(timing.error, "copy");
-  return 2 * static_cast<double>(bytes) / timing.us / 1000;
+  const Timing by_runtime = time_of(copy);
+  must(by_runtime.error, "copy");
+  copy.launch = [&](int, cudaStream_t stream) {
+    copy_units<<<units / 1024, 256, 0, stream>>>(from.as<uint4>(), to.as<uint4>(), units);
+    return cudaGetLastError();
+  };
+  const Timing by_kernel = time_of(copy);
+  must(by_kernel.error, "copy");
+  return 2 * static_cast<double>(bytes) / std::min(by_runtime.us, by_kernel.us) / 1000;
 }
 
 }  // namespace

@@ -227,7 +227,7 @@ Plan some_plan(Random& random) {
 }
 
 LATENT_TEST(cosine_of_any_shape) {
-  for (int round = 0; round < rounds(240); round++) {
+  for (int round = 0; round < rounds(90); round++) {
     Random random(20000 + static_cast<uint64_t>(round));
     Job job(random, some_plan(random));
     check(job, all_rows(job.plan().n), paths());
@@ -244,6 +244,7 @@ LATENT_TEST(cosine_large) {
   uint64_t seed = 21000;
   for (const Size& size : sizes) {
     for (const Dtype dtype : dtypes()) {
+      if (size.n * size.depth > 10'000'000 && dtype == Dtype::f16) continue;
       Random random(seed++);
       Plan s;
       s.n = size.n;
@@ -252,7 +253,7 @@ LATENT_TEST(cosine_large) {
       s.dtype = dtype;
       Job job(random, s);
       std::vector<int64_t> rows = {0, s.n - 1};
-      for (int i = 0; i < 14; i++) rows.push_back(random.between(0, s.n - 1));
+      for (int i = 0; i < 5; i++) rows.push_back(random.between(0, s.n - 1));
       check(job, rows, {Path::automatic, Path::mma});
     }
   }
@@ -318,7 +319,7 @@ void check_best(Job& job, int64_t k, Path path) {
 }
 
 LATENT_TEST(cosine_selects_the_most_similar) {
-  for (int round = 0; round < rounds(80); round++) {
+  for (int round = 0; round < rounds(30); round++) {
     Random random(23000 + static_cast<uint64_t>(round));
     Plan s = some_plan(random);
     s.n = random.of<int64_t>({1, 2, 5, 64, 70});

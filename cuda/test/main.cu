@@ -1,5 +1,5 @@
-// Runs all tests, or those whose names contain one of the arguments. The last line is "N passed, N failed"; exits with 1 if one failed, 2
-// if there is no device, 3 after an error that ended the run.
+// Runs all tests, or those whose names contain one of the arguments; of these, --shard=i/n runs every n-th from the i-th on. The last line
+// is "N passed, N failed"; exits with 1 if one failed, 2 if there is no device, 3 after an error that ended the run.
 #include <chrono>
 #include <cstring>
 
@@ -13,12 +13,19 @@ int main(int count, char** arguments) {
     return 2;
   }
   std::printf("%s, compute capability %d.%d\n", device.name, device.major, device.minor);
+  int shard = 0;
+  int shards = 1;
+  if (count > 1 && std::sscanf(arguments[1], "--shard=%d/%d", &shard, &shards) == 2) {
+    count--;
+    arguments++;
+  }
   int passed = 0;
   int failed = 0;
+  int of_shard = 0;
   for (const Test& test : tests()) {
     bool wanted = count == 1;
     for (int i = 1; i < count; i++) wanted = wanted || std::strstr(test.name, arguments[i]) != nullptr;
-    if (!wanted) continue;
+    if (!wanted || of_shard++ % shards != shard) continue;
     failures().clear();
     const auto start = std::chrono::steady_clock::now();
     test.body();

@@ -136,9 +136,13 @@ std::vector<double> sums_of(const std::vector<double>& x, const std::vector<doub
     for (int64_t j = 0; j < outputs; j++) {
       const double* a = x.data() + i * depth;
       const double* b = w.data() + j * depth;
-      double sum = 0;
-      for (int64_t k = 0; k < depth; k++) sum += term(a[k], b[k]);
-      out[static_cast<size_t>(i * outputs + j)] = sum;
+      double sums[4] = {};
+      const int64_t whole = depth / 4 * 4;
+      for (int64_t k = 0; k < whole; k += 4) {
+        for (int64_t e = 0; e < 4; e++) sums[e] += term(a[k + e], b[k + e]);
+      }
+      for (int64_t k = whole; k < depth; k++) sums[0] += term(a[k], b[k]);
+      out[static_cast<size_t>(i * outputs + j)] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     }
   });
   return out;

@@ -111,7 +111,7 @@ async function evaluatePair(output: Output, models: Models, finch: Model, items:
   const alone = await evaluate({ ...common, reader: finch });
   const wren = await models.load(bundledModel("wren"), signal);
   const fitTexts = Math.max(80, Math.round(textsPerQuestion * items));
-  const fit = { suite: "relay", fitTexts, steps: latentSteps, maps: "slot", seed: 0 } as const;
+  const fit = { suite: "relay", fitTexts, steps: latentSteps, maps: "slot", method: "ridge", seed: 0 } as const;
   const translators = await models.translators(output, fit, wren, finch, signal);
   output.progress("asking finch the same questions about what wren has read");
   return [alone, await evaluate({ ...common, reader: wren, solver: finch, ...(translators !== undefined && { translators }) })];

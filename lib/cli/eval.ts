@@ -9,6 +9,7 @@ import { bundledModel } from "../models/bundled.js";
 import { wholeTable } from "../eval/table.js";
 import { loadModel, type Model } from "../models/model.js";
 import type { SlotMaps } from "../spaces/fit.js";
+import type { TranslatorMethod } from "../spaces/methods.js";
 import type { Translator } from "../spaces/translator.js";
 import type { Output } from "./output.js";
 import { writeReports } from "./report.js";
@@ -26,14 +27,17 @@ export interface EvalCommand {
   readonly parallel: number;
   readonly budget?: true | number;
   readonly out?: string;
-  readonly readerSystem?: string;
-  readonly solverSystem?: string;
+  readonly readerPrompt?: string;
+  readonly solverPrompt?: string;
   readonly noteTokens?: number;
   readonly answerTokens?: number;
   readonly texts?: string;
   readonly fitTexts: number;
   readonly maps: SlotMaps | "auto";
+  readonly method: TranslatorMethod | "auto";
 }
+
+type FitOption = "suite" | "texts" | "fitTexts" | "steps" | "maps" | "method" | "seed";
 
 export async function evalCommand(output: Output, options: EvalCommand, signal: AbortSignal): Promise<void> {
   const [first, second] = modelFiles(options);
@@ -79,10 +83,10 @@ export function relaySuiteFor(n: number, seed: number): Suite {
   return relaySuite({ items: Math.max(n, 32), seed });
 }
 
-function promptsOf({ readerSystem, solverSystem, noteTokens, answerTokens }: EvalCommand): Partial<SuitePrompts> {
+function promptsOf({ readerPrompt, solverPrompt, noteTokens, answerTokens }: EvalCommand): Partial<SuitePrompts> {
   return {
-    ...(readerSystem !== undefined && { reader: readerSystem }),
-    ...(solverSystem !== undefined && { solver: solverSystem }),
+    ...(readerPrompt !== undefined && { reader: readerPrompt }),
+    ...(solverPrompt !== undefined && { solver: solverPrompt }),
     ...(noteTokens !== undefined && { noteTokens }),
     ...(answerTokens !== undefined && { answerTokens }),
   };
@@ -114,14 +118,14 @@ export class Models {
   /** Fitted on the file of texts, or on documents of relay's world that are not held out; undefined where there are no texts. */
   async translators(
     output: Output,
-    { suite, texts, fitTexts, steps = 8, maps, seed }: Pick<EvalCommand, "suite" | "texts" | "fitTexts" | "steps" | "maps" | "seed">,
+    { suite, texts, fitTexts, steps = 8, maps, method, seed }: Pick<EvalCommand, FitOption>,
     from: Model,
     to: Model,
     signal: AbortSignal,
   ): Promise<EvalTranslators | undefined> {
     if (texts === undefined && suite !== "relay") return undefined;
     const given = texts === undefined ? relayTexts(fitTexts, seed) : await readTexts(texts);
-    const both = await fitBoth(output, { from, to, texts: given, steps, maps, seed }, signal);
+    const both = await fitBoth(output, { from, to, texts: given, steps, maps, method, seed }, signal);
     this.#fitted.push(both.fitted, both.shuffled);
     return both;
   }

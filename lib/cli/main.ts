@@ -156,8 +156,9 @@ function build(): Command {
     )
     .option("--fit-texts <count>", "how many texts of relay's world", count, 2000)
     .option("--maps <maps>", "of the translator: auto, shared, slot or flat", oneOf("auto", "shared", "slot", "flat"), "slot")
-    .option("--reader-system <text>", "what the reader is told")
-    .option("--solver-system <text>", "what the solver is told")
+    .option("--method <method>", `of the translator: auto, ${translatorMethods.join(", ")}`, oneOf("auto", ...translatorMethods), "ridge")
+    .option("--reader-prompt <text>", "what the reader is told, above what it reads")
+    .option("--solver-prompt <text>", "what the solver is told, above the question")
     .option("--note-tokens <count>", "the longest note of the reader", count)
     .option("--answer-tokens <count>", "the longest answer", count);
   command(program, "inspect", "facts of a model file", inspect).argument("<model>", "a GGUF file");

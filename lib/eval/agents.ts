@@ -1,5 +1,5 @@
 // The two agents of an evaluation, as the suite tells them what to do.
-import type { Agent, Note } from "../agents/agent.js";
+import type { Agent, AgentOptions, Note } from "../agents/agent.js";
 import { noCounts, type Turn } from "../agents/stage.js";
 import type { Model } from "../models/model.js";
 import type { Sequence } from "../models/sequence.js";
@@ -19,15 +19,18 @@ export interface ModelSubjectOptions {
   readonly signal: AbortSignal;
 }
 
+/** What an agent is told stands above what it is asked, in one message: there are templates that refuse system prompts. */
+function asked(told: string | undefined): Pick<AgentOptions, "user"> {
+  return told === undefined || told === "" ? {} : { user: (question) => `${told}\n\n${question}` };
+}
+
 export function readerAgent({ reader, suite: { prompts } }: ModelSubjectOptions, policy: ArmPolicy): Agent {
-  const system = prompts.reader === undefined ? {} : { system: prompts.reader };
   const think = thoughtOf(policy, prompts.noteTokens);
-  return reader.agent({ name: "reader", ...system, think, generate: { maxTokens: prompts.noteTokens } });
+  return reader.agent({ name: "reader", ...asked(prompts.reader), think, generate: { maxTokens: prompts.noteTokens } });
 }
 
 export function solverAgent({ solver, suite: { prompts } }: ModelSubjectOptions): Agent {
-  const system = prompts.solver === undefined ? {} : { system: prompts.solver };
-  return solver.agent({ name: "solver", ...system, generate: { maxTokens: prompts.answerTokens } });
+  return solver.agent({ name: "solver", ...asked(prompts.solver), generate: { maxTokens: prompts.answerTokens } });
 }
 
 /** A turn of an agent of the evaluation. */

@@ -24,6 +24,7 @@ export interface SuiteItem {
 
 /** What the agents are told, and how much they may say. */
 export interface SuitePrompts {
+  /** Above what the agent reads, in the same message; nothing where this is empty or left out. */
   readonly reader?: string;
   readonly solver?: string;
   /** Where notes stand: in user messages of their own, or above the question in one message. */

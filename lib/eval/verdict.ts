@@ -53,9 +53,11 @@ function partsOf(numbers: EvalNumbers): Parts {
   return { numbers, placebos, handOvers, single: named("single"), text: named("text") };
 }
 
-/** Does better than every placebo. */
-function carries({ numbers, placebos }: Parts, arm: ArmResult): boolean {
-  return placebos.every((placebo) => relation(numbers, arm.arm, placebo.arm) === "better");
+/** Whether an arm does better than every placebo. */
+function standing({ numbers, placebos }: Parts, arm: ArmResult): Claim["verdict"] {
+  const found = placebos.map((placebo) => relation(numbers, arm.arm, placebo.arm));
+  if (found.every((one) => one === "better")) return "supported";
+  return found.some((one) => one === "worse" || one === "equal") ? "contradicted" : "open";
 }
 
 /** The claims that such an evaluation is made to judge. */
@@ -83,22 +85,17 @@ function placeboClaims({ numbers: { chance, n }, placebos }: Parts): Claim[] {
   });
 }
 
-function carriesClaim({ numbers, placebos }: Parts, arm: ArmResult): Claim {
-  const found = placebos.map((placebo) => relation(numbers, arm.arm, placebo.arm));
+function carriesClaim(parts: Parts, arm: ArmResult): Claim {
+  const { numbers, placebos } = parts;
   const best = placebos.reduce<ArmResult | undefined>(
     (most, one) => (most === undefined || one.accuracy > most.accuracy ? one : most),
     undefined,
   );
-  const verdict = found.every((one) => one === "better")
-    ? "supported"
-    : found.some((one) => one === "worse" || one === "equal")
-      ? "contradicted"
-      : "open";
   const against = best === undefined ? "" : `, the best placebo (${best.arm}) ${percent(best.accuracy)}`;
   const p = best === undefined ? 1 : comparison(numbers, arm.arm, best.arm).pAdjusted;
   return {
     claim: `${arm.arm} carries what the reader read`,
-    verdict,
+    verdict: standing(parts, arm),
     evidence: `${percent(arm.accuracy)}${against}, ${chances(p)}`,
   };
 }
@@ -117,8 +114,7 @@ function againstText(numbers: EvalNumbers, arm: ArmResult, text: ArmResult): Cla
     },
     {
       claim: `${arm.arm} takes less time than ${text.arm}`,
-      // what differs by less than a tenth is not told apart by one run
-      verdict: ratio > 1.1 ? "supported" : ratio < 1 / 1.1 ? "contradicted" : "open",
+      verdict: ratio > sameTime ? "supported" : ratio < 1 / sameTime ? "contradicted" : "open",
       evidence: `${arm.ms.toPrecision(3)} and ${text.ms.toPrecision(3)} ms an item: ${times(ratio)}`,
     },
     {
@@ -149,14 +145,16 @@ export function verdictOf(numbers: EvalNumbers, subject: string): string {
   const parts = partsOf(numbers);
   const { single, text, handOvers } = parts;
   if (numbers.n === 0) return `Nothing was asked of ${subject}, so nothing is known.`;
-  const working = handOvers.filter((arm) => carries(parts, arm));
-  const failed = handOvers.filter((arm) => !working.includes(arm));
+  const standings = new Map(handOvers.map((arm) => [arm, standing(parts, arm)]));
+  const are = (wanted: Claim["verdict"]): ArmResult[] => handOvers.filter((arm) => standings.get(arm) === wanted);
+  const working = are("supported");
   const alone = single === undefined ? "" : aloneOf(numbers, single, working);
-  const lost =
-    failed.length === 0 ? "" : ` ${listOf(failed)} cannot be told from a placebo: do not use ${failed.length > 1 ? "them" : "it"}.`;
-  const [first] = [...working].sort((a, b) => b.accuracy - a.accuracy);
-  if (first === undefined)
-    return `On ${subject}, no medium helps: ${listOf(handOvers)} cannot be told from ${handOvers.length > 1 ? "placebos" : "a placebo"} on ${numbers.n} items.${alone}`;
+  const lost = placeboSentences(numbers, are("contradicted"), are("open"));
+  const [first] = [...working].sort((x, y) => y.accuracy - x.accuracy);
+  if (first === undefined) {
+    const found = are("open").length > 0 ? `${numbers.n} items do not show that any medium helps` : "no medium helps";
+    return `On ${subject}, ${found}.${lost}${alone}`;
+  }
   const good = working.filter((arm) => arm === first || relation(numbers, arm.arm, first.arm) !== "worse");
   const use = good.reduce((best, arm) => (arm.ms < best.ms ? arm : best));
   const rest = working.filter((arm) => arm !== use);
@@ -164,11 +162,29 @@ export function verdictOf(numbers: EvalNumbers, subject: string): string {
   const main =
     use === base || base === undefined
       ? `On ${subject}, use ${use.arm} (${percent(use.accuracy)}, ${use.ms.toPrecision(3)} ms an item).`
-      : `On ${subject}, ${use.arm} beats ${base.arm} by ${times(base.ms / use.ms)} in time ${atAccuracy(numbers, use, base)}: use it.`;
+      : `On ${subject}, ${use.arm} ${inTime(use, base)} ${atAccuracy(numbers, use, base)}: use it.`;
   const others = rest
     .filter((arm) => arm !== base || use === base)
     .map((arm) => otherOf(numbers, arm, base !== undefined && base !== arm ? base : use));
   return `${main}${others.map((one) => ` ${one}`).join("")}${lost}${alone}`;
+}
+
+function placeboSentences({ n }: EvalNumbers, useless: readonly ArmResult[], unknown: readonly ArmResult[]): string {
+  const no =
+    useless.length === 0
+      ? ""
+      : ` ${listOf(useless)} ${useless.length > 1 ? "are" : "is"} no better than a placebo: do not use ${useless.length > 1 ? "them" : "it"}.`;
+  return unknown.length === 0
+    ? no
+    : `${no} ${listOf(unknown)} cannot be told from ${unknown.length > 1 ? "placebos" : "a placebo"} by ${n} items: ask more.`;
+}
+
+/** What differs by less than a tenth is not told apart by one run. */
+const sameTime = 1.1;
+
+function inTime(use: ArmResult, base: ArmResult): string {
+  const ratio = base.ms / use.ms;
+  return ratio < sameTime ? `is as fast as ${base.arm}` : `beats ${base.arm} by ${times(ratio)} in time`;
 }
 
 const listOf = (arms: readonly ArmResult[]): string =>

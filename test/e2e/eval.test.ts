@@ -88,6 +88,21 @@ describe("arms", () => {
     }
   });
 
+  it("of a suite of facts tell agents what to do above what they read, with the note in the solver's message", async () => {
+    const item = { facts: "mia has the red key. tom lives in oslo.", question: "where does tom live?", answer: "oslo" };
+    const other = { ...item, facts: "ana lives in rome. ben has the blue cup." };
+    const suite = parseSuite([item, other].map((one) => JSON.stringify(one)).join("\n"));
+    const prompts = { ...suite.prompts, reader: "tell", solver: "answer", noteTokens: 20, answerTokens: 6 };
+    for (const medium of ["text", "latent"] as const) {
+      const [outcome] = (await outcomesOf({ ...suite, prompts }, [medium])).get(medium) ?? [];
+      const think: ThoughtPolicy = medium === "text" ? { policy: "tokens", maxTokens: 20 } : { policy: "hidden", steps: 8 };
+      const reader = finch.agent({ name: "reader", user: `tell\n\n${item.facts}`, think });
+      const solver = finch.agent({ name: "solver", user: (question) => `answer\n\n${question}`, generate: { maxTokens: 6 } });
+      const { text, totals } = await pipe(reader, solver).run(item.question, { medium });
+      expect(outcome).toMatchObject({ answer: text.trim(), prefillTokens: totals.prefillTokens, decodedTokens: totals.decodedTokens });
+    }
+  });
+
   it("kv answers as one agent that reads everything, to the token", async () => {
     const outcomes = await outcomesOf(suite, ["single", "kv"]);
     const [single, kv] = ["single", "kv"].map((name) => outcomes.get(name) ?? []);
@@ -240,7 +255,7 @@ describe("evaluate", () => {
     const [single, none] = ["single", "none"].map((name) => arms.find(({ arm }) => arm === name));
     expect(none?.prefillTokens).toBe(single?.prefillTokens);
     expect(at([single?.decodedTokens ?? Number.NaN], 0)).toBeLessThanOrEqual(4);
-    expect(verdict).toContain("no medium helps");
+    expect(verdict).toContain("3 items do not show that any medium helps");
   });
 
   it("between two models has text alone, unless a translator is there", async () => {
