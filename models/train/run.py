@@ -44,10 +44,10 @@ def main():
     for name in MODELS:
         print(tail(f"{out}/{name}.log", 12), flush=True)
     if all(os.path.exists(f"{out}/{n}.pt") for n in MODELS):
+        measured = subprocess.run([sys.executable, "fit_translation.py", "--runs", out], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        print(measured.stdout, flush=True)
         with open(f"{out}/{MODELS[0]}.log", "a") as log:
-            for line in subprocess.run([sys.executable, "-u", "fit_translation.py", "--runs", out], capture_output=True, text=True).stdout.splitlines():
-                print(line, flush=True)
-                print(line, file=log)
+            log.write(measured.stdout)
 
 
 if __name__ == "__main__":
