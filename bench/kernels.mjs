@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import { blake3, createThoughtStep, openTokenTable, packAnchors, packProjection, Tensor, TileCodec } from "../dist/index.js";
 import { native } from "../dist/native.js";
-import { interleave, kernelRow, repetitions } from "./harness.mjs";
+import { interleave, kernelRow, random, repetitions } from "./harness.mjs";
 import {
   halfTable,
   ort,
@@ -21,19 +21,6 @@ import {
 } from "./peers.mjs";
 
 const storages = ["f32", "f16", "i8"];
-
-/** Normal numbers, never zeros: those run faster. */
-function random(count, seed) {
-  let state = seed >>> 0;
-  const uniform = () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-  // a sum of four uniform numbers is near enough to normal, and fast
-  return Float32Array.from({ length: count }, () => uniform() + uniform() + uniform() + uniform() - 2);
-}
 
 /** Milliseconds of one call, when `repeat(calls)` makes so many in a row: as many as take about 2 ms. */
 async function perCall(repeat) {

@@ -16,7 +16,7 @@ const suites = {
   "main-job": ["napi", "event-loop", "handoff", "steps"],
   kv: ["kv", "kv-store"],
   kernels: ["kernels", "native-benches"],
-  spaces: ["between-models"],
+  spaces: ["spaces", "between-models"],
   eval: ["evaluation", "agents"],
 };
 

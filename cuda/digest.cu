@@ -8,7 +8,7 @@ namespace {
 
 constexpr int64_t block_bytes = 1024;
 constexpr int64_t stripe_bytes = 64;
-constexpr int ahead = 4;
+constexpr int ahead = 8;
 
 constexpr uint64_t prime32_1 = 0x9E3779B1U;
 constexpr uint64_t prime32_2 = 0x85EBCA77U;
@@ -55,14 +55,17 @@ __device__ inline void accumulate(Pair& sums, uint4 data, Pair key) noexcept {
   sums.second += a + (keyed_b & 0xFFFF'FFFFU) * (keyed_b >> 32);
 }
 
-// Of the lanes that hold the same pair: every fourth.
-__device__ inline Pair together(Pair sums) noexcept {
+// Of the lanes that hold the same pair, every fourth; of several sums at once, so that one does not wait for another.
+template <int n>
+__device__ inline void together(Pair (&sums)[n]) noexcept {
 #pragma unroll
   for (int distance = 4; distance < 32; distance *= 2) {
-    sums.first += __shfl_xor_sync(all_lanes, sums.first, distance);
-    sums.second += __shfl_xor_sync(all_lanes, sums.second, distance);
+#pragma unroll
+    for (Pair& sum : sums) {
+      sum.first += __shfl_xor_sync(all_lanes, sum.first, distance);
+      sum.second += __shfl_xor_sync(all_lanes, sum.second, distance);
+    }
   }
-  return sums;
 }
 
 __device__ inline uint64_t scrambled(uint64_t x, uint64_t key) noexcept { return (x ^ (x >> 47) ^ key) * prime32_1; }
@@ -95,44 +98,60 @@ __global__ void __launch_bounds__(32) digest_kernel(const __grid_constant__ Dige
   }
   const int64_t blocks = (args.bytes - 1) / block_bytes;
   constexpr int64_t block_units = block_bytes / 16;
+  const auto load_block = [&](int64_t block, uint4(&units)[2]) {
+#pragma unroll
+    for (int j = 0; j < 2; j++) units[j] = load_once(data + block * block_units + j * 32);
+  };
+  const auto sum_of = [&](const uint4(&units)[2]) {
+    Pair sum = {};
+#pragma unroll
+    for (int j = 0; j < 2; j++) accumulate(sum, units[j], keys[j]);
+    return sum;
+  };
+  const auto chain = [&](const Pair& sums) {
+    accumulators.first = scrambled(accumulators.first + sums.first, scramble.first);
+    accumulators.second = scrambled(accumulators.second + sums.second, scramble.second);
+  };
+  // What a block adds does not depend on those before it: the sums of several are made side by side, and only then follow one another.
   uint4 coming[ahead][2];
+  const int64_t whole = blocks - blocks % ahead;
 #pragma unroll
   for (int i = 0; i < ahead; i++) {
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-      if (i < blocks) coming[i][j] = load_once(data + i * block_units + j * 32);
-    }
+    if (whole > 0) load_block(i, coming[i]);
   }
-  for (int64_t first = 0; first < blocks; first += ahead) {
+  for (int64_t first = 0; first < whole; first += ahead) {
+    Pair sums[ahead];
+    // the last round reads its own blocks again
+    const int64_t next = min(first + ahead, whole - ahead);
 #pragma unroll
     for (int i = 0; i < ahead; i++) {
-      const int64_t block = first + i;
-      if (block >= blocks) break;
-      Pair sums = {};
-#pragma unroll
-      for (int j = 0; j < 2; j++) {
-        accumulate(sums, coming[i][j], keys[j]);
-        if (block + ahead < blocks) coming[i][j] = load_once(data + (block + ahead) * block_units + j * 32);
-      }
-      sums = together(sums);
-      accumulators.first = scrambled(accumulators.first + sums.first, scramble.first);
-      accumulators.second = scrambled(accumulators.second + sums.second, scramble.second);
+      sums[i] = sum_of(coming[i]);
+      load_block(next + i, coming[i]);
     }
+    together(sums);
+#pragma unroll
+    for (int i = 0; i < ahead; i++) chain(sums[i]);
+  }
+  for (int64_t block = whole; block < blocks; block++) {
+    load_block(block, coming[0]);
+    Pair sum[1] = {sum_of(coming[0])};
+    together(sum);
+    chain(sum[0]);
   }
   // what is left of the last block, and the last 64 bytes once more
   const int64_t stripes = (args.bytes - 1 - blocks * block_bytes) / stripe_bytes;
-  Pair sums = {};
+  Pair sums[1] = {};
 #pragma unroll
   for (int j = 0; j < 2; j++) {
-    if (stripe + 8 * j < stripes) accumulate(sums, load_once(data + blocks * block_units + j * 32), keys[j]);
+    if (stripe + 8 * j < stripes) accumulate(sums[0], load_once(data + blocks * block_units + j * 32), keys[j]);
   }
   if (stripe == 0) {
     const auto* last = reinterpret_cast<const uint4*>(tile + args.bytes - stripe_bytes);
-    accumulate(sums, load_once(last + pair), secrets_at(121 + pair * 16));
+    accumulate(sums[0], load_once(last + pair), secrets_at(121 + pair * 16));
   }
-  sums = together(sums);
-  accumulators.first += sums.first;
-  accumulators.second += sums.second;
+  together(sums);
+  accumulators.first += sums[0].first;
+  accumulators.second += sums[0].second;
   const auto bytes = static_cast<uint64_t>(args.bytes);
   const uint64_t low = merged(accumulators, 11 + pair * 16, bytes * prime64_1);
   const uint64_t high = merged(accumulators, 117 + pair * 16, ~(bytes * prime64_2));

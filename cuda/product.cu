@@ -89,7 +89,7 @@ cudaError_t product(Product p, Path path, void* workspace, cudaStream_t stream) 
       return p.dtype == Dtype::f16 ? product_wgmma_f16(p, {}, stream) : product_wgmma_bf16(p, {}, stream);
     case Path::mma: {
       const int64_t wide_tiles = ceil_div<int64_t>(p.n, 128) * ceil_div<int64_t>(p.outputs, 128);
-      const bool wide = device.version >= 80 && 4 * wide_tiles >= 3 * device.processors;
+      const bool wide = device.version >= 80 && p.outputs > 64 && 4 * wide_tiles >= 3 * device.processors;
       return product_mma(p, wide, stream);
     }
     case Path::simple:

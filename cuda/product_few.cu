@@ -63,8 +63,9 @@ __global__ void __launch_bounds__(warps * 32, row_tiles <= 2 ? 2 : 1) few_produc
     constexpr int group = group_bytes / static_cast<int>(sizeof(T));
     constexpr bool promotes = std::is_same_v<T, float>;  // the matrix unit rounds towards zero
     constexpr int ahead = row_tiles == 1 ? 4 : promotes && row_tiles > 4 ? 1 : 2;
-    // rows come a group ahead too, where there are registers for it
+    // rows come a group ahead too, or a step, where there are registers for it
     constexpr bool early_rows = row_tiles <= 2 || (row_tiles == 4 && !promotes);
+    constexpr bool early_steps = !early_rows && !promotes;
     constexpr int at_once = row_tiles < 4 ? row_tiles : 4;
     constexpr int rows = row_tiles * 8;
     constexpr int outputs = output_tiles * 16;
@@ -124,7 +125,11 @@ __global__ void __launch_bounds__(warps * 32, row_tiles <= 2 ? 2 : 1) few_produc
         for (int s = 0; s < steps; s++) {
           const int64_t k = at * group + s * (group / steps);
           uint4(&of_rows)[row_tiles] = rows_of[s];
-          if constexpr (!early_rows) load_rows(at, s, of_rows);
+          if constexpr (early_steps) {
+            load_rows(s == 0 ? at : at + warps, 1 - s, rows_of[1 - s]);
+          } else if constexpr (!early_rows) {
+            load_rows(at, s, of_rows);
+          }
 #pragma unroll
           for (int half = 0; half < 2; half++) {  // the first and the last 8 bytes of each 16
             Fragment<T, 4> a[output_tiles];
@@ -192,6 +197,7 @@ __global__ void __launch_bounds__(warps * 32, row_tiles <= 2 ? 2 : 1) few_produc
       }
     };
     load_group_rows(begin + warp, of_rows[0]);
+    if constexpr (early_steps) load_rows(begin + warp, 0, of_rows[0][0]);
     for (int64_t at = begin + warp; at < end; at += ahead * warps) {
 #pragma unroll
       for (int i = 0; i < ahead; i++) {

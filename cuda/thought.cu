@@ -553,6 +553,31 @@ __device__ inline void each_columns(uint32_t width, F f) noexcept {
     f(column, static_cast<int>(min(width - column, static_cast<uint32_t>(columns_each))));
 }
 
+// `left` of eight neighbours, which threads have one beside the other.
+__device__ inline void load_columns(const float* p, int left, float (&x)[columns_each]) noexcept {
+  if (left == columns_each && reinterpret_cast<uintptr_t>(p) % sizeof(float4) == 0) {
+#pragma unroll
+    for (int i = 0; i < columns_each; i += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(p + i);
+      x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < columns_each; i++) x[i] = i < left ? p[i] : 0.0F;
+  }
+}
+__device__ inline void store_columns(float* p, int left, const float (&x)[columns_each]) noexcept {
+  if (left == columns_each && reinterpret_cast<uintptr_t>(p) % sizeof(float4) == 0) {
+#pragma unroll
+    for (int i = 0; i < columns_each; i += 4) *reinterpret_cast<float4*>(p + i) = {x[i], x[i + 1], x[i + 2], x[i + 3]};
+  } else {
+#pragma unroll
+    for (int i = 0; i < columns_each; i++) {
+      if (i < left) p[i] = x[i];
+    }
+  }
+}
+
 // out = sum of `count` rows of partials, one after another.
 __device__ void add_partials(const float* partials, uint32_t count, uint32_t width, float* out) noexcept {
   for (uint32_t column = threadIdx.x; column < width; column += blockDim.x) {
@@ -580,17 +605,26 @@ __device__ void finish(const Job& job, int64_t row, bool merged, double* shared)
   double square = 0;
   bool finite = true;
   each_columns(width, [&](uint32_t column, int left) {
-    float x[columns_each] = {};
-    if (adds_token) TokenRow<format>::numbers(TokenRow<format>::load(token_row, column, left, job.vector), x);
+    float e[columns_each];
+    load_columns(out + column, left, e);
+    if (adds_token) {
+      float x[columns_each];
+      TokenRow<format>::numbers(TokenRow<format>::load(token_row, column, left, job.vector && left == columns_each), x);
+#pragma unroll
+      for (int i = 0; i < columns_each; i++) e[i] = fmaf(a.token, x[i], e[i]);
+    }
+    if (a.extra != 0) {
+      float x[columns_each];
+      load_columns(a.extras + row * width + column, left, x);
+#pragma unroll
+      for (int i = 0; i < columns_each; i++) e[i] += a.extra * x[i];
+    }
+    store_columns(out + column, left, e);
 #pragma unroll
     for (int i = 0; i < columns_each; i++) {
-      if (i >= left) break;
-      float e = out[column + i];
-      if (adds_token) e = fmaf(a.token, x[i], e);
-      if (a.extra != 0) e += a.extra * a.extras[row * width + column + i];
-      out[column + i] = e;
-      finite = finite && fabsf(e) <= FLT_MAX;
-      square += static_cast<double>(e) * static_cast<double>(e);
+      if (i >= left) continue;
+      finite = finite && fabsf(e[i]) <= FLT_MAX;
+      square += static_cast<double>(e[i]) * static_cast<double>(e[i]);
     }
   });
   finite = __syncthreads_and(finite) != 0;
@@ -599,11 +633,14 @@ __device__ void finish(const Job& job, int64_t row, bool merged, double* shared)
     if (square > 0) {
       const double factor = a.norm / sqrt(square);
       each_columns(width, [&](uint32_t column, int left) {
-        for (int i = 0; i < left; i++) {
-          const float e = factor <= 1e38 ? out[column + i] * static_cast<float>(factor) : static_cast<float>(out[column + i] * factor);
-          out[column + i] = e;
-          finite = finite && fabsf(e) <= FLT_MAX;
+        float e[columns_each];
+        load_columns(out + column, left, e);
+#pragma unroll
+        for (int i = 0; i < columns_each; i++) {
+          e[i] = factor <= 1e38 ? e[i] * static_cast<float>(factor) : static_cast<float>(e[i] * factor);
+          finite = finite && (i >= left || fabsf(e[i]) <= FLT_MAX);
         }
+        store_columns(out + column, left, e);
       });
       finite = __syncthreads_and(finite) != 0;
     }
@@ -645,9 +682,7 @@ __global__ void __launch_bounds__(most_sum_threads) sum_kernel(const __grid_cons
     const auto add_rows = [&](auto whole, uint32_t column, int left) {
       constexpr bool vector = decltype(whole)::value;
       float sum[columns_each] = {};
-      if (begin > first) {
-        for (int i = 0; i < left; i++) sum[i] = out[column + i];
-      }
+      if (begin > first) load_columns(out + column, left, sum);
       const auto load = [&](int i) { return TokenRow<format>::load(table + ids[i] * a.table.row_bytes, column, left, vector); };
       const auto add = [&](const typename TokenRow<format>::Raw& raw, float weight) {
         float x[columns_each];
@@ -664,10 +699,7 @@ __global__ void __launch_bounds__(most_sum_threads) sum_kernel(const __grid_cons
         for (int j = 0; j < together; j++) add(raw[j], weights[i + j]);
       }
       for (; i < here; i++) add(load(i), weights[i]);
-#pragma unroll
-      for (int k = 0; k < columns_each; k++) {
-        if (k < left) out[column + k] = sum[k];
-      }
+      store_columns(out + column, left, sum);
     };
     each_columns(width, [&](uint32_t column, int left) {
       if (job.vector && left == columns_each)

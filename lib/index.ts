@@ -97,6 +97,9 @@ export type { HeldOutQuality, TranslatorReport, Trial, Verdict } from "./spaces/
 export { fitUnsupervised, type UnsupervisedOptions } from "./spaces/unsupervised.js";
 export { importProjector, type ImportProjectorOptions, type ProjectorLayer } from "./spaces/projector.js";
 export { compressMaps, SpaceHub, type CompressedMaps, type SpaceHubOptions } from "./spaces/hub.js";
+export { WormholeCodec, type WormholeConfig, type WormholeDelta } from "./spaces/wormhole-codec.js";
+export { fitHubMaps, Wormhole, type FitHubMapsOptions, type HubMapQuality, type HubMaps, type WormholeOptions } from "./spaces/wormhole.js";
+export { injectSpan, resampleRows, type InjectSpanOptions } from "./spaces/injection.js";
 export { addNoise, quantiseRows, type NoisyRows } from "./spaces/channel.js";
 export {
   anchorCoverage,
@@ -156,6 +159,7 @@ export {
 } from "./kv/handle.js";
 export type { KvCodec, KvCodecChoice, KvCodecName, KvPart, KvPlugin, KvTileShape } from "./kv/codec.js";
 export type { KvIdentity } from "./kv/identity.js";
+export { alignTokens, C2cFuser, type C2cFuseOptions, type C2cInfo } from "./kv/c2c.js";
 export { Kvtc } from "./kv/kvtc.js";
 export { decryptKv, encryptKv } from "./kv/encryption.js";
 export { KvLease } from "./kv/lease.js";

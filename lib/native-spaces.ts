@@ -34,6 +34,7 @@ export interface NativeSpacesModule {
   addNoise(x: NativeRowSource, options: { snr: number; seed: number }): NativeJob<{ rows: NativeTensor; deviation: number }>;
   quantiseRows(x: NativeRowSource, bits: number): NativeJob<NativeTensor>;
   lpDistances(x: NativeRowSource, anchors: NativeRowSource, p: number): NativeJob<NativeTensor>;
+  attend(queries: NativeRowSource, keys: NativeRowSource, values: NativeRowSource, heads: number): NativeJob<NativeTensor>;
   decodeCodes(codes: NativeTensor, columns: number, bits: number): NativeJob<NativeTensor>;
   pairedErrors(predicted: NativeRowSource, target: NativeRowSource): NativeJob<NativePairedErrors>;
   pairedRanks(queries: NativeRowSource, candidates: NativeRowSource): NativeJob<Int32Array>;

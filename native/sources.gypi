@@ -9,6 +9,7 @@
       "native/core/thread_pool.cpp"
     ],
     "kernels_sources": [
+      "native/kernels/attention.cpp",
       "native/kernels/blake3.cpp",
       "native/kernels/codebook.cpp",
       "native/kernels/cosine.cpp",

@@ -70,6 +70,13 @@ const TABLES = [
     cells: (row) => [row.name, row.shape, row.questions, percent(row.right), percent(row.placebo), row.mrr, row.verdict],
   },
   {
+    file: "docs/spaces.md",
+    results: "spaces",
+    rows: (row) => row.right === undefined,
+    head: ["row", "what", "threads", "ms", "compared with, ms", "best peer / ours"],
+    cells: (row) => [row.name, row.shape, row.threads, row.ms, row.peers, row.ratio],
+  },
+  {
     file: "docs/performance.md",
     results: "kernels",
     head: ["row", "what", "kept as", "µs", "peers, µs", "best peer / ours", "share of the machine's limit", "target", "met"],
@@ -88,6 +95,8 @@ const TABLES = [
   {
     file: "docs/gpu.md",
     results: "cuda",
+    // how tiles were chosen
+    rows: ({ op }) => op !== "tiles",
     head: ["what", "shape", "µs", "floor, µs", "share of the limit", "limit", "PyTorch, µs", "best of PyTorch / ours"],
     cells: (row) => [
       row.op,
@@ -99,11 +108,10 @@ const TABLES = [
       row.peers,
       row.against,
     ],
-    note: ({ date, device }) =>
-      `Measured by \`npm run bench:gpu\` on ${cell(date)}, on ${cell(device.name)}: copies of ${cell(device.copy_gbs)} GB/s, bf16 products of ` +
-      `${cell(device.bf16_tflops)} TFLOP/s.`,
-    missing:
-      "Not measured yet: `npm run bench:gpu -- --save` on a machine with a GPU writes `bench/results/cuda.json`, and this table comes from it.",
+    command: "npm run bench:gpu",
+    save: "npm run bench:gpu -- --save",
+    hardware: ({ device }) =>
+      `${device.name}: copies of ${cell(device.copy_gbs)} GB/s, bf16 products of ${cell(device.bf16_tflops)} TFLOP/s`,
   },
 ];
 
@@ -131,16 +139,30 @@ function table(rows) {
   return [line(head), `| ${widths.map((width) => "-".repeat(width)).join(" | ")} |`, ...body.map(line)].join("\n");
 }
 
-function block({ results, name, head, cells, rows: chosen = () => true, note = noteOfBench, missing }) {
+function block({
+  results,
+  name,
+  head,
+  cells,
+  rows: chosen = () => true,
+  command = benchOf(results),
+  save = `${command} --save`,
+  hardware = hardwareOf,
+}) {
   const file = path.join(root, "bench", "results", `${results}.json`);
   const between = (text) => `${mark(name, "begin")}\n\n${text}\n\n${mark(name, "end")}`;
-  if (!fs.existsSync(file)) return between(missing ?? `Not measured yet: \`npm run bench -- --save --suite=${results}\`.`);
+  if (!fs.existsSync(file)) return between(`Not measured yet: \`${save}\`.`);
   const found = JSON.parse(fs.readFileSync(file, "utf8"));
-  return between(`${table([head, ...found.rows.filter(chosen).map((row) => cells(row).map(cell))])}\n\n${note(found, results)}`);
+  const note = `Measured by \`${command}\` on ${cell(found.date)}, on ${cell(hardware(found))}.`;
+  return between(`${table([head, ...found.rows.filter(chosen).map((row) => cells(row).map(cell))])}\n\n${note}`);
 }
 
-function noteOfBench({ hardware, date }, results) {
-  return `Measured by \`npm run bench -- --suite=${results}\` on ${cell(date)}, on ${cell(hardware)}.`;
+function benchOf(results) {
+  return `npm run bench -- --suite=${results}`;
+}
+
+function hardwareOf({ hardware }) {
+  return hardware;
 }
 
 const { check } = commandLine("[--check]", { options: { check: { type: "boolean" } } }).values;

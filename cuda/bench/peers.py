@@ -11,6 +11,7 @@ import sys
 import time
 
 import torch
+import torch._dynamo
 
 deadline = time.monotonic() + float(sys.argv[1] if len(sys.argv) > 1 else 90)
 device = torch.device("cuda")

@@ -33,7 +33,8 @@ export function linearFit({ weights, bias, lambda, condition, unexplained }: Nat
 }
 
 /**
- * The map of least |x W + b - y|², and among equals of least |W|², by the singular value decomposition of x. All rows are held as f64: for many rows
+ * The map of least |x W + b - y|², and among equals of least |W|², by the singular value decomposition of x, after x = QR where
+ * it is tall. All rows are held as f64: for many rows
  * take {@link accumulateMoments} and {@link Moments.ridge}. An abort is heard between its steps.
  *
  * ```ts

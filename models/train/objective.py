@@ -241,6 +241,7 @@ def measure(model, b, rows=None):
     """
     B, device = len(b.facts), b.facts.device
     start = torch.full((B,), M, device=device)
+    model.prepare()
 
     def from_rows(message):
         return exact(model, ask(model, b, receive(model, message), torch.zeros(B, M, device=device), start)[0], b.target)

@@ -13,6 +13,7 @@
 #include "fit/retrieval.h"
 #include "fit/row_maps.h"
 #include "fit/similarity.h"
+#include "kernels/attention.h"
 #include "kernels/cosine.h"
 
 namespace latentwire::addon {
@@ -197,6 +198,25 @@ Napi::Value distances(const Napi::CallbackInfo& call) {
   });
 }
 
+// attend(queries [n, d], keys [m, d], values [m, d], heads) -> Tensor [n, d]
+Napi::Value attention(const Napi::CallbackInfo& call) {
+  RowSource queries = row_source_of(call[0], "queries");
+  std::pair<RowSource, RowSource> rows{row_source_of(call[1], "keys"), row_source_of(call[2], "values")};
+  const int64_t heads = require_int(call, 3, "heads", 1, queries.columns);
+  if (rows.first.rows != rows.second.rows || rows.first.columns != queries.columns || rows.second.columns != queries.columns)
+    throw_invalid(call.Env(), "keys and values must have as many rows, and all of them as many columns as the queries");
+  return start_fit(call.Env(),
+                   [queries = std::move(queries), rows = std::move(rows), heads](const std::atomic<bool>& cancel) -> Job::ToValue {
+                     std::shared_ptr<Tensor> copies[3];
+                     const FloatRows q = hold_rows(queries, cancel, &copies[0]);
+                     const FloatRows k = hold_rows(rows.first, cancel, &copies[1]);
+                     const FloatRows v = hold_rows(rows.second, cancel, &copies[2]);
+                     std::shared_ptr<Tensor> out = make_rows(q.rows, q.columns);
+                     check(attend({q.data, q.rows, k.data, v.data, k.rows, q.columns, heads}, &cancel, out->f32()));
+                     return tensor_value(std::move(out));
+                   });
+}
+
 // pairedRanks(queries [n, d], candidates [n, d]) -> Int32Array [n]
 Napi::Value ranks(const Napi::CallbackInfo& call) {
   std::pair<RowSource, RowSource> both = paired(call);
@@ -264,6 +284,7 @@ void init_spaces(Napi::Env env, Napi::Object exports) {
   exports.Set("quantiseRows", Napi::Function::New<quantise>(env, "quantiseRows"));
   exports.Set("lpDistances", Napi::Function::New<distances>(env, "lpDistances"));
   exports.Set("decodeCodes", Napi::Function::New<decode>(env, "decodeCodes"));
+  exports.Set("attend", Napi::Function::New<attention>(env, "attend"));
   exports.Set("pairedErrors", Napi::Function::New<errors>(env, "pairedErrors"));
   exports.Set("pairedRanks", Napi::Function::New<ranks>(env, "pairedRanks"));
   exports.Set("linearCka", Napi::Function::New<likeness<linear_cka>>(env, "linearCka"));

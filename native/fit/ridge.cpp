@@ -3,6 +3,8 @@
 #include "fit/ridge.h"
 
 #include <Eigen/Cholesky>
+#include <Eigen/QR>
+#include <Eigen/SVD>
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -104,18 +106,35 @@ Status solve_least_squares(const DenseMatrix& x, const DenseMatrix& y, const Lea
       view(centred).rowwise() -= x_mean.transpose();
       target.rowwise() -= y_mean.transpose();
     }
-    Svd svd;
-    if (Status status = thin_svd(centred, &svd); !status.ok()) return status;
+    // R of X = QR has the singular values of X: of a tall X little is left to decompose, and nothing where all of them count
+    const bool is_tall = x.rows > x.columns;
+    EigenColumns reduced = view(centred);
+    EigenColumns wanted = target;
+    if (is_tall) {
+      const Eigen::HouseholderQR<EigenColumns> qr(reduced);
+      wanted = (qr.householderQ().adjoint() * wanted).topRows(x.columns).eval();
+      reduced = EigenColumns(qr.matrixQR().topRows(x.columns).triangularView<Eigen::Upper>());
+    }
     if (is_cancelled(cancel)) return cancelled_fit();
-    int64_t kept = 0;
-    while (kept < static_cast<int64_t>(svd.values.size()) && svd.values[static_cast<size_t>(kept)] > options.rcond * svd.values[0]) kept++;
     LinearFit fit;
-    const EigenMatrix projected = view(svd.u).leftCols(kept).transpose() * target;
-    const EigenVector inverse = view(svd.values).head(kept).cwiseInverse();
-    fit.w = dense(view(svd.v).leftCols(kept) * inverse.asDiagonal() * projected);
+    const EigenVector values = is_tall ? EigenVector(Eigen::BDCSVD<EigenColumns>(reduced).singularValues()) : EigenVector::Zero(1);
+    if (values.minCoeff() > options.rcond * values.maxCoeff()) {
+      fit.w = dense(reduced.triangularView<Eigen::Upper>().solve(wanted));
+      fit.condition = values.maxCoeff() / values.minCoeff();
+    } else {
+      Svd svd;
+      if (Status status = thin_svd(dense(reduced), &svd); !status.ok()) return status;
+      if (is_cancelled(cancel)) return cancelled_fit();
+      int64_t kept = 0;
+      while (kept < static_cast<int64_t>(svd.values.size()) && svd.values[static_cast<size_t>(kept)] > options.rcond * svd.values[0])
+        kept++;
+      const EigenMatrix projected = view(svd.u).leftCols(kept).transpose() * wanted;
+      const EigenVector inverse = view(svd.values).head(kept).cwiseInverse();
+      fit.w = dense(view(svd.v).leftCols(kept) * inverse.asDiagonal() * projected);
+      fit.condition = kept > 0 ? svd.values[0] / svd.values[static_cast<size_t>(kept - 1)] : std::numeric_limits<double>::infinity();
+    }
     fit.bias.resize(static_cast<size_t>(y.columns));
     view(fit.bias) = y_mean - view(fit.w).transpose() * x_mean;
-    fit.condition = kept > 0 ? svd.values[0] / svd.values[static_cast<size_t>(kept - 1)] : std::numeric_limits<double>::infinity();
     const double total = target.squaredNorm();
     fit.unexplained = total > 0 ? std::max(0.0, (target - view(centred) * view(fit.w)).squaredNorm() / total) : 0;
     if (!all_finite(fit.w)) return Status::fail(Code::non_finite, "the least squares solution overflows: raise rcond");

@@ -32,7 +32,8 @@ struct LeastSquaresOptions {
   bool centred = false;  // fit a bias
 };
 
-// The W of least |X W - Y|, and among those of least |W|, by the SVD of x [n, d] for y [n, m]; `condition` is that of the singular values
+// The W of least |X W - Y|, and among those of least |W|, by the SVD of x [n, d] for y [n, m], or of R of x = QR
+// where x is tall; `condition` is that of the singular values
 // that were kept. Fails with invalid_argument (shapes, rcond), non_finite, cancelled or out_of_memory.
 Status solve_least_squares(const DenseMatrix& x, const DenseMatrix& y, const LeastSquaresOptions& options, const std::atomic<bool>* cancel,
                            LinearFit* out);

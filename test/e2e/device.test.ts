@@ -27,8 +27,7 @@ function run(script: string, env: Record<string, string>): string {
     encoding: "utf8",
     timeout: 60_000,
   });
-  expect(stderr).toBe("");
-  expect(status).toBe(0);
+  expect(status, stderr).toBe(0);
   return stdout.trim();
 }
 

@@ -1,6 +1,7 @@
 // The TypeScript face of the device on a real GPU: node --test test/gpu/device.test.mjs. It needs Node, dist/, the addon and latentwire_cuda.so
 // beside it, and nothing else; without a GPU it fails and says why. The kernels' own numbers are tested by latentwire-cuda-tests.
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { after, before, describe, it } from "node:test";
 import {
   createThoughtStep,
@@ -62,6 +63,28 @@ describe("tensors", () => {
     assert.equal((await deviceMemory()).ownBytes, before.ownBytes + (4 << 20));
     there.dispose();
     assert.equal((await deviceMemory()).ownBytes, before.ownBytes);
+  });
+
+  it("are shared by a reference", async () => {
+    const data = numbers(1000);
+    const there = await Tensor.fromTyped("f32", [10, 100], data).to("cuda");
+    const shared = await there.share();
+    const reference = JSON.parse(JSON.stringify(shared));
+    const here = await Tensor.fromShared(reference);
+    assert.deepEqual(await read(here), data);
+    // another process may open it, too
+    const program = `
+      import { Tensor } from ${JSON.stringify(new URL("../../dist/index.js", import.meta.url).href)};
+      const opened = await Tensor.fromShared(JSON.parse(process.argv[1]));
+      const back = await opened.to("cpu");
+      console.log(back.toTyped().reduce((sum, value) => sum + value, 0));`;
+    const { stdout, stderr } = spawnSync(process.execPath, ["--input-type=module", "-e", program, JSON.stringify(reference)], {
+      encoding: "utf8",
+    });
+    const sum = data.reduce((total, value) => total + value, 0);
+    assert.ok(process.env.LATENTWIRE_CUDA_BACKEND || Math.abs(Number(stdout) - sum) < 1e-3, stdout + stderr);
+    for (const one of [there, shared, here]) one.dispose();
+    await assert.rejects(Tensor.fromShared(reference), { code: "ERR_LATENT_INVALID_ARGUMENT" });
   });
 
   it("do not hold up the event loop", async () => {

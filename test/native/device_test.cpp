@@ -232,6 +232,39 @@ TEST_SUITE("device") {
     CHECK(after.used_bytes == before.used_bytes);
   }
 
+  TEST_CASE("shared memory is there for those who have it open, whatever its owner does") {
+    const Opened opened;
+    const std::vector<uint8_t> sent = bytes_from(5000, 9);
+    std::vector<uint8_t> got(sent.size());
+    latent_shared_handle handle{};
+    std::shared_ptr<DeviceBuffer> shared;
+    CHECK(opened
+              .run([&](DeviceStream& stream) {
+                if (Status s = stream.allocate_shared(sent.size(), &handle, &shared); !s.ok()) return s;
+                return stream.upload(shared->data(), sent.data(), sent.size(), nullptr);
+              })
+              .ok());
+    CHECK(opened.stream->device_bytes() == static_cast<int64_t>(sent.size()));
+    const latent_backend_v1& api = *mock().api;
+    void* memory = nullptr;
+    uint64_t bytes = 0;
+    const Opened other;
+    CHECK(other.run([&](DeviceStream&) { return DeviceStream::call(api.share_open, 0, &handle, &memory, &bytes); }).ok());
+    CHECK(bytes == sent.size());
+    shared.reset();
+    CHECK(opened.run([](DeviceStream&) { return Status{}; }).ok());  // by now it has been given back
+    void* late = nullptr;
+    CHECK(DeviceStream::call(api.share_open, 0, &handle, &late, &bytes).code == Code::invalid_argument);
+    CHECK(other
+              .run([&](DeviceStream& stream) {
+                return stream.download(got.data(), static_cast<const std::byte*>(memory), got.size(), nullptr);
+              })
+              .ok());
+    CHECK(got == sent);
+    CHECK(DeviceStream::call(api.share_close, memory).ok());
+    CHECK(DeviceStream::call(api.share_close, memory).code == Code::invalid_argument);
+  }
+
   TEST_CASE("slots are apart from each other, and come again") {
     const Opened opened;
     std::vector<DeviceStream::Slot> slots(200);

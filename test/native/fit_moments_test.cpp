@@ -8,6 +8,7 @@
 #include <tuple>
 #include <utility>
 
+#include "fit/decompose.h"
 #include "fit/gram.h"
 #include "fit/ridge.h"
 #include "fit_support.h"
@@ -276,6 +277,28 @@ TEST_SUITE("fits") {
     moments.cross.row(0)[0] += 1;  // now no W solves it
     CHECK(solve_ridge(moments, {}, nullptr, &fit).code == Code::non_finite);
     CHECK(solve_ridge(moments, {.lambda = 1e-3}, nullptr, &fit).ok());
+  }
+
+  TEST_CASE("least squares of many rows leave nothing that X explains, and know its condition") {
+    for (const auto& [rows, d] : {std::pair<int64_t, int64_t>{60, 7}, {25, 24}, {24, 24}, {300, 1}}) {
+      CAPTURE(rows);
+      CAPTURE(d);
+      DenseMatrix x = testing::random_dense(rows, d, 20);
+      for (int64_t i = 0; i < rows; i++) x.row(i)[0] *= 1e4;
+      const DenseMatrix y = testing::random_dense(rows, 3, 21);
+      LinearFit fit;
+      REQUIRE(solve_least_squares(x, y, {.rcond = 0}, nullptr, &fit).ok());
+      DenseMatrix left = testing::multiplied(x, fit.w);
+      for (size_t i = 0; i < left.values.size(); i++) left.values[i] -= y.values[i];
+      for (const double product : testing::multiplied(testing::transposed(x), left).values) CHECK(std::abs(product) <= 1e-6);
+      Svd svd;
+      REQUIRE(thin_svd(x, &svd).ok());
+      CHECK(fit.condition == doctest::Approx(svd.values.front() / svd.values.back()).epsilon(1e-9));
+      // a limit above the least value drops that direction, however X was decomposed
+      REQUIRE(solve_least_squares(x, y, {.rcond = d > 1 ? 1.001 / fit.condition : 0}, nullptr, &fit).ok());
+      const size_t last = svd.values.size() - (d > 1 ? 2 : 1);
+      CHECK(fit.condition == doctest::Approx(svd.values.front() / svd.values[last]).epsilon(1e-9));
+    }
   }
 
   TEST_CASE("least squares are of least norm, and rcond drops directions") {
