@@ -37,7 +37,7 @@ export interface EvalCommand {
   readonly method: TranslatorMethod | "auto";
 }
 
-type FitOption = "suite" | "texts" | "fitTexts" | "steps" | "maps" | "method" | "seed";
+type FitOption = "suite" | "texts" | "fitTexts" | "steps" | "maps" | "method" | "seed" | "out";
 
 export async function evalCommand(output: Output, options: EvalCommand, signal: AbortSignal): Promise<void> {
   const [first, second] = modelFiles(options);
@@ -70,8 +70,9 @@ export function plain(output: Output, result: EvalResult): string {
 
 function modelFiles({ model, models }: EvalCommand): readonly [string, string | undefined] {
   if (model !== undefined && models !== undefined) throw invalid("--model and --models", "one of the two", "both");
-  if (models !== undefined && models.length !== 2) throw invalid("--models", "two files: the reader's and the solver's", models.join(" "));
-  return [model ?? models?.[0] ?? bundledModel(), models?.[1]];
+  const two = models?.length === 1 ? models.flatMap((files) => files.split(",")) : models;
+  if (two !== undefined && two.length !== 2) throw invalid("--models", "two files: the reader's and the solver's", two.join(" "));
+  return [model ?? two?.[0] ?? bundledModel(), two?.[1]];
 }
 
 async function suiteOf({ suite, n = 1000, seed }: EvalCommand): Promise<Suite> {
@@ -115,17 +116,20 @@ export class Models {
     return model;
   }
 
-  /** Fitted on the file of texts, or on documents of relay's world that are not held out; undefined where there are no texts. */
+  /**
+   * Fitted on the file of texts, or on documents of relay's world that are not held out, and kept in the folder of an evaluation; undefined where there are no
+   * texts.
+   */
   async translators(
     output: Output,
-    { suite, texts, fitTexts, steps = 8, maps, method, seed }: Pick<EvalCommand, FitOption>,
+    { suite, texts, fitTexts, steps = 8, maps, method, seed, out }: Pick<EvalCommand, FitOption>,
     from: Model,
     to: Model,
     signal: AbortSignal,
   ): Promise<EvalTranslators | undefined> {
     if (texts === undefined && suite !== "relay") return undefined;
     const given = texts === undefined ? relayTexts(fitTexts, seed) : await readTexts(texts);
-    const both = await fitBoth(output, { from, to, texts: given, steps, maps, method, seed }, signal);
+    const both = await fitBoth(output, { from, to, texts: given, steps, maps, method, seed }, out, signal);
     this.#fitted.push(both.fitted, both.shuffled);
     return both;
   }

@@ -100,7 +100,7 @@ function build(): Command {
     .showHelpAfterError("(latentwire --help shows the commands)");
   command(program, "demo", "two agents solve a task by kv, latent and text, beside placebos; writes report.html", demo)
     .option("--model <file>", "a GGUF file: one question by each medium (default: the bundled pair, and many questions)")
-    .option("--n <count>", "how many questions", count, 120)
+    .option("--n <count>", "how many questions", count, 100)
     .option("--out <folder>", "where report.html goes", ".");
   command(program, "run", "run a pipe of agents", run)
     .argument("<question>", "what the agents are asked")

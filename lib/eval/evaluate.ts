@@ -1,4 +1,5 @@
 // The whole of an evaluation: models, suite and arms in, a result that can be shown and kept out.
+import { createHash } from "node:crypto";
 import os from "node:os";
 import process from "node:process";
 import { checkArray, checkInteger, checkKeys, checkString, fallback, invalid } from "../check.js";
@@ -44,7 +45,10 @@ export interface EvaluateOptions {
   readonly parallel?: number;
   /** Stop before the last item when the intervals of the arms have separated, or the time is over. Default: all items. */
   readonly budget?: EvalBudget;
-  /** A file that keeps what is done; an evaluation that was stopped goes on from there. */
+  /**
+   * A file that keeps what is done; an evaluation that was stopped goes on from there. Between two models that takes the same translators, loaded from
+   * where they were saved: a second fit is never the same to the bit.
+   */
   readonly journal?: string;
   readonly signal?: AbortSignal;
   /** Called for every answer. */
@@ -136,7 +140,12 @@ export async function evaluate(options: EvaluateOptions): Promise<EvalResult> {
   });
   await using _ = subject;
   const translator = translators === undefined ? null : describe(translators.fitted);
-  const settings = settingsOf(suite, arms, { reader: modelOf(reader), solver: modelOf(solver), seed, translator });
+  const settings = settingsOf(suite, arms, {
+    reader: modelOf(reader),
+    solver: modelOf(solver),
+    seed,
+    translators: translators === undefined ? null : [translators.fitted, translators.shuffled].map(identityOf),
+  });
   const opened = journal === undefined ? undefined : await openJournal(checkString("journal", journal), settings);
   try {
     const run = await runSuite(suite, subject, {
@@ -165,6 +174,11 @@ function checkTranslators(given: EvalTranslators | undefined): Partial<EvalTrans
 function describe({ card: { method, maps, report } }: Translator): string {
   const fitted = report === undefined ? "" : `, fitted on ${report.count} rows, ${report.verdict}`;
   return `${method}${maps === undefined ? "" : ` by ${maps}`}${fitted}`;
+}
+
+/** What it is and what was measured of it: two fits that are not the same to the bit differ in that. */
+function identityOf({ card }: Translator): string {
+  return createHash("sha256").update(JSON.stringify(card)).digest("hex");
 }
 
 /** Between two models without a translator text is all that there is, unless more was asked for, which is then refused with the reason. */

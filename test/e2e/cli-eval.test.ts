@@ -94,6 +94,8 @@ describe("eval", () => {
     const plain = await latentwire(["eval", ...models, "--suite", facts, "--json", "--quiet"]);
     expect(plain.code).toBe(0);
     expect((JSON.parse(plain.stdout) as EvalResult).arms.map(({ arm }) => arm)).toEqual(["single", "text", "none", "shuffled", "noise"]);
+    const asOne = ["--models", `${bundledModel("wren")},${bundledModel("finch")}`, "--note-tokens", "32", "--n", "1"];
+    expect((await latentwire(["eval", ...asOne, "--suite", facts, "--quiet"])).stdout).toContain("On wren to finch, ");
     const texts = file("texts.txt");
     const words = ["red", "blue", "green", "gold", "pink", "gray", "black", "white"];
     writeFileSync(
@@ -106,6 +108,17 @@ describe("eval", () => {
     const { arms, translator } = JSON.parse(fitted.stdout) as EvalResult;
     expect(arms.map(({ arm }) => arm)).toContain("shuffled-translator");
     expect(translator).toMatch(/^ridge/);
+    // an evaluation in a folder goes on with the same translators
+    const kept = ["eval", ...models, "--suite", facts, "--texts", texts, "--maps", "shared", "--out", file("between"), "--json"];
+    expect((await latentwire([...kept, "--n", "2"])).stderr).toContain("fitting a translator");
+    const resumed = await latentwire(kept);
+    expect(resumed.code).toBe(0);
+    expect(resumed.stderr).not.toContain("fitting a translator");
+    expect(JSON.parse(resumed.stdout)).toMatchObject({ n: 3, translator });
+    // and not with others
+    const others = await latentwire([...kept, "--method", "affine"]);
+    expect(others.code).toBe(1);
+    expect(others.stderr).toContain("ERR_LATENT_EVAL_RESUME");
   });
 
   it.each<[string, number, string, readonly string[]]>([
