@@ -49,6 +49,7 @@
         "<@(kv_sources)",
         "<@(fit_sources)",
         "<@(engine_sources)",
+        "<@(device_sources)",
         "<@(addon_sources)"
       ],
       "conditions": [

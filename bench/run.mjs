@@ -1,6 +1,6 @@
 // Runs the benchmarks and prints one table a suite.
 //
-//   npm run -s bench -- [--json] [--save] [--suite=main-job|kv|kernels|spaces] [--threads=N] [--compare=file] [filter]
+//   npm run -s bench -- [--json] [--save] [--suite=main-job|kv|kernels|spaces|eval] [--threads=N] [--compare=file] [filter]
 //
 // filter: part of a row's name. --json: the rows on stdout as one array. --save: also writes them, with date and hardware, to
 // bench/results/<suite>.json. --threads: of the kernels (1). --compare: adds the ratio to the rows of an older file. Every number is a median of
@@ -17,11 +17,12 @@ const suites = {
   kv: ["kv", "kv-store"],
   kernels: ["kernels", "native-benches"],
   spaces: ["spaces", "between-models"],
+  eval: ["evaluation", "agents"],
 };
 
 function parse() {
   const { values, positionals } = commandLine(
-    "[--json] [--save] [--suite=main-job|kv|kernels|spaces] [--threads=N] [--compare=file] [filter]",
+    "[--json] [--save] [--suite=main-job|kv|kernels|spaces|eval] [--threads=N] [--compare=file] [filter]",
     {
       options: {
         json: { type: "boolean" },

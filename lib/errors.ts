@@ -37,6 +37,9 @@ const nativeHints = {
     "Shared memory does not reach from there to here; send the records as a stream, or use a link, which does so by itself.",
   ERR_LATENT_KV_POSITION: "Import with `positions: 'append'` or `{ at }`, which lay the entries out anew.",
   ERR_LATENT_KV_CODEC: "Name the codec that the message tells among `codecs`, or ask the sender for another one.",
+  ERR_LATENT_DEVICE_UNAVAILABLE: "Run `latentwire doctor`, which says what is missing; `device: 'auto'` takes the CPU instead.",
+  ERR_LATENT_DEVICE_FAILED: "The device refused this operation and can be used on; the message has its reason. Please report it.",
+  ERR_LATENT_DEVICE_LOST: "The device answers no more in this process: go on on the CPU, and restart the process to use it again.",
 } as const;
 
 const ownHints = {
@@ -52,6 +55,8 @@ const ownHints = {
   ERR_LATENT_ILL_CONDITIONED:
     "The rows do not determine the map: take more pairs, far fewer anchors than dimensions, or give a ridge or `rcond`.",
   ERR_LATENT_TRANSLATOR_WEAK: "Take more pairs, or another method, or pass text; `onWeak` lets the translator be made all the same.",
+  ERR_LATENT_SUITE_FORMAT: "Mend the line that the message names; docs/evaluation.md shows what lines a suite can have.",
+  ERR_LATENT_EVAL_RESUME: "Finish the evaluation as it was begun, or name another folder.",
   ERR_LATENT_MODEL_DIGEST: "The model file is not the one that the manifest names; download it again.",
 } as const;
 

@@ -1,5 +1,16 @@
 // The public face: re-exports only.
 export { LatentError, latentErrorCodes, type LatentErrorCode, type LatentErrorOptions } from "./errors.js";
+export {
+  deviceMemory,
+  deviceStatus,
+  type Device,
+  type DeviceChoice,
+  type DeviceInfo,
+  type DeviceMemory,
+  type DeviceReason,
+  type DeviceStatus,
+} from "./devices.js";
+export { SharedTensor, type SharedTensorReference } from "./shared-tensor.js";
 export { Tensor, type Dtype, type TensorData } from "./tensor.js";
 export {
   packAnchors,
@@ -178,3 +189,33 @@ export { Agent, type AgentOptions, type Note } from "./agents/agent.js";
 export { pipe, type Pipe, type PipeOptions } from "./agents/pipe.js";
 export { team, type JoinMode, type Team, type TeamOptions } from "./agents/team.js";
 export type { Hop, HopTranslator, Medium, RunEvent, RunResult, RunStream, RunTotals, StoredPositions, StoreUse } from "./agents/events.js";
+export {
+  evaluate,
+  type EvalExample,
+  type EvalModel,
+  type EvalResult,
+  type EvalTranslators,
+  type EvaluateOptions,
+} from "./eval/evaluate.js";
+export { chanceOf, isRight, type AnswerCheck } from "./eval/answers.js";
+export type { Arm, ArmMessage, ArmPolicy } from "./eval/arms.js";
+export { openJournal, type EvalSettings, type Journal } from "./eval/journal.js";
+export { relaySuite, relayTexts } from "./eval/relay.js";
+export { numbersOf, type Accuracy, type ArmResult, type Comparison, type EvalNumbers } from "./eval/result.js";
+export {
+  runSuite,
+  type Block,
+  type EvalBudget,
+  type EvalProgress,
+  type EvalRun,
+  type EvalSubject,
+  type ItemRecord,
+  type Outcome,
+  type RunSuiteOptions,
+  type StageTimes,
+} from "./eval/run.js";
+export { mcnemar, pairedDifference, wilson, type Interval } from "./eval/statistics.js";
+export { parseSuite, readSuite, type Suite, type SuiteItem, type SuitePrompts } from "./eval/suite.js";
+export { toHtml } from "./eval/html.js";
+export { toMarkdown } from "./eval/markdown.js";
+export { claimsOf, verdictOf, type Claim, type Relation } from "./eval/verdict.js";

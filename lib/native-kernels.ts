@@ -122,16 +122,16 @@ export interface NativeResidualCodes {
 }
 
 export interface NativeKernelsModule {
-  packAnchors(anchors: NativeTensor, options: NativeAnchorsOptions): NativeJob<NativeAnchors>;
-  packProjection(options: NativeProjectionOptions): NativeJob<NativeProjection>;
+  packAnchors(anchors: NativeTensor, options: NativeAnchorsOptions, onDevice: boolean): NativeJob<NativeAnchors>;
+  packProjection(options: NativeProjectionOptions, onDevice: boolean): NativeJob<NativeProjection>;
   /** `matrix`, "input" or "output", is for the path of a model file. */
-  openTokenTable(source: NativeTensor | string, matrix?: string): NativeJob<NativeTokenTable>;
+  openTokenTable(source: NativeTensor | string, matrix: string | undefined, onDevice: boolean): NativeJob<NativeTokenTable>;
   createThoughtStep(table: NativeTokenTable, recipe: NativeThoughtRecipe): NativeThoughtStep;
   createTileCodec(options: { code: string; scale?: string | undefined; group?: number | undefined }): NativeTileCodec;
   hadamard(x: Float32Array, columns: number, block: number): void;
   packBits(symbols: Uint16Array, bits: number, out: Uint8Array): void;
   unpackBits(packed: Uint8Array, bits: number, out: Uint16Array): void;
-  packCodebook(codewords: NativeTensor, storage: string): NativeJob<NativeCodebook>;
+  packCodebook(codewords: NativeTensor, storage: string, onDevice: boolean): NativeJob<NativeCodebook>;
   residualQuantise(codebooks: readonly NativeCodebook[], x: NativeRows): NativeResidualCodes | NativeJob<NativeResidualCodes>;
   residualDequantise(codebooks: readonly NativeCodebook[], indices: Int32Array): NativeTensor | NativeJob<NativeTensor>;
   fsqEncode(x: NativeRows, levels: Int32Array, symbols: Int32Array): void;

@@ -69,6 +69,13 @@ export interface NativeKvWriter {
   sizes(): Float64Array;
   /** The records [from, to). */
   write(from: number, to: number): NativeJob<Uint8Array>;
+  /**
+   * Memory of `bytes` that records can be written to, again and again; its number is how many of them there were before. Null where the runtime has
+   * no Buffers over foreign memory.
+   */
+  staging(bytes: number): Uint8Array | null;
+  /** Writes the records [from, to) to the start of a staging; the bytes that they took. */
+  writeTo(staging: number, from: number, to: number): NativeJob<number>;
   /** Takes the records [from, to) into the root without writing them. */
   passOver(from: number, to: number): NativeJob<void>;
   /** The tiles among the records [from, to) that JavaScript encodes. */

@@ -3,6 +3,7 @@ import { createRequire } from "node:module";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { LatentError } from "./errors.js";
+import type { NativeDeviceModule, NativeDeviceShare } from "./native-device.js";
 import type { NativeEngineModule } from "./native-engine.js";
 import type { NativeFitsModule } from "./native-fits.js";
 import type { NativeKernelsModule } from "./native-kernels.js";
@@ -25,11 +26,17 @@ export interface NativeTensor {
   readonly dtype: NativeDtype;
   readonly shape: number[];
   readonly byteLength: number;
+  /** Where the numbers lie; those of "cuda" cannot be read. */
+  readonly device: "cpu" | "cuda";
   readonly disposed: boolean;
   copyTo(target: NativeArray | DataView): void;
   toTyped(): NativeArray;
   toFloat32(): Float32Array;
   convert(dtype: NativeDtype): NativeJob<NativeTensor>;
+  /** Of "cuda" only: memory that others may open, with a copy. */
+  share(): NativeJob<NativeDeviceShare>;
+  /** A copy there. */
+  to(device: "cpu" | "cuda"): NativeJob<NativeTensor>;
   dispose(): void;
 }
 
@@ -42,7 +49,8 @@ export interface NativeDiagnostics {
   probe(): { gflops: number; readGBs: number };
 }
 
-export interface NativeModule extends NativeEngineModule, NativeFitsModule, NativeKernelsModule, NativeKvModule, NativeSpacesModule {
+export interface NativeModule
+  extends NativeDeviceModule, NativeEngineModule, NativeFitsModule, NativeKernelsModule, NativeKvModule, NativeSpacesModule {
   readonly version: string;
   /** `data` is copied and must have exactly the size of the shape; without it the tensor is zero. */
   readonly Tensor: new (dtype: NativeDtype, shape: readonly number[], data?: NativeArray | DataView) => NativeTensor;

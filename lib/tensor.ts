@@ -1,7 +1,9 @@
 // The public face of native memory: numbers go in and come out by copies, and stay native in between.
+import { checkDevice, runOn, type Device } from "./devices.js";
 import { LatentError } from "./errors.js";
 import { run } from "./jobs.js";
 import { native } from "./native.js";
+import { checkReference, SharedTensor, type SharedTensorReference } from "./shared-tensor.js";
 import type { NativeArray, NativeDtype, NativeTensor } from "./native.js";
 
 /** Element types: 32-bit, 16-bit and bfloat floats, and 8- and 32-bit integers. */
@@ -11,7 +13,8 @@ export type Dtype = NativeDtype;
 export type TensorData = NativeArray;
 
 /**
- * A dense tensor in native memory. Shape, dtype and size stay readable after disposal; the numbers do not.
+ * A dense tensor in native memory, of the host or of a GPU ({@link Tensor.to}). Shape, dtype and size stay readable after disposal; the numbers do
+ * not. Those on a GPU cannot be read where they are: kernels with operands there take them, and `to("cpu")` brings a copy.
  *
  * ```ts
  * using tensor = Tensor.fromTyped("f32", [2, 2], Float32Array.of(1, 2, 3, 4));
@@ -25,12 +28,15 @@ export class Tensor {
   readonly shape: readonly number[];
   /** Size of the data in bytes. */
   readonly byteLength: number;
+  /** Where the numbers lie. */
+  readonly device: Device;
 
   private constructor(handle: NativeTensor) {
     this.#native = handle;
     this.dtype = handle.dtype;
     this.shape = Object.freeze(handle.shape);
     this.byteLength = handle.byteLength;
+    this.device = handle.device;
   }
 
   /**
@@ -53,6 +59,19 @@ export class Tensor {
     return LatentError.translate(() => new Tensor(new (native().Tensor)(dtype, shape)));
   }
 
+  /**
+   * A copy of a tensor of the GPU that another thread or process of this machine shares; it never passes through the host.
+   * @param reference What the other side's {@link Tensor.share} gives as JSON. The copy is made while that is not disposed yet.
+   * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (a handle of nothing, or of fewer bytes than the shape needs), `ERR_LATENT_DTYPE`, and as
+   * {@link Tensor.to}; the signal's reason on abort
+   */
+  static async fromShared(reference: SharedTensorReference, options: { readonly signal?: AbortSignal } = {}): Promise<Tensor> {
+    const handle = checkReference(reference);
+    options.signal?.throwIfAborted();
+    const job = LatentError.translate(() => native().openShared(reference.dtype, reference.shape, handle));
+    return new Tensor(await runOn("cuda", job, options.signal));
+  }
+
   /** @internal Takes over a handle that native code returned. */
   static fromNative(handle: NativeTensor): Tensor {
     return new Tensor(handle);
@@ -69,7 +88,7 @@ export class Tensor {
 
   /**
    * A copy of the numbers in the typed array of the dtype.
-   * @throws {@link LatentError} `ERR_LATENT_DISPOSED`, `ERR_LATENT_OUT_OF_MEMORY`
+   * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (they lie on a GPU), `ERR_LATENT_DISPOSED`, `ERR_LATENT_OUT_OF_MEMORY`
    */
   toTyped(): TensorData {
     return LatentError.translate(() => this.#native.toTyped());
@@ -77,7 +96,7 @@ export class Tensor {
 
   /**
    * A copy of the numbers as f32, whatever the dtype.
-   * @throws {@link LatentError} `ERR_LATENT_DISPOSED`, `ERR_LATENT_OUT_OF_MEMORY`
+   * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (they lie on a GPU), `ERR_LATENT_DISPOSED`, `ERR_LATENT_OUT_OF_MEMORY`
    */
   toFloat32(): Float32Array {
     return LatentError.translate(() => this.#native.toFloat32());
@@ -101,6 +120,40 @@ export class Tensor {
     options.signal?.throwIfAborted();
     const job = LatentError.translate(() => this.#native.convert(dtype));
     return new Tensor(await run(job, options.signal));
+  }
+
+  /**
+   * A copy on another device, or one more on the same. It goes through pinned memory in parts, on threads of the stream that this JavaScript thread
+   * has on the GPU, in the order of the calls; the JavaScript thread waits for nothing. A tensor of the GPU belongs to the thread that made it.
+   *
+   * ```ts
+   * using x = await Tensor.fromTyped("f32", [64, 2560], rows).to("cuda");
+   * using y = await (await projector.apply(x)).to("cpu"); // projector was packed with { device: "cuda" }
+   * ```
+   * @throws {@link LatentError} `ERR_LATENT_DEVICE_UNAVAILABLE` (why, in `details.reason`), `ERR_LATENT_OUT_OF_MEMORY` (all else goes on),
+   * `ERR_LATENT_DEVICE_FAILED`, `ERR_LATENT_DEVICE_LOST`, `ERR_LATENT_DISPOSED`; the signal's reason on abort
+   */
+  async to(device: Device, options: { readonly signal?: AbortSignal } = {}): Promise<Tensor> {
+    checkDevice("device", device);
+    options.signal?.throwIfAborted();
+    const job = LatentError.translate(() => this.#native.to(device));
+    return new Tensor(await runOn(device, job, options.signal));
+  }
+
+  /**
+   * A copy of a tensor of the GPU in memory that other threads and processes of this machine may open, for {@link Tensor.fromShared}. It takes the
+   * system's means for that (CUDA IPC), which some containers do not allow.
+   *
+   * ```ts
+   * using shared = await x.share();
+   * child.send(shared.toJSON()); // there: await Tensor.fromShared(reference), and an answer before `shared` goes
+   * ```
+   * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (a tensor of the CPU), and as {@link Tensor.to}; the signal's reason on abort
+   */
+  async share(options: { readonly signal?: AbortSignal } = {}): Promise<SharedTensor> {
+    options.signal?.throwIfAborted();
+    const job = LatentError.translate(() => this.#native.share());
+    return new SharedTensor(await runOn("cuda", job, options.signal), this.dtype, this.shape);
   }
 
   /** Frees the memory as soon as no running operation uses it; idempotent. */

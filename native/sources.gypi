@@ -88,11 +88,23 @@
       "native/engine/sampler.cpp",
       "native/engine/sequence_edits.cpp"
     ],
+    "device_sources": [
+      "native/device/backend.cpp",
+      "native/device/operands.cpp",
+      "native/device/stream.cpp"
+    ],
     "addon_sources": [
       "native/addon/addon.cpp",
       "native/addon/anchors_object.cpp",
       "native/addon/args.cpp",
       "native/addon/codebook_object.cpp",
+      "native/addon/device_anchors_object.cpp",
+      "native/addon/device_codebook_object.cpp",
+      "native/addon/device_jobs.cpp",
+      "native/addon/device_projection_object.cpp",
+      "native/addon/device_share_object.cpp",
+      "native/addon/device_tensor_object.cpp",
+      "native/addon/device_thought_object.cpp",
       "native/addon/diagnostics.cpp",
       "native/addon/distribution_object.cpp",
       "native/addon/engine_objects.cpp",
@@ -118,6 +130,7 @@
       "native/addon/stats_functions.cpp",
       "native/addon/tensor_object.cpp",
       "native/addon/thought_object.cpp",
+      "native/addon/thought_recipe.cpp",
       "native/addon/tile_object.cpp",
       "native/addon/token_table_object.cpp",
       "native/addon/transpose_function.cpp",

@@ -114,10 +114,13 @@ export function generator(buildFolder) {
   return has("ninja") ? ["-G", "Ninja"] : ["-G", "Unix Makefiles"];
 }
 
-/** Configures and builds with CMake. `targets` empty means all. */
-export function cmake(buildFolder, { definitions = {}, targets = [], quiet = true, env = {} } = {}) {
+/** Configures and builds the project in the folder `source` with CMake. `targets` empty means all. */
+export function cmake(buildFolder, { source = ".", definitions = {}, targets = [], quiet = true, env = {} } = {}) {
   const values = Object.entries(definitions).map(([name, value]) => `-D${name}=${value}`);
-  run("cmake", ["-S", root, "-B", path.resolve(root, buildFolder), ...generator(buildFolder), ...values], { quiet, env });
+  run("cmake", ["-S", path.resolve(root, source), "-B", path.resolve(root, buildFolder), ...generator(buildFolder), ...values], {
+    quiet,
+    env,
+  });
   const wanted = targets.length > 0 ? ["--target", ...targets] : [];
   run("cmake", ["--build", path.resolve(root, buildFolder), "--parallel", String(jobs), ...wanted], { quiet, env });
 }

@@ -1,7 +1,8 @@
 // Makes the binary that is shipped: prebuilds/<platform>-<arch>/latentwire.<libc>.node, by prebuildify with CMake behind it. On glibc
 // Linux it is linked against an older C library (glibc-sysroot.mjs) so that it runs wherever official Node runs; then its glibc floor
 // and its exports are checked. LATENTWIRE_NO_SYSROOT=1 links against this machine's library instead. With LATENTWIRE_GLIBC_SYSROOT set,
-// the main build is the portable one already (setup.mjs), and what was tested is what is shipped.
+// the main build is the portable one already (setup.mjs), and what was tested is what is shipped. Where there is nvcc, the CUDA backend lies
+// beside it: latentwire_cuda.so, which the addon loads when it finds a driver.
 import fs from "node:fs";
 import path from "node:path";
 import process from "node:process";
@@ -27,6 +28,11 @@ const options = ["--napi", "--strip", "--tag-libc", "--name", "latentwire", "--n
 run(node, [path.join(root, "node_modules", "prebuildify", "bin.js"), ...options], { cwd: stage, env });
 
 const folder = path.join("prebuilds", `${process.platform}-${process.arch}`);
+const cuda = path.join(root, "build-cuda", "latentwire_cuda.so");
+if (portable && process.arch === "x64") {
+  run(node, ["scripts/build-cuda.mjs", "--if-possible"], { env });
+  if (fs.existsSync(cuda)) fs.copyFileSync(cuda, path.join(root, folder, path.basename(cuda)));
+}
 for (const file of fs.readdirSync(path.join(root, folder))) {
   say(`${path.join(folder, file)}: ${String(fs.statSync(path.join(root, folder, file)).size)} bytes`);
 }

@@ -7,8 +7,39 @@ import fs from "node:fs";
 import path from "node:path";
 import { commandLine, fail, root } from "./common.mjs";
 
-const BEGIN = "<!-- results:begin -->";
-const END = "<!-- results:end -->";
+// A file that has several tables names them: <!-- results:eval:begin -->.
+const mark = (name, side) => `<!-- results:${name === undefined ? "" : `${name}:`}${side} -->`;
+const EVALUATION = {
+  results: "eval",
+  head: [
+    "arm",
+    "agents",
+    "right",
+    "95 %",
+    "prefilled",
+    "latent steps",
+    "decoded",
+    "moved, bytes",
+    "ms",
+    "times text's speed",
+    "target",
+    "met",
+  ],
+  cells: (row) => [
+    row.name,
+    row.shape,
+    row.right === undefined ? null : percent(row.right),
+    row.interval === undefined ? null : row.interval.map((share) => (100 * share).toFixed(1)).join(" to "),
+    row.prefillTokens,
+    row.latentSteps,
+    row.decodedTokens,
+    row.bytes,
+    row.ms,
+    row.ratio,
+    row.target,
+    row.met,
+  ],
+};
 const TABLES = [
   {
     file: "README.md",
@@ -16,6 +47,15 @@ const TABLES = [
     head: ["what", "shape", "ms", "compared with", "ratio", "target", "met"],
     cells: (row) => [row.name, row.shape, row.ms, row.peers, row.ratio, row.target, row.met],
   },
+  // of two models what crosses between them, of one model everything
+  {
+    file: "README.md",
+    name: "eval",
+    ...EVALUATION,
+    rows: ({ name, shape }) =>
+      shape.startsWith("finch,") || name.startsWith("4 agents") || (shape.includes(" to ") && /^(latent|shuffled-)/.test(name)),
+  },
+  { file: "docs/evaluation.md", ...EVALUATION },
   {
     file: "docs/kv-transfer.md",
     results: "kv",
@@ -52,6 +92,27 @@ const TABLES = [
       row.met,
     ],
   },
+  {
+    file: "docs/gpu.md",
+    results: "cuda",
+    // how tiles were chosen
+    rows: ({ op }) => op !== "tiles",
+    head: ["what", "shape", "µs", "floor, µs", "share of the limit", "limit", "PyTorch, µs", "best of PyTorch / ours"],
+    cells: (row) => [
+      row.op,
+      row.shape,
+      row.us ?? row.error,
+      row.floor_us,
+      row.share === undefined ? null : `${Math.round(100 * row.share)} %`,
+      row.limit,
+      row.peers,
+      row.against,
+    ],
+    command: "npm run bench:gpu",
+    save: "npm run bench:gpu -- --save",
+    hardware: ({ device }) =>
+      `${device.name}: copies of ${cell(device.copy_gbs)} GB/s, bf16 products of ${cell(device.bf16_tflops)} TFLOP/s`,
+  },
 ];
 
 function percent(share) {
@@ -78,20 +139,40 @@ function table(rows) {
   return [line(head), `| ${widths.map((width) => "-".repeat(width)).join(" | ")} |`, ...body.map(line)].join("\n");
 }
 
-function block({ results, head, cells, rows: chosen = () => true }) {
-  const { hardware, date, rows } = JSON.parse(fs.readFileSync(path.join(root, "bench", "results", `${results}.json`), "utf8"));
-  const note = `Measured by \`npm run bench -- --suite=${results}\` on ${cell(date)}, on ${cell(hardware)}.`;
-  return `${BEGIN}\n\n${table([head, ...rows.filter(chosen).map((row) => cells(row).map(cell))])}\n\n${note}\n\n${END}`;
+function block({
+  results,
+  name,
+  head,
+  cells,
+  rows: chosen = () => true,
+  command = benchOf(results),
+  save = `${command} --save`,
+  hardware = hardwareOf,
+}) {
+  const file = path.join(root, "bench", "results", `${results}.json`);
+  const between = (text) => `${mark(name, "begin")}\n\n${text}\n\n${mark(name, "end")}`;
+  if (!fs.existsSync(file)) return between(`Not measured yet: \`${save}\`.`);
+  const found = JSON.parse(fs.readFileSync(file, "utf8"));
+  const note = `Measured by \`${command}\` on ${cell(found.date)}, on ${cell(hardware(found))}.`;
+  return between(`${table([head, ...found.rows.filter(chosen).map((row) => cells(row).map(cell))])}\n\n${note}`);
+}
+
+function benchOf(results) {
+  return `npm run bench -- --suite=${results}`;
+}
+
+function hardwareOf({ hardware }) {
+  return hardware;
 }
 
 const { check } = commandLine("[--check]", { options: { check: { type: "boolean" } } }).values;
 for (const one of TABLES) {
   const file = path.join(root, one.file);
   const text = fs.readFileSync(file, "utf8");
-  const start = text.indexOf(BEGIN);
-  const end = text.indexOf(END);
-  if (start < 0 || end < start) fail(`${one.file} has no results block`);
-  const wanted = text.slice(0, start) + block(one) + text.slice(end + END.length);
+  const start = text.indexOf(mark(one.name, "begin"));
+  const end = text.indexOf(mark(one.name, "end"));
+  if (start < 0 || end < start) fail(`${one.file} has no block of results${one.name === undefined ? "" : ` '${one.name}'`}`);
+  const wanted = text.slice(0, start) + block(one) + text.slice(end + mark(one.name, "end").length);
   if (!check) fs.writeFileSync(file, wanted);
   else if (text !== wanted) fail(`the table of ${one.file} is not that of the results: node scripts/result-tables.mjs`);
 }

@@ -59,6 +59,7 @@ function buildNative() {
   const sources = [
     ...filesBelow("native", [".cpp", ".h", ".gypi", ".map"]),
     ...filesBelow("cmake", [".cmake"]),
+    ...(withTests ? filesBelow("cuda/mock", [".cpp", ".h"]) : []),
     path.join(root, "CMakeLists.txt"),
   ];
   const addon = "build/Release/latentwire.node";

@@ -21,6 +21,8 @@ const definitions = {
   CMAKE_SYSTEM_PROCESSOR: "aarch64",
   CMAKE_CXX_COMPILER: "aarch64-linux-gnu-g++",
   LATENTWIRE_TESTS: "ON",
+  LATENTWIRE_UNITY: "ON",
+  LATENTWIRE_WERROR: "OFF",
   LATENTWIRE_DOCTEST_INCLUDE: include,
   LATENTWIRE_EIGEN_INCLUDE: "/usr/include/eigen3",
 };

@@ -21,8 +21,9 @@ const definitions = {
   LATENTWIRE_SANITIZE: sanitizers,
   LATENTWIRE_TESTS: "ON",
   LATENTWIRE_WERROR: "OFF",
+  LATENTWIRE_UNITY: "ON",
   // TSan sees nothing in what runs one thread; kernels and fits run on all of them in the tests of the addon
-  ...(thread && { LATENTWIRE_TEST_FILES: "thread_pool;large_memory" }),
+  ...(thread && { LATENTWIRE_TEST_FILES: "thread_pool;large_memory;device" }),
 };
 cmake(build, { definitions, targets: ["latentwire", "latentwire-tests"] });
 
@@ -108,10 +109,12 @@ const single = [
   "e2e/kv-windows",
   "e2e/kv-attention",
   "e2e/kv-codec",
+  "e2e/eval-translated",
   "unit/unsupervised",
   "unit/translator",
 ];
-const without = ["unit/docs", "unit/scripts", "e2e/cli-spaces", ...(thread ? single : [])];
+const evaluation = ["statistics", "suite", "relay", "harness", "report"].map((name) => `unit/eval-${name}`);
+const without = ["unit/docs", "unit/scripts", ...evaluation, "e2e/cli-spaces", "e2e/cli-eval", ...(thread ? single : [])];
 const excluded = without.map((name) => `--exclude=test/${name}.test.ts`);
 const suites =
   rest.length > 0

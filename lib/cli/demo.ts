@@ -1,19 +1,32 @@
-// `latentwire demo`: a reader sees facts, a solver sees a question. The same two agents run three times, and only the medium differs; then the kv
-// hand-over is compared with one single pass over the same tokens, because "lossless" is a claim that must be shown.
+// `latentwire demo`: a reader sees facts, a solver sees a question. First one question by each medium, and the kv hand-over against one single pass over
+// the same tokens, because "lossless" is a claim that must be shown. Then, on the bundled pair, many questions beside placebos, by one model and by two
+// with a translator between them, with a report to look at.
+import path from "node:path";
 import type { Agent } from "../agents/agent.js";
 import type { Medium, RunResult } from "../agents/events.js";
 import { pipe } from "../agents/pipe.js";
-import { bundledModel } from "../models/bundled.js";
+import { evaluate, type EvalResult } from "../eval/evaluate.js";
 import { argmax } from "../kv/quality.js";
-import { loadModel, type Model } from "../models/model.js";
+import { bundledModel } from "../models/bundled.js";
+import type { Model } from "../models/model.js";
 import type { Sequence } from "../models/sequence.js";
+import { Models, plain, progressLines, relaySuiteFor } from "./eval.js";
 import type { Output } from "./output.js";
+import { writePage } from "./report.js";
 
-const facts = "mia has the red key. tom lives in oslo. ann has the blue coin. ben lives in lima. zoe has the green ring.";
+const facts = "mia has the red key. tom lives in oslo. ana has the blue coin. ben lives in lima. zoe has the green ring.";
 const question = "where does tom live?";
 const latentSteps = 8;
 const losslessTokens = 64;
 const answerTokens = 16;
+/** For each question, what a translator is fitted on. */
+const textsPerQuestion = 2.5;
+
+export interface DemoCommand {
+  readonly model?: string;
+  readonly n: number;
+  readonly out: string;
+}
 
 interface Arm {
   readonly medium: Medium;
@@ -25,9 +38,10 @@ interface Arm {
   readonly ms: number;
 }
 
-export async function demo(output: Output, options: { readonly model?: string }, signal: AbortSignal): Promise<void> {
+export async function demo(output: Output, options: DemoCommand, signal: AbortSignal): Promise<void> {
   const bundled = options.model === undefined;
-  await using model = await loadModel(options.model ?? bundledModel(), { signal });
+  await using models = new Models();
+  const model = await models.load(options.model ?? bundledModel(), signal);
   const reader = model.agent({
     name: "reader",
     user: facts,
@@ -43,6 +57,9 @@ export async function demo(output: Output, options: { readonly model?: string },
   }
   output.progress("comparing the kv hand-over with one single pass");
   const lossless = await compareWithSinglePass(model, reader, solver, signal);
+  const evaluations = bundled ? await evaluatePair(output, models, model, options.n, signal) : [];
+  const report = bundled ? path.resolve(options.out, "report.html") : null;
+  if (report !== null) await writePage(report, evaluations);
   const about = {
     path: model.path,
     description: model.info.description,
@@ -51,27 +68,53 @@ export async function demo(output: Output, options: { readonly model?: string },
     fingerprint: model.info.fingerprint,
     bundled,
   };
-  output.result({ model: about, arms, lossless }, () => {
-    const rows = arms.map((arm) => [
-      arm.medium,
-      arm.answer.trim(),
-      arm.prefillTokens,
-      arm.latentSteps,
-      arm.decodedTokens,
-      arm.bytes,
-      Number(arm.ms.toFixed(1)),
-    ]);
-    return [
+  output.result({ model: about, arms, lossless, evaluations, report }, () =>
+    [
       `facts:    ${facts}`,
       `question: ${question}`,
       "",
-      output.table(["medium", "answer", "prefill tokens", "latent steps", "decoded tokens", "bytes moved", "ms"], rows),
+      mediaTable(output, arms),
       "",
       `kv hand-over against one pass over the same tokens, ${losslessTokens} greedy tokens: ` +
         `${lossless.sameTokens ? "the same tokens" : "DIFFERENT TOKENS"}, largest difference of a logit ${lossless.maxAbsLogitDiff}`,
-      bundled ? "The bundled model has 1.2 M parameters and is often wrong: the costs are the point here, not the answers." : "",
-    ].join("\n");
-  });
+      ...evaluations.flatMap((one) => ["", output.strong(titleOf(one)), "", plain(output, one)]),
+      "",
+      report === null
+        ? "Is it right, and more often than a placebo? latentwire eval --model FILE --suite FILE tells."
+        : `report: ${report}`,
+    ].join("\n"),
+  );
+}
+
+function mediaTable(output: Output, arms: readonly Arm[]): string {
+  const rows = arms.map((arm) => [
+    arm.medium,
+    arm.answer.trim(),
+    arm.prefillTokens,
+    arm.latentSteps,
+    arm.decodedTokens,
+    arm.bytes,
+    Number(arm.ms.toFixed(1)),
+  ]);
+  return output.table(["medium", "answer", "prefill tokens", "latent steps", "decoded tokens", "bytes moved", "ms"], rows);
+}
+
+function titleOf({ reader, solver, n, translator }: EvalResult): string {
+  const agents = translator === null ? `reader and solver are ${reader.name}` : `the reader is ${reader.name}, the solver ${solver.name}`;
+  return `${n} questions on unseen documents, ${agents}${translator === null ? "" : `; translator: ${translator}`}`;
+}
+
+/** Of one model, and of two with a translator between them. */
+async function evaluatePair(output: Output, models: Models, finch: Model, items: number, signal: AbortSignal): Promise<EvalResult[]> {
+  const common = { suite: relaySuiteFor(items, 0), n: items, signal, onProgress: progressLines(output, items) };
+  output.progress(`asking ${items} questions on unseen documents, by every medium and placebo`);
+  const alone = await evaluate({ ...common, reader: finch });
+  const wren = await models.load(bundledModel("wren"), signal);
+  const fitTexts = Math.max(80, Math.round(textsPerQuestion * items));
+  const fit = { suite: "relay", fitTexts, steps: latentSteps, maps: "slot", method: "ridge", seed: 0 } as const;
+  const translators = await models.translators(output, fit, wren, finch, signal);
+  output.progress("asking finch the same questions about what wren has read");
+  return [alone, await evaluate({ ...common, reader: wren, solver: finch, ...(translators !== undefined && { translators }) })];
 }
 
 function armOf(medium: Medium, result: RunResult): Arm {

@@ -1,14 +1,18 @@
-// `latentwire doctor`: can this machine run the package, and if not, what to do. Fails (exit 1) if any check fails.
+// `latentwire doctor`: can this machine run the package, and if not, what to do. Fails (exit 1) if any check fails. A GPU is no condition: where
+// there is none to be used, it says at which stage it was missed.
+import { deviceStatus } from "../devices.js";
 import { LatentError } from "../errors.js";
+import { packProjection } from "../kernels/projection.js";
 import { bundledModel } from "../models/bundled.js";
 import { loadModel } from "../models/model.js";
 import { loadRuntime } from "../models/runtime.js";
 import { native } from "../native.js";
+import { Tensor } from "../tensor.js";
 import type { Output } from "./output.js";
 
 interface Check {
   readonly name: string;
-  readonly status: "ok" | "fail";
+  readonly status: "ok" | "fail" | "none";
   readonly found: string;
   readonly fix: string;
 }
@@ -20,6 +24,28 @@ async function check(name: string, probe: () => Promise<string> | string): Promi
     const found = error instanceof Error ? error.message : String(error);
     return { name, status: "fail", found, fix: LatentError.isInstance(error) ? error.hint : "" };
   }
+}
+
+/** Whether there is a GPU, and if so, whether it computes what the CPU does. */
+async function checkGpu(): Promise<Check> {
+  const status = await deviceStatus();
+  if (!status.available) return { name: "gpu", status: "none", found: `${status.reason}: ${status.message}`, fix: status.hint };
+  return check("gpu", async () => {
+    using weights = Tensor.fromTyped(
+      "f32",
+      [4, 4],
+      Float32Array.from({ length: 16 }, (_, i) => Math.sin(i)),
+    );
+    using there = await packProjection({ layers: [{ weights }], norm: { kind: "rms" }, device: "cuda" });
+    using here = await packProjection({ layers: [{ weights }], norm: { kind: "rms" } });
+    const row = Float32Array.of(1, -2, 3, -4);
+    using result = await there.apply(row);
+    const expected = here.applySync(row);
+    if (!result.toFloat32().every((value, i) => Math.abs(value - (expected[i] ?? 0)) < 1e-4))
+      throw new Error(`${status.backend} computes another result than the CPU; do not use it here, and please report it`);
+    const names = status.devices.map((one) => `${one.name} (${one.computeCapability}, driver ${one.driver})`);
+    return `${status.backend} ${status.build}: ${names.join(", ")}`;
+  });
 }
 
 export async function doctor(output: Output, _options: object, signal: AbortSignal): Promise<void> {
@@ -42,6 +68,7 @@ export async function doctor(output: Output, _options: object, signal: AbortSign
       await sequence.think({ steps: 2, signal });
       return `the bundled model thinks: ${pool.counters().latentSteps} latent steps`;
     }),
+    await checkGpu(),
   ];
   output.result(checks, () =>
     output.table(

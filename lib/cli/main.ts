@@ -12,6 +12,7 @@ import { translatorMethods } from "../spaces/methods.js";
 import { align } from "./align.js";
 import { demo } from "./demo.js";
 import { doctor } from "./doctor.js";
+import { evalCommand } from "./eval.js";
 import { inspect } from "./inspect.js";
 import { quality } from "./kv-quality.js";
 import { run } from "./run.js";
@@ -56,6 +57,16 @@ function count(value: string): number {
   return Number(value);
 }
 
+function list(value: string): readonly string[] {
+  return value.split(",");
+}
+
+function positive(value: string): number {
+  const number = Number(value);
+  if (value.trim() === "" || !Number.isFinite(number) || number < 0) throw new InvalidArgumentError("It is a number of 0 or more.");
+  return number;
+}
+
 function formats(value: string): readonly KvFormat[] {
   return value.split(",").map((name) => {
     const format = kvFormats.find((known) => known === name);
@@ -87,10 +98,10 @@ function build(): Command {
     .configureHelp({ showGlobalOptions: true })
     .exitOverride()
     .showHelpAfterError("(latentwire --help shows the commands)");
-  command(program, "demo", "two agents solve a task by kv, latent and text; what crossed and what it cost", demo).option(
-    "--model <file>",
-    "a GGUF file (default: the bundled tiny model)",
-  );
+  command(program, "demo", "two agents solve a task by kv, latent and text, beside placebos; writes report.html", demo)
+    .option("--model <file>", "a GGUF file: one question by each medium (default: the bundled pair, and many questions)")
+    .option("--n <count>", "how many questions", count, 120)
+    .option("--out <folder>", "where report.html goes", ".");
   command(program, "run", "run a pipe of agents", run)
     .argument("<question>", "what the agents are asked")
     .requiredOption("--model <file>", "a GGUF file")
@@ -128,6 +139,28 @@ function build(): Command {
   command(program, "similarity", "every measure of how alike two spaces are", similarity)
     .argument("<a>", "rows of A, .npy or .safetensors[#tensor]")
     .argument("<b>", "rows of B, the same things");
+  command(program, "eval", "what media and policies are worth on a task, against text and placebos", evalCommand)
+    .option("--model <file>", "a GGUF file for reader and solver (default: the bundled finch)")
+    .option("--models <files...>", "two GGUF files: the reader's and the solver's")
+    .option("--suite <suite>", "relay, or a file of lines of JSON", "relay")
+    .option("--arms <list>", "comma-separated, such as kv,latent,kv/hidden8,latent/hidden16,text/hidden8,kv/tokens,shuffled:kv", list)
+    .option("--steps <count>", "latent steps of the arm latent (default: 8)", count)
+    .option("--n <count>", "how many items (default: 1000 of relay, all of a file)", count)
+    .option("--seed <seed>", "of the order of the items, of relay's items and of the noise", count, 0)
+    .option("--parallel <count>", "items answered side by side", count, 1)
+    .option("--budget [seconds]", "stop when the intervals have separated, at the latest after so many seconds", positive)
+    .option("--out <folder>", "keep what is done there, go on from it, and write result.json, report.md and report.html")
+    .option(
+      "--texts <file>",
+      "what a translator between two models is fitted on, one text a line or a .json file (relay: texts of its world)",
+    )
+    .option("--fit-texts <count>", "how many texts of relay's world", count, 2000)
+    .option("--maps <maps>", "of the translator: auto, shared, slot or flat", oneOf("auto", "shared", "slot", "flat"), "slot")
+    .option("--method <method>", `of the translator: auto, ${translatorMethods.join(", ")}`, oneOf("auto", ...translatorMethods), "ridge")
+    .option("--reader-prompt <text>", "what the reader is told, above what it reads")
+    .option("--solver-prompt <text>", "what the solver is told, above the question")
+    .option("--note-tokens <count>", "the longest note of the reader", count)
+    .option("--answer-tokens <count>", "the longest answer", count);
   command(program, "inspect", "facts of a model file", inspect).argument("<model>", "a GGUF file");
   return program;
 }

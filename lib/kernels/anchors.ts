@@ -1,11 +1,11 @@
 // Relative representations: a vector told by its similarities to anchors, which two models can agree on where their own coordinates differ.
 import { checkInteger, checkKeys, checkOneOf, fallback, invalid } from "../check.js";
+import { checkChoice, placeAuto, runOn, type Device, type DeviceChoice, type Placement } from "../devices.js";
 import { LatentError } from "../errors.js";
-import { run } from "../jobs.js";
 import { native } from "../native.js";
 import type { NativeAnchors } from "../native-kernels.js";
 import { Tensor } from "../tensor.js";
-import { checkStorage, nativeRows, output, rowCount, settled, type Rows, type Storage } from "./input.js";
+import { checkStorage, nativeRows, onlyOnCpu, output, rowCount, settled, type Rows, type Storage } from "./input.js";
 
 /**
  * `cosine`: ⟨x, a⟩ / (|x| |a|), 0 for a zero vector. `angular`: arccos(cosine) / π, a distance from 0 to 1. `inner`: ⟨x, a⟩. `squared-euclidean`:
@@ -40,6 +40,11 @@ export interface PackAnchorsOptions {
   readonly centre?: Float32Array;
   /** `[d]`, multiplied into anchors and every x after centring; default none. */
   readonly scale?: Float32Array;
+  /**
+   * Where it lies and computes; default `cpu`. On `cuda` there is no `Sync` method, rows may lie on either side, and results lie where the rows do.
+   * `auto` takes the CPU where there is no GPU, and `deviceReason` says why.
+   */
+  readonly device?: DeviceChoice;
   readonly signal?: AbortSignal;
 }
 
@@ -54,28 +59,28 @@ const similarities = ["cosine", "angular", "inner", "squared-euclidean", "euclid
  * ```
  * @param anchors `[m, d]` of f32, f16 or bf16.
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (also of `l1` with `i8`), `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_NON_FINITE`
- * (NaN, an infinity, or a number that f16 cannot hold), `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
+ * (NaN, an infinity, or a number that f16 cannot hold), `ERR_LATENT_OUT_OF_MEMORY`, and with `cuda` `ERR_LATENT_DEVICE_UNAVAILABLE`,
+ * `ERR_LATENT_DEVICE_FAILED` and `ERR_LATENT_DEVICE_LOST`; the signal's reason on abort
  */
 export async function packAnchors(anchors: Tensor, options: PackAnchorsOptions = {}): Promise<PackedAnchors> {
-  checkKeys("options", options, ["similarity", "storage", "whitening", "centre", "scale", "signal"]);
+  checkKeys("options", options, ["similarity", "storage", "whitening", "centre", "scale", "device", "signal"]);
   const given: unknown = anchors;
   if (!(given instanceof Tensor)) throw invalid("anchors", "a Tensor [m, d]", given);
   const similarity = checkOneOf("similarity", fallback(options.similarity, "cosine"), similarities);
   const storage = checkStorage(options.storage);
   const { whitening, centre, scale, signal } = options;
   if (whitening !== undefined) checkWhitening(whitening);
+  const choice = checkChoice(options.device);
   signal?.throwIfAborted();
+  const placement = choice === "auto" ? await placeAuto(onlyOnCpu(storage)) : { device: choice };
   const job = LatentError.translate(() =>
-    native().packAnchors(given.toNative(), {
-      similarity,
-      storage,
-      mean: whitening?.mean,
-      whiten: whitening?.whiten.toNative(),
-      centre,
-      scale,
-    }),
+    native().packAnchors(
+      given.toNative(),
+      { similarity, storage, mean: whitening?.mean, whiten: whitening?.whiten.toNative(), centre, scale },
+      placement.device === "cuda",
+    ),
   );
-  return new PackedAnchors(await run(job, signal), similarity, storage);
+  return new PackedAnchors(await runOn(placement.device, job, signal), similarity, storage, placement);
 }
 
 function checkWhitening(whitening: AnchorWhitening): void {
@@ -105,14 +110,21 @@ export class PackedAnchors {
   readonly dimension: number;
   /** Native memory in bytes. */
   readonly bytes: number;
+  /** Where it lies and computes. */
+  readonly device: Device;
+  /** Why it lies on the CPU, though `device: "auto"` would have taken a GPU. */
+  readonly deviceReason: string | undefined;
 
   /** @internal */
   constructor(
     handle: NativeAnchors,
     readonly similarity: Similarity,
     readonly storage: Storage,
+    placement: Placement,
   ) {
     this.#native = handle;
+    this.device = placement.device;
+    this.deviceReason = placement.deviceReason;
     ({ count: this.count, dimension: this.dimension, bytes: this.bytes } = handle.info());
   }
 

@@ -1,7 +1,7 @@
 // Vectors as symbols: the nearest codeword of a codebook or of several in turn, a grid that needs no codebook, and how many bits a component deserves.
 import { checkInteger, checkKeys, checkNumber, checkOneOf, fallback, invalid } from "../check.js";
+import { checkChoice, placeAuto, runOn, type Device, type DeviceChoice, type Placement } from "../devices.js";
 import { LatentError } from "../errors.js";
-import { run } from "../jobs.js";
 import { native } from "../native.js";
 import type { NativeCodebook } from "../native-kernels.js";
 import { Tensor } from "../tensor.js";
@@ -11,6 +11,11 @@ import { array, nativeRows, output, rowCount, settled, type Rows } from "./input
 export interface PackCodebookOptions {
   /** What codewords are compared in; default `f32`. */
   readonly storage?: "f32" | "f16" | "bf16";
+  /**
+   * Where it lies and computes; default `cpu`. On `cuda` there is no `Sync` method, rows may lie on either side, and results lie where the rows do.
+   * `auto` takes the CPU where there is no GPU, and `deviceReason` says why.
+   */
+  readonly device?: DeviceChoice;
   readonly signal?: AbortSignal;
 }
 
@@ -23,16 +28,19 @@ export interface PackCodebookOptions {
  * ```
  * @param codewords `[k, d]` of f32, f16 or bf16.
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_NON_FINITE`,
- * `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
+ * `ERR_LATENT_OUT_OF_MEMORY`, and with `cuda` `ERR_LATENT_DEVICE_UNAVAILABLE`, `ERR_LATENT_DEVICE_FAILED` and `ERR_LATENT_DEVICE_LOST`; the signal's
+ * reason on abort
  */
 export async function packCodebook(codewords: Tensor, options: PackCodebookOptions = {}): Promise<Codebook> {
-  checkKeys("options", options, ["storage", "signal"]);
+  checkKeys("options", options, ["storage", "device", "signal"]);
   const given: unknown = codewords;
   if (!(given instanceof Tensor)) throw invalid("codewords", "a Tensor [k, d]", given);
   const storage = checkOneOf("storage", fallback(options.storage, "f32"), ["f32", "f16", "bf16"]);
+  const choice = checkChoice(options.device);
   options.signal?.throwIfAborted();
-  const job = LatentError.translate(() => native().packCodebook(given.toNative(), storage));
-  return new Codebook(await run(job, options.signal), storage);
+  const placement = choice === "auto" ? await placeAuto() : { device: choice };
+  const job = LatentError.translate(() => native().packCodebook(given.toNative(), storage, placement.device === "cuda"));
+  return new Codebook(await runOn(placement.device, job, options.signal), storage, placement);
 }
 
 /** The nearest codeword of each row, i32 `[n]`, and the squared distance to it, f32 `[n]`. */
@@ -50,13 +58,20 @@ export class Codebook {
   readonly dimension: number;
   /** Native memory in bytes. */
   readonly bytes: number;
+  /** Where it lies and computes. */
+  readonly device: Device;
+  /** Why it lies on the CPU, though `device: "auto"` would have taken a GPU. */
+  readonly deviceReason: string | undefined;
 
   /** @internal */
   constructor(
     handle: NativeCodebook,
     readonly storage: "f32" | "f16" | "bf16",
+    placement: Placement,
   ) {
     this.#native = handle;
+    this.device = placement.device;
+    this.deviceReason = placement.deviceReason;
     ({ count: this.count, dimension: this.dimension, bytes: this.bytes } = handle.info());
   }
 
@@ -112,7 +127,7 @@ export class Codebook {
 
 /**
  * Residual vector quantisation: each codebook in turn codes what those before it have left.
- * @param codebooks At least one, all of one dimension d.
+ * @param codebooks At least one, all of one dimension d, on the CPU.
  * @param x `[n, d]`
  * @returns `indices`, i32 `[n, stages]`, and `residual`, what is left at the end, f32 `[n, d]`
  * @throws {@link LatentError} as {@link Codebook.nearestSync}; the signal's reason on abort

@@ -18,6 +18,11 @@ export type Rows = Float32Array | Tensor;
  */
 export type Storage = "f32" | "f16" | "bf16" | "i8";
 
+/** @internal Why codes of 8 bits cannot be kept on a GPU; for `place`. */
+export function onlyOnCpu(storage: Storage): string | undefined {
+  return storage === "i8" ? "operands of i8 are for the CPU; on a GPU storage is f32, f16 or bf16" : undefined;
+}
+
 /** @internal */
 export function checkStorage(value: unknown): Storage {
   return checkOneOf("storage", fallback(value, "f32"), ["f32", "f16", "bf16", "i8"]);

@@ -1,11 +1,11 @@
 // The fused projection that projectors, adapters and affine translators are: y = rescale(act(norm(x) W + b) [W2 + b2]).
 import { checkKeys, checkNumber, checkOneOf, fallback, invalid } from "../check.js";
+import { checkChoice, placeAuto, runOn, type Device, type DeviceChoice, type Placement } from "../devices.js";
 import { LatentError } from "../errors.js";
-import { run } from "../jobs.js";
 import { native } from "../native.js";
 import type { NativeProjection } from "../native-kernels.js";
 import { Tensor } from "../tensor.js";
-import { checkStorage, nativeRows, output, rowCount, settled, type Rows, type Storage } from "./input.js";
+import { checkStorage, nativeRows, onlyOnCpu, output, rowCount, settled, type Rows, type Storage } from "./input.js";
 
 /** One affine layer of a {@link Projection}. */
 export interface ProjectionLayer {
@@ -39,6 +39,11 @@ export interface PackProjectionOptions {
   readonly rescale?: "residual" | number;
   /** Default `f32`. */
   readonly storage?: Storage;
+  /**
+   * Where it lies and computes; default `cpu`. On `cuda` there is no `Sync` method, rows may lie on either side, and results lie where the rows do.
+   * `auto` takes the CPU where there is no GPU, and `deviceReason` says why.
+   */
+  readonly device?: DeviceChoice;
   readonly signal?: AbortSignal;
 }
 
@@ -50,10 +55,11 @@ export interface PackProjectionOptions {
  * const y = projector.applySync(hidden);
  * ```
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_NON_FINITE`,
- * `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
+ * `ERR_LATENT_OUT_OF_MEMORY`, and with `cuda` `ERR_LATENT_DEVICE_UNAVAILABLE`, `ERR_LATENT_DEVICE_FAILED` and `ERR_LATENT_DEVICE_LOST`; the signal's
+ * reason on abort
  */
 export async function packProjection(options: PackProjectionOptions): Promise<Projection> {
-  checkKeys("options", options, ["layers", "norm", "activation", "rescale", "storage", "signal"]);
+  checkKeys("options", options, ["layers", "norm", "activation", "rescale", "storage", "device", "signal"]);
   const [first, second] = checkLayers(options.layers);
   const norm = options.norm;
   if (norm !== undefined) {
@@ -65,24 +71,29 @@ export async function packProjection(options: PackProjectionOptions): Promise<Pr
   if (rescale !== undefined && rescale !== "residual") checkNumber("rescale, unless 'residual',", rescale, 0, 1e30);
   const storage = checkStorage(options.storage);
   const activation = checkOneOf("activation", fallback(options.activation, "identity"), ["identity", "gelu", "silu", "tanh"]);
+  const choice = checkChoice(options.device);
   options.signal?.throwIfAborted();
+  const placement = choice === "auto" ? await placeAuto(onlyOnCpu(storage)) : { device: choice };
   const job = LatentError.translate(() =>
-    native().packProjection({
-      weights: first.weights.toNative(),
-      bias: first.bias,
-      secondWeights: second?.weights.toNative(),
-      secondBias: second?.bias,
-      norm: norm?.kind,
-      epsilon: norm?.epsilon,
-      normWeight: norm?.weight,
-      normBias: norm?.bias,
-      activation,
-      rescale: rescale === undefined ? undefined : rescale === "residual" ? "residual" : "norm",
-      targetNorm: typeof rescale === "number" ? rescale : undefined,
-      storage,
-    }),
+    native().packProjection(
+      {
+        weights: first.weights.toNative(),
+        bias: first.bias,
+        secondWeights: second?.weights.toNative(),
+        secondBias: second?.bias,
+        norm: norm?.kind,
+        epsilon: norm?.epsilon,
+        normWeight: norm?.weight,
+        normBias: norm?.bias,
+        activation,
+        rescale: rescale === undefined ? undefined : rescale === "residual" ? "residual" : "norm",
+        targetNorm: typeof rescale === "number" ? rescale : undefined,
+        storage,
+      },
+      placement.device === "cuda",
+    ),
   );
-  return new Projection(await run(job, options.signal), storage);
+  return new Projection(await runOn(placement.device, job, options.signal), storage, placement);
 }
 
 function checkLayers(layers: unknown): readonly [ProjectionLayer, ProjectionLayer?] {
@@ -107,13 +118,20 @@ export class Projection {
   readonly outputs: number;
   /** Native memory in bytes. */
   readonly bytes: number;
+  /** Where it lies and computes. */
+  readonly device: Device;
+  /** Why it lies on the CPU, though `device: "auto"` would have taken a GPU. */
+  readonly deviceReason: string | undefined;
 
   /** @internal */
   constructor(
     handle: NativeProjection,
     readonly storage: Storage,
+    placement: Placement,
   ) {
     this.#native = handle;
+    this.device = placement.device;
+    this.deviceReason = placement.deviceReason;
     ({ inputs: this.inputs, outputs: this.outputs, bytes: this.bytes } = handle.info());
   }
 
@@ -144,7 +162,7 @@ export class Projection {
   }
 
   /**
-   * y, f32 `[n, outputs]`.
+   * y, f32 `[n, outputs]`, where x lies.
    * @param x `[n, inputs]`
    * @throws {@link LatentError} as {@link Projection.applySync}; the signal's reason on abort
    */

@@ -1,5 +1,6 @@
 // One latent step over the vocabulary: from the logits of a position the next input embedding, and what the distribution looked like.
 import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf, fallback, invalid } from "../check.js";
+import type { Device } from "../devices.js";
 import { LatentError } from "../errors.js";
 import { native } from "../native.js";
 import type { NativeThoughtInputs, NativeThoughtStep } from "../native-kernels.js";
@@ -22,7 +23,7 @@ export interface ThoughtRecipe {
   readonly mix?: number;
   /** Of the hidden state h, through `align` if there is one; default 0. */
   readonly hidden?: number;
-  /** A: maps hidden states to rows of the table's width; default the identity. */
+  /** A: maps hidden states to rows of the table's width, where the table is; default the identity. */
   readonly align?: Projection;
   /** From 1e-6 to 1e6; default 1. */
   readonly temperature?: number;
@@ -79,7 +80,7 @@ export interface Thoughts extends ThoughtStatistics {
 const statisticsWidth = 5;
 
 /**
- * Prepares thought steps with one recipe over one table.
+ * Prepares thought steps with one recipe over one table, which compute where the table is.
  *
  * ```ts
  * using table = await openTokenTable("model.gguf");
@@ -102,6 +103,7 @@ export function createThoughtStep(table: TokenTable, recipe: ThoughtRecipe = {})
         noiseAmount: noise?.amount,
       }),
     ),
+    given.device,
   );
 }
 
@@ -141,7 +143,11 @@ export class ThoughtStep {
   readonly mostTokens: number;
 
   /** @internal */
-  constructor(handle: NativeThoughtStep) {
+  constructor(
+    handle: NativeThoughtStep,
+    /** Where it computes. */
+    readonly device: Device,
+  ) {
     this.#native = handle;
     const info = handle.info();
     this.vocabularySize = info.vocabularySize;
@@ -177,8 +183,8 @@ export class ThoughtStep {
   }
 
   /**
-   * One step for each row of logits, off the JavaScript thread unless it is short.
-   * @param logits f32 `[n, vocabularySize]`; -∞ is legal.
+   * One step for each row of logits, off the JavaScript thread unless it is short. Tensors of the result lie where the logits do.
+   * @param logits f32 `[n, vocabularySize]`, of a table on a GPU also f16 or bf16; -∞ is legal.
    * @param options `mixture`: also which tokens were mixed, and their weights; default false.
    * @throws {@link LatentError} as {@link ThoughtStep.runSync}; the signal's reason on abort
    */

@@ -1,7 +1,7 @@
 // Embedding and output matrices as the kernels read them: a row for each token, of a tensor or straight from a model file.
 import { checkKeys, checkOneOf, fallback, invalid } from "../check.js";
+import { checkChoice, placeAuto, runOn, type Device, type DeviceChoice, type Placement } from "../devices.js";
 import { LatentError } from "../errors.js";
-import { run } from "../jobs.js";
 import { native } from "../native.js";
 import type { NativeTokenTable } from "../native-kernels.js";
 import { Tensor } from "../tensor.js";
@@ -14,6 +14,11 @@ export type RowFormat = "f32" | "f16" | "bf16" | "q8_0" | "q4_0" | "q4_K" | "q6_
 export interface OpenTokenTableOptions {
   /** Which matrix of a model file: that of the `input` embeddings (default), or the `output` matrix, which tied models do not have apart. */
   readonly matrix?: "input" | "output";
+  /**
+   * Where thought steps over it compute; default `cpu`. `cuda` copies the rows there, as they are stored. `auto` takes the CPU where there is no GPU,
+   * and `deviceReason` says why.
+   */
+  readonly device?: DeviceChoice;
   readonly signal?: AbortSignal;
 }
 
@@ -27,16 +32,20 @@ export interface OpenTokenTableOptions {
  * Rows are those of the file. Models that scale their embeddings (Gemma) do so behind the table.
  * @param source `[tokens, width]` of f32, f16 or bf16, or the path of a GGUF file, which must not be truncated while the table is open.
  * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT`, `ERR_LATENT_DTYPE`, `ERR_LATENT_DISPOSED`, `ERR_LATENT_MODEL_NOT_FOUND`,
- * `ERR_LATENT_MODEL_FORMAT`, `ERR_LATENT_MODEL_UNSUPPORTED` (rows of another quantisation); the signal's reason on abort
+ * `ERR_LATENT_MODEL_FORMAT`, `ERR_LATENT_MODEL_UNSUPPORTED` (rows of another quantisation), and with `cuda` `ERR_LATENT_OUT_OF_MEMORY`,
+ * `ERR_LATENT_DEVICE_UNAVAILABLE`, `ERR_LATENT_DEVICE_FAILED` and `ERR_LATENT_DEVICE_LOST`; the signal's reason on abort
  */
 export async function openTokenTable(source: Tensor | string, options: OpenTokenTableOptions = {}): Promise<TokenTable> {
-  checkKeys("options", options, ["matrix", "signal"]);
+  checkKeys("options", options, ["matrix", "device", "signal"]);
   const matrix = checkOneOf("matrix", fallback(options.matrix, "input"), ["input", "output"]);
   const given: unknown = source;
   if (typeof given !== "string" && !(given instanceof Tensor)) throw invalid("source", "a Tensor [tokens, width] or a path", given);
+  const choice = checkChoice(options.device);
   options.signal?.throwIfAborted();
-  const job = LatentError.translate(() => native().openTokenTable(typeof given === "string" ? given : given.toNative(), matrix));
-  return new TokenTable(await run(job, options.signal));
+  const placement = choice === "auto" ? await placeAuto() : { device: choice };
+  const rows = typeof given === "string" ? given : given.toNative();
+  const job = LatentError.translate(() => native().openTokenTable(rows, matrix, placement.device === "cuda"));
+  return new TokenTable(await runOn(placement.device, job, options.signal), placement);
 }
 
 /** A table of tokens, made by {@link openTokenTable}. */
@@ -47,10 +56,16 @@ export class TokenTable {
   /** Numbers of a row. */
   readonly width: number;
   readonly format: RowFormat;
+  /** Where thought steps over it compute. */
+  readonly device: Device;
+  /** Why it lies on the CPU, though `device: "auto"` would have taken a GPU. */
+  readonly deviceReason: string | undefined;
 
   /** @internal */
-  constructor(handle: NativeTokenTable) {
+  constructor(handle: NativeTokenTable, placement: Placement) {
     this.#native = handle;
+    this.device = placement.device;
+    this.deviceReason = placement.deviceReason;
     const { count, width, format } = handle.info();
     this.count = count;
     this.width = width;
@@ -68,7 +83,7 @@ export class TokenTable {
   }
 
   /**
-   * The rows of some tokens, f32 `[n, width]`.
+   * The rows of some tokens, f32 `[n, width]`, read on the CPU and left there.
    * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (a token that is not in the vocabulary), `ERR_LATENT_DISPOSED`,
    * `ERR_LATENT_OUT_OF_MEMORY`; the signal's reason on abort
    */

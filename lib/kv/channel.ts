@@ -33,8 +33,12 @@ export class Channel {
   #waiting = new Set<() => void>();
   #heardAt = 0;
   #seen = 0;
-  readonly #timers: { deadline?: NodeJS.Timeout; beat?: NodeJS.Timeout } = {};
+  readonly #timers: { deadline?: NodeJS.Timeout; beat?: NodeJS.Timeout; silence?: NodeJS.Timeout; hearing?: NodeJS.Immediate } = {};
   readonly #listeners: readonly (readonly [string, (value: unknown) => void])[];
+  readonly #wake = (): void => {
+    for (const resolve of this.#waiting) resolve();
+    this.#waiting.clear();
+  };
   readonly #aborted = (): void => {
     this.fail(this.#signal?.reason as Error);
   };
@@ -46,14 +50,10 @@ export class Channel {
     const deadlineMs = checkInteger("deadlineMs", fallback(options.deadlineMs, 0), 0, 2 ** 31 - 1);
     this.#duplex = duplex;
     this.#signal = options.signal;
-    const wake = (): void => {
-      this.#wake();
-    };
     this.#listeners = [
-      ["readable", wake],
-      ["end", wake],
-      ["drain", wake],
-      ["close", wake],
+      ["readable", this.#wake],
+      ["end", this.#wake],
+      ["close", this.#wake],
       [
         "error",
         (error) => {
@@ -64,6 +64,7 @@ export class Channel {
     for (const [event, listener] of this.#listeners) duplex.on(event, listener);
     options.signal?.addEventListener("abort", this.#aborted, { once: true });
     if (options.signal?.aborted === true) this.#aborted();
+    if (this.idleMs > 0) this.#watch(this.idleMs);
     if (deadlineMs > 0)
       this.#timers.deadline = setTimeout(() => {
         this.fail(new LatentError("ERR_LATENT_KV_STALLED", `the transfer took longer than ${deadlineMs} ms`, { details: { deadlineMs } }));
@@ -98,13 +99,21 @@ export class Channel {
 
   /** Resolves when the Duplex takes more. */
   async send(message: LinkMessage): Promise<void> {
+    this.post(message);
+    while (this.#duplex.writableNeedDrain) await this.#change();
+  }
+
+  /** Sends without waiting for the Duplex; {@link flushed} tells when it has taken what was sent. Returns how many bytes that is. */
+  post(message: LinkMessage): number {
     this.#requireSound();
     this.#heardAt = performance.now();
-    this.#write(message);
-    while (this.#duplex.writableNeedDrain) {
-      await this.#change();
-      this.#requireSound();
-    }
+    return this.#write(message);
+  }
+
+  /** Resolves when no more than `bytes` of what was sent wait in this process. */
+  async flushed(bytes: number): Promise<void> {
+    this.#heardAt = performance.now();
+    while (this.#duplex.writableLength > bytes) await this.#change();
   }
 
   /** The next message; a peer that says that it failed makes this fail. */
@@ -168,16 +177,13 @@ export class Channel {
   #stop(): void {
     clearTimeout(this.#timers.deadline);
     clearInterval(this.#timers.beat);
+    clearTimeout(this.#timers.silence);
+    clearImmediate(this.#timers.hearing);
     this.#signal?.removeEventListener("abort", this.#aborted);
   }
 
   #requireSound(): void {
     if (this.#failure !== undefined) throw this.#failure;
-  }
-
-  #wake(): void {
-    for (const resolve of this.#waiting) resolve();
-    this.#waiting.clear();
   }
 
   #lose(cause: unknown): void {
@@ -186,14 +192,16 @@ export class Channel {
     this.fail(new LatentError("ERR_LATENT_KV_PEER_LOST", `the other side was lost: ${why}`, cause === undefined ? {} : { cause }));
   }
 
-  #write(message: LinkMessage): void {
+  #write(message: LinkMessage): number {
     if (this.#duplex.destroyed || !this.#duplex.writable) {
       this.#lose(undefined);
-      return;
+      return 0;
     }
+    const pieces = framesOf(message);
     this.#duplex.cork();
-    for (const piece of framesOf(message)) this.#duplex.write(piece);
+    for (const piece of pieces) this.#duplex.write(piece, this.#wake);
     this.#duplex.uncork();
+    return pieces.reduce((sum, { length }) => sum + length, 0);
   }
 
   #read(): LinkMessage | undefined {
@@ -226,6 +234,7 @@ export class Channel {
   #take(bytes: number): Uint8Array | undefined {
     if (bytes === 0) return new Uint8Array(0);
     const piece: unknown = this.#duplex.read(bytes);
+    this.#seen = this.#duplex.readableLength;
     if (piece === null) return undefined;
     if (!(piece instanceof Uint8Array)) throw invalid("duplex", "a Duplex of bytes", piece);
     // the rest of a stream that has ended
@@ -233,26 +242,24 @@ export class Channel {
     return piece;
   }
 
-  /** Until something may have changed. Fails when the other side neither says nor takes anything for too long. */
+  /** Until something may have changed. */
   async #change(): Promise<void> {
-    const { idleMs } = this;
-    let resolveNow: () => void = () => undefined;
-    const change = new Promise<void>((resolve) => (resolveNow = resolve));
-    this.#waiting.add(resolveNow);
-    let timer: NodeJS.Timeout | undefined;
-    if (idleMs > 0) {
-      const left = Math.max(1, Math.ceil(this.#heardAt + idleMs - performance.now()));
-      timer = setTimeout(() => {
-        // what has come while the event loop was busy is heard first
-        setImmediate(() => {
-          if (this.#duplex.readableLength !== this.#seen || performance.now() - this.#heardAt < idleMs) resolveNow();
-          else this.fail(new LatentError("ERR_LATENT_KV_STALLED", `the other side was silent for ${idleMs} ms`, { details: { idleMs } }));
-        });
-      }, left);
-    }
-    await change;
-    clearTimeout(timer);
-    this.#waiting.delete(resolveNow);
+    await new Promise<void>((resolve) => this.#waiting.add(resolve));
+    this.#requireSound();
+  }
+
+  /** Fails when the other side neither says nor takes anything for too long while it is waited for; looks again in `ms`. */
+  #watch(ms: number): void {
+    this.#timers.silence = setTimeout(() => {
+      // what has come while the event loop was busy is heard first
+      this.#timers.hearing = setImmediate(() => {
+        const { idleMs } = this;
+        const heard = this.#waiting.size === 0 || this.#duplex.readableLength !== this.#seen;
+        const silentMs = heard ? 0 : performance.now() - this.#heardAt;
+        if (silentMs < idleMs) this.#watch(Math.max(1, Math.ceil(idleMs - silentMs)));
+        else this.fail(new LatentError("ERR_LATENT_KV_STALLED", `the other side was silent for ${idleMs} ms`, { details: { idleMs } }));
+      });
+    }, ms);
   }
 }
 

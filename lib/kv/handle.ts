@@ -304,6 +304,11 @@ export class KvHandle {
    * `ERR_LATENT_KV_LIMIT` (a plug-in made more bytes than a receiver takes)
    */
   async *records(options: KvRecordsOptions = {}): AsyncGenerator<Uint8Array, void, undefined> {
+    yield* this.recordsIn(options, false);
+  }
+
+  /** @internal The same; with `reuse`, in memory that is used again from when the third one after it is asked for. */
+  async *recordsIn(options: KvRecordsOptions, reuse: boolean): AsyncGenerator<Uint8Array, void, undefined> {
     checkKeys("options", options, ["held", "bufferBytes", "codec", "sign", "signal"]);
     const bufferBytes = checkBufferBytes(options.bufferBytes);
     const held = fallback(options.held, new Uint8Array(0));
@@ -318,6 +323,7 @@ export class KvHandle {
       sign,
       bufferBytes,
       codecs: codecs.native,
+      reuse,
       ...(codecs.plugins.size > 0 && { encode: (writer, from, to) => this.#encodeOutside(writer, from, to, codecs, signal) }),
     });
     try {

@@ -1,5 +1,6 @@
 // Keys and values from one process to another over any Duplex. The receiver says where it is and what it has; the sender picks the way, shared memory
 // where it reaches and else the records that are missing, no faster than they are taken in; and it learns that they were taken, or why not.
+import { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { checkBoolean, checkInteger, fallback, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
@@ -112,19 +113,42 @@ export async function sendKv(duplex: Duplex, kv: KvHandle, options: KvSendOption
     const bufferBytes = Math.min(1 << 20, Math.floor(windowBytes / 32));
     // so many bytes there are to be had, though the receiver says what it has taken a quarter of the window at a time
     const most = Math.min(dataBytes, Math.floor(windowBytes / 4));
-    for await (const piece of kv.records({ held, bufferBytes, ...encoding, ...signing })) {
+    // a socket has handed the bytes on by the time it calls back; another Duplex may still hold them
+    const reuse = duplex instanceof Socket;
+    for await (const piece of ahead(kv.recordsIn({ held, bufferBytes, ...encoding, ...signing }, reuse))) {
+      let posted = 0;
       for (let at = 0; at < piece.length;) {
         const part = piece.subarray(at, at + most);
         await credit.take(part.length);
-        await channel.send({ kind: "data", bytes: part });
+        posted += channel.post({ kind: "data", bytes: part });
         at += part.length;
         bytes += part.length;
       }
+      // the one before it has gone, whose memory the next but one has
+      await channel.flushed(posted);
     }
     credit.ended = true;
     await channel.send({ kind: "end" });
     await answered;
     return bytes;
+  }
+}
+
+/** The same pieces, each made while the one before it is used. */
+async function* ahead(pieces: AsyncGenerator<Uint8Array, void, undefined>): AsyncGenerator<Uint8Array, void, undefined> {
+  let next = pieces.next();
+  try {
+    for (;;) {
+      const piece = await next;
+      if (piece.done === true) return;
+      next = pieces.next();
+      // whether it fails is seen when it is asked for
+      next.catch(() => undefined);
+      yield piece.value;
+    }
+  } finally {
+    await next.catch(() => undefined);
+    await pieces.return();
   }
 }
 

@@ -17,6 +17,11 @@ export interface RecordStreamOptions {
   readonly codecs: readonly NativeKvCodec[];
   /** Provides what JavaScript has to encode of the records [from, to). */
   readonly encode?: (writer: NativeKvWriter, from: number, to: number) => Promise<void>;
+  /**
+   * Whether the memory of a buffer is used again, from when the third one after it is asked for. Buffers that are left to the garbage collector make it
+   * collect the whole heap for every 64 MB of them.
+   */
+  readonly reuse?: boolean;
 }
 
 /**
@@ -33,12 +38,16 @@ export class RecordStream {
   readonly #sign: ((seal: Uint8Array) => Uint8Array) | undefined;
   readonly #bufferBytes: number;
   readonly #encode: RecordStreamOptions["encode"];
+  readonly #staging: Uint8Array[] = [];
+  readonly #reuse: boolean;
   #next = 0;
+  #written = 0;
 
   constructor(kv: KvHandle, options: RecordStreamOptions) {
     this.#sign = options.sign === undefined ? undefined : signerOf(options.sign);
     this.#bufferBytes = options.bufferBytes;
     this.#encode = options.encode;
+    this.#reuse = options.reuse === true;
     this.#writer = LatentError.translate(() =>
       native().kvWriter(
         kv.toNative(),
@@ -79,10 +88,28 @@ export class RecordStream {
         const passed = LatentError.translate(() => this.#writer.passOver(from, to));
         await run(passed, signal);
       } else {
-        const written = LatentError.translate(() => this.#writer.write(from, to));
-        yield await run(written, signal);
+        yield await this.#write(from, to, sizes, signal);
       }
     }
+  }
+
+  async #write(from: number, to: number, sizes: Float64Array, signal: AbortSignal | undefined): Promise<Uint8Array> {
+    const place = this.#written++ % 3;
+    if (this.#reuse && this.#staging.length === place) {
+      const staging = LatentError.translate(() => this.#writer.staging(Math.max(this.#bufferBytes, ...sizes)));
+      if (staging !== null) this.#staging.push(staging);
+    }
+    const staging = this.#staging[place];
+    if (staging === undefined)
+      return await run(
+        LatentError.translate(() => this.#writer.write(from, to)),
+        signal,
+      );
+    const bytes = await run(
+      LatentError.translate(() => this.#writer.writeTo(place, from, to)),
+      signal,
+    );
+    return staging.subarray(0, bytes);
   }
 
   dispose(): void {

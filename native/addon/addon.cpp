@@ -15,6 +15,7 @@
 #include <string>
 
 #include "addon/args.h"
+#include "addon/device_objects.h"
 #include "addon/diagnostics.h"
 #include "addon/engine_objects.h"
 #include "addon/errors.h"
@@ -82,6 +83,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("diagnostics", make_diagnostics(env));
   init_engine(env, exports);
   init_kernels(env, exports);
+  init_device(env, exports);
   init_fits(env, exports);
   init_kv(env, exports);
   return exports;

@@ -1,4 +1,5 @@
 // The JavaScript class of packed anchors: relative representations, nearest anchors, codes.
+#include "addon/device_objects.h"
 #include "addon/kernel_input.h"
 #include "addon/kernel_objects.h"
 #include "addon/operand_object.h"
@@ -29,7 +30,7 @@ class AnchorsObject : public OperandObject<AnchorsObject, PackedAnchors> {
 
   explicit AnchorsObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
 
-  // packAnchors(tensor [m, d], { similarity, storage, mean, whiten [d, k], centre, scale })
+  // packAnchors(tensor [m, d], { similarity, storage, mean, whiten [d, k], centre, scale }, onDevice: boolean)
   static Napi::Value pack(const Napi::CallbackInfo& call) {
     const Napi::Env env = call.Env();
     const auto tensor = require_tensor(call, 0, "anchors");
@@ -49,6 +50,8 @@ class AnchorsObject : public OperandObject<AnchorsObject, PackedAnchors> {
     options.whitening.mean = array_field(given, "mean");
     options.centre = array_field(given, "centre");
     options.scale = array_field(given, "scale");
+    if (require_bool(call, 2, "onDevice"))
+      return {env, translate(env, [&] { return pack_device_anchors(env, tensor, map, std::move(options)); })};
     EnvJobs& jobs = *env.GetInstanceData<AddonData>()->jobs;
     return {env,
             start_on_pool(env, jobs, std::make_shared<Job>(), nullptr, [=, options = std::move(options)](Job&) mutable -> Job::ToValue {

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "addon/device_objects.h"
 #include "addon/kernel_input.h"
 #include "addon/kernel_objects.h"
 #include "addon/operand_object.h"
@@ -35,13 +36,14 @@ class CodebookObject : public OperandObject<CodebookObject, Codebook> {
 
   explicit CodebookObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
 
-  // packCodebook(codewords [k, d], storage)
+  // packCodebook(codewords [k, d], storage, onDevice: boolean)
   static Napi::Value pack(const Napi::CallbackInfo& call) {
     const Napi::Env env = call.Env();
     const auto tensor = require_tensor(call, 0, "codewords");
     require_matrix(env, *tensor, "codewords");
     if (!is_float(tensor->dtype())) throw_status(env, Status::fail(Code::dtype, "codewords must be f32, f16 or bf16"));
     const Dtype storage = require_dtype(call, 1, "storage");
+    if (require_bool(call, 2, "onDevice")) return {env, translate(env, [&] { return pack_device_codebook(env, tensor, storage); })};
     EnvJobs& jobs = *env.GetInstanceData<AddonData>()->jobs;
     return {env, start_on_pool(env, jobs, std::make_shared<Job>(), nullptr, [tensor, storage](Job&) -> Job::ToValue {
               const int64_t depth = tensor->shape()[1];

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "addon/addon.h"
+#include "addon/device_tensor_object.h"
 #include "addon/tensor_object.h"
 
 namespace latentwire::addon {
@@ -20,7 +21,10 @@ Input input_of(const Napi::Value& value, const char* name, int64_t depth) {
       throw_invalid(env, std::string(name) + " has " + std::to_string(size) + " numbers, which are no rows of " + std::to_string(depth));
     return {{Dtype::f32, floats.data(), size / depth, depth}, nullptr};
   }
-  if (TensorObject::from(value) == nullptr) throw_invalid(env, std::string(name) + " must be a Float32Array or a Tensor");
+  if (TensorObject::from(value) == nullptr) {
+    refuse_device_tensor(value, name);
+    throw_invalid(env, std::string(name) + " must be a Float32Array or a Tensor");
+  }
   auto tensor = TensorObject::tensor_of(value, name);
   const auto& shape = tensor->shape();
   if (shape.empty() || shape.size() > 2 || shape.back() != depth)

@@ -47,6 +47,8 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
                            InstanceMethod<&KvWriterObject::append>("append"),
                            InstanceMethod<&KvWriterObject::sizes>("sizes"),
                            InstanceMethod<&KvWriterObject::write>("write"),
+                           InstanceMethod<&KvWriterObject::staging>("staging"),
+                           InstanceMethod<&KvWriterObject::write_to>("writeTo"),
                            InstanceMethod<&KvWriterObject::pass_over>("passOver"),
                            InstanceMethod<&KvWriterObject::outside>("outside"),
                            InstanceMethod<&KvWriterObject::provide>("provide"),
@@ -100,22 +102,68 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
   Napi::Value write(const Napi::CallbackInfo& call) {
     const std::shared_ptr<KvWriter> writer = operand(call.Env()).writer;
     return start(call, *writer, [writer](int64_t from, int64_t to, const Job& job) -> Job::ToValue {
-      size_t size = 0;
-      for (int64_t record = from; record < to; record++) size += static_cast<size_t>(writer->record_bytes(record));
-      std::shared_ptr<uint8_t> bytes = large_memory(size);
-      if (bytes == nullptr) fail(Code::out_of_memory, "no memory for " + std::to_string(size) + " bytes of records");
-      uint8_t* at = bytes.get();
-      for (int64_t record = from; record < to && !job.cancelled(); record++) {
-        int64_t written = 0;
-        check(writer->write(record, at, &written));
-        at += written;
-      }
-      size = static_cast<size_t>(at - bytes.get());
-      return [bytes, size](napi_env raw) -> napi_value {
-        const auto release = [](Napi::BasicEnv, uint8_t*, std::shared_ptr<uint8_t>* memory) { delete memory; };
-        return Napi::Buffer<uint8_t>::NewOrCopy(raw, bytes.get(), size, release, new std::shared_ptr<uint8_t>(bytes));
-      };
+      size_t size = bytes_of(*writer, from, to);
+      const std::shared_ptr<uint8_t> bytes = memory_of(size);
+      size = write_records(*writer, from, to, bytes.get(), job);
+      return [bytes, size](napi_env env) -> napi_value { return buffer_over(env, bytes, size); };
     });
+  }
+
+  // staging(bytes) -> a Buffer that records can be written to, again and again; its number is how many there were before. null where the
+  // runtime has no Buffers over foreign memory.
+  Napi::Value staging(const Napi::CallbackInfo& call) {
+    const Napi::Env env = call.Env();
+    operand(env);
+    const auto bytes = static_cast<size_t>(require_int(call, 0, "bytes", 1, std::numeric_limits<int32_t>::max()));
+    return translate(env, [&] {
+      const std::shared_ptr<uint8_t> memory = memory_of(bytes);
+      const Napi::Value buffer = buffer_over(env, memory, bytes);
+      if (buffer.As<Napi::Buffer<uint8_t>>().Data() != memory.get()) return env.Null();
+      staging_.push_back({memory, bytes});
+      return buffer;
+    });
+  }
+
+  // writeTo(staging, from, to) -> job of the bytes that records [from, to) took there. Whoever reads the Buffer has done so before.
+  Napi::Value write_to(const Napi::CallbackInfo& call) {
+    const std::shared_ptr<KvWriter> writer = operand(call.Env()).writer;
+    const auto index = require_int(call, 0, "staging", 0, static_cast<int64_t>(staging_.size()) - 1);
+    return start(
+        call, *writer,
+        [writer, to = staging_[static_cast<size_t>(index)]](int64_t from, int64_t end, const Job& job) -> Job::ToValue {
+          if (bytes_of(*writer, from, end) > to.bytes) fail(Code::invalid_argument, "the records are larger than their staging");
+          const size_t size = write_records(*writer, from, end, to.memory.get(), job);
+          return [size](napi_env env) -> napi_value { return Napi::Number::New(env, static_cast<double>(size)); };
+        },
+        1);
+  }
+
+  static size_t bytes_of(const KvWriter& writer, int64_t from, int64_t to) {
+    int64_t size = 0;
+    for (int64_t record = from; record < to; record++) size += writer.record_bytes(record);
+    return static_cast<size_t>(size);
+  }
+
+  static std::shared_ptr<uint8_t> memory_of(size_t bytes) {
+    std::shared_ptr<uint8_t> memory = large_memory(bytes);
+    if (memory == nullptr) fail(Code::out_of_memory, "no memory for " + std::to_string(bytes) + " bytes of records");
+    return memory;
+  }
+
+  // -> bytes written
+  static size_t write_records(KvWriter& writer, int64_t from, int64_t to, uint8_t* out, const Job& job) {
+    uint8_t* at = out;
+    for (int64_t record = from; record < to && !job.cancelled(); record++) {
+      int64_t written = 0;
+      check(writer.write(record, at, &written));
+      at += written;
+    }
+    return static_cast<size_t>(at - out);
+  }
+
+  static Napi::Value buffer_over(napi_env env, const std::shared_ptr<uint8_t>& bytes, size_t size) {
+    const auto release = [](Napi::BasicEnv, uint8_t*, std::shared_ptr<uint8_t>* memory) { delete memory; };
+    return Napi::Buffer<uint8_t>::NewOrCopy(env, bytes.get(), size, release, new std::shared_ptr<uint8_t>(bytes));
   }
 
   // passOver(from, to) -> job: takes them into the root without writing them
@@ -154,11 +202,12 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
 
   Napi::Value seal(const Napi::CallbackInfo& call) { return array_with<uint8_t>(call.Env(), operand(call.Env()).writer->seal()); }
 
+  // `at`: the place of the argument `from`, before `to`.
   static Napi::Value start(const Napi::CallbackInfo& call, const KvWriter& writer,
-                           std::function<Job::ToValue(int64_t from, int64_t to, const Job& job)> work) {
+                           std::function<Job::ToValue(int64_t from, int64_t to, const Job& job)> work, size_t at = 0) {
     const Napi::Env env = call.Env();
-    const int64_t to = require_int(call, 1, "to", 0, writer.ready());
-    const int64_t from = require_int(call, 0, "from", 0, to);
+    const int64_t to = require_int(call, at + 1, "to", 0, writer.ready());
+    const int64_t from = require_int(call, at, "from", 0, to);
     return {env, start_on_pool(env, *env.GetInstanceData<AddonData>()->jobs, std::make_shared<Job>(), nullptr,
                                [from, to, work = std::move(work)](Job& job) -> Job::ToValue {
                                  Job::ToValue made = work(from, to, job);
@@ -166,6 +215,12 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
                                  return made;
                                })};
   }
+
+  struct Staging {
+    std::shared_ptr<uint8_t> memory;
+    size_t bytes = 0;
+  };
+  std::vector<Staging> staging_;
 };
 
 class KvReaderObject : public TaggedWrap<KvReaderObject> {

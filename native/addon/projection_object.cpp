@@ -1,5 +1,6 @@
 #include "addon/projection_object.h"
 
+#include "addon/device_objects.h"
 #include "addon/kernel_input.h"
 #include "addon/kernel_objects.h"
 #include "addon/operand_object.h"
@@ -29,7 +30,7 @@ class ProjectionObject : public OperandObject<ProjectionObject, Projection> {
   explicit ProjectionObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
 
   // packProjection({ weights [in, out], bias, secondWeights, secondBias, norm, epsilon, normWeight, normBias, activation, rescale,
-  // targetNorm, storage })
+  // targetNorm, storage }, onDevice: boolean)
   static Napi::Value pack(const Napi::CallbackInfo& call) {
     const Napi::Env env = call.Env();
     const Napi::Object given = require_object(call, 0, "options");
@@ -51,6 +52,13 @@ class ProjectionObject : public OperandObject<ProjectionObject, Projection> {
     options.storage = storage_field(given);
     options.norm_weight = array_field(given, "normWeight");
     options.norm_bias = array_field(given, "normBias");
+    if (require_bool(call, 1, "onDevice")) {
+      auto first_bias = array_field(given, "bias");
+      auto second_bias = array_field(given, "secondBias");
+      return {env, translate(env, [&] {
+                return pack_device_projection(env, first, std::move(first_bias), second, std::move(second_bias), std::move(options));
+              })};
+    }
     const auto layer = [](const Tensor& weights, std::vector<float> bias) {
       return Projection::Layer{weights.dtype(), weights.data(), weights.shape()[0], weights.shape()[1], std::move(bias)};
     };

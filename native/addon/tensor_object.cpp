@@ -7,6 +7,7 @@
 
 #include "addon/addon.h"
 #include "addon/args.h"
+#include "addon/device_tensor_object.h"
 #include "addon/errors.h"
 #include "addon/typed_arrays.h"
 #include "engine/failure.h"
@@ -68,6 +69,8 @@ void copy(void* to, const void* from, size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
 
+}  // namespace
+
 std::vector<int64_t> shape_argument(const Napi::CallbackInfo& info, size_t index) {
   if (!info[index].IsArray()) throw_invalid(info.Env(), "shape must be an array of integers");
   const auto array = info[index].As<Napi::Array>();
@@ -85,19 +88,20 @@ std::vector<int64_t> shape_argument(const Napi::CallbackInfo& info, size_t index
   return shape;
 }
 
-}  // namespace
-
 Napi::Function TensorObject::define(Napi::Env env) {
   return DefineClass(env, class_name,
                      {
                          InstanceAccessor<&TensorObject::dtype>("dtype"),
                          InstanceAccessor<&TensorObject::shape>("shape"),
                          InstanceAccessor<&TensorObject::byte_length>("byteLength"),
+                         InstanceAccessor<&TensorObject::device>("device"),
                          InstanceAccessor<&TensorObject::disposed>("disposed"),
                          InstanceMethod<&TensorObject::copy_to>("copyTo"),
                          InstanceMethod<&TensorObject::to_typed>("toTyped"),
                          InstanceMethod<&TensorObject::to_float32>("toFloat32"),
                          InstanceMethod<&TensorObject::convert>("convert"),
+                         InstanceMethod<&TensorObject::to>("to"),
+                         InstanceMethod<&TensorObject::share>("share"),
                          InstanceMethod<&TensorObject::dispose>("dispose"),
                      });
 }
@@ -116,6 +120,7 @@ Napi::Object TensorObject::wrap(Napi::Env env, std::shared_ptr<Tensor> tensor) {
 
 std::shared_ptr<Tensor> TensorObject::tensor_of(const Napi::Value& value, const char* name) {
   const TensorObject* object = from(value);
+  if (object == nullptr) refuse_device_tensor(value, name);
   if (object == nullptr) throw_invalid(value.Env(), std::string(name) + " must be a Tensor");
   return object->tensor();
 }
@@ -197,15 +202,28 @@ Napi::Value TensorObject::to_float32(const Napi::CallbackInfo& info) {
   return array;
 }
 
-Napi::Value TensorObject::convert(const Napi::CallbackInfo& info) {
-  const Dtype to = require_dtype(info, 0, "dtype");
-  const auto job = std::make_shared<Job>();
-  EnvJobs& jobs = *info.Env().GetInstanceData<AddonData>()->jobs;
-  return {info.Env(), start_on_pool(info.Env(), jobs, job, nullptr, [source = tensor(), to](Job& running) -> Job::ToValue {
+Napi::Value TensorObject::convert(const Napi::CallbackInfo& info) { return converted(info.Env(), require_dtype(info, 0, "dtype")); }
+
+Napi::Value TensorObject::converted(Napi::Env env, Dtype to) {
+  EnvJobs& jobs = *env.GetInstanceData<AddonData>()->jobs;
+  return {env, start_on_pool(env, jobs, std::make_shared<Job>(), nullptr, [source = tensor(), to](Job& running) -> Job::ToValue {
             std::shared_ptr<Tensor> made;
             if (Status status = source->convert(to, &made, &running.cancel_flag()); !status.ok()) throw Failure(std::move(status));
-            return [made](napi_env env) -> napi_value { return wrap(env, made); };
+            return [made](napi_env js) -> napi_value { return wrap(js, made); };
           })};
+}
+
+Napi::Value TensorObject::device(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), "cpu"); }
+
+Napi::Value TensorObject::share(const Napi::CallbackInfo& info) {
+  throw_invalid(info.Env(), "the tensor lies on the cpu, and only memory of cuda has handles: await its to('cuda') first");
+}
+
+// to(device: "cpu" | "cuda"): a copy
+Napi::Value TensorObject::to(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<Tensor> held = tensor();
+  if (require_string(info, 0, "device") == "cpu") return converted(info.Env(), held->dtype());
+  return {info.Env(), translate(info.Env(), [&] { return to_device(info.Env(), held); })};
 }
 
 void TensorObject::dispose(const Napi::CallbackInfo&) { release(); }

@@ -2,12 +2,17 @@
 // memory could outlive it, and an ArrayBuffer under a running job could be transferred or resized.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "addon/tagged_wrap.h"
 #include "core/tensor.h"
 
 namespace latentwire::addon {
+
+// An array of extents; throws ERR_LATENT_INVALID_ARGUMENT.
+std::vector<int64_t> shape_argument(const Napi::CallbackInfo& info, size_t index);
 
 class TensorObject : public TaggedWrap<TensorObject> {
  public:
@@ -33,12 +38,16 @@ class TensorObject : public TaggedWrap<TensorObject> {
   Napi::Value dtype(const Napi::CallbackInfo& info);
   Napi::Value shape(const Napi::CallbackInfo& info);
   Napi::Value byte_length(const Napi::CallbackInfo& info);
+  Napi::Value device(const Napi::CallbackInfo& info);
   Napi::Value disposed(const Napi::CallbackInfo& info);
   Napi::Value copy_to(const Napi::CallbackInfo& info);
   Napi::Value to_typed(const Napi::CallbackInfo& info);
   Napi::Value to_float32(const Napi::CallbackInfo& info);
   Napi::Value convert(const Napi::CallbackInfo& info);
+  Napi::Value share(const Napi::CallbackInfo& info);
+  Napi::Value to(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
+  Napi::Value converted(Napi::Env env, Dtype to);
   void adopt(std::shared_ptr<Tensor> tensor);
   void release();
 

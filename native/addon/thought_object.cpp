@@ -1,4 +1,4 @@
-// The JavaScript class of thought steps: a recipe and a table of tokens, prepared once.
+// The JavaScript class of thought steps on the CPU: a recipe and a table of tokens, prepared once.
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -10,34 +10,11 @@
 #include "addon/kernel_input.h"
 #include "addon/kernel_objects.h"
 #include "addon/operand_object.h"
-#include "addon/projection_object.h"
 #include "addon/tensor_object.h"
-#include "addon/token_table_object.h"
-#include "kernels/thought.h"
+#include "addon/thought_recipe.h"
 
 namespace latentwire::addon {
 namespace {
-
-// Numbers of a ThoughtStats, as JavaScript sees them.
-constexpr int64_t stats_width = 5;
-
-struct HeldThought {
-  std::shared_ptr<const HeldTable> held;
-  std::shared_ptr<const Projection> align;  // or nullptr
-  std::vector<int32_t> masked;
-  ThoughtRecipe recipe;  // its `masked` is the vector above
-
-  const TokenTable& table() const noexcept { return held->table; }
-  bool uses_token() const noexcept { return recipe.token != 0; }
-  bool uses_hidden() const noexcept { return recipe.extra != 0; }
-  int64_t hidden_width() const noexcept { return align ? align->inputs() : table().width; }
-  // The most tokens of a mix.
-  int64_t most() const noexcept { return recipe.top_k == 0 ? table().count : std::min(recipe.top_k, table().count); }
-  int64_t multiplications() const noexcept {
-    // a logit costs a few operations, a token of the mix a row of the table
-    return 4 * table().count + (recipe.mix == 0 ? 1 : most()) * table().width + (align && uses_hidden() ? align->multiplications() : 0);
-  }
-};
 
 // What one call is given.
 struct Step {
@@ -86,13 +63,7 @@ void compute(const HeldThought& thought, const Step& step, const Outputs& out, c
   check(thought_steps(thought.recipe, thought.table(), inputs, cancel));
   if (out.stats == nullptr) return;
   for (int64_t i = 0; i < n; i++) {
-    const ThoughtStats& one = stats[static_cast<size_t>(i)];
-    double* to = out.stats + i * stats_width;
-    to[0] = one.entropy_bits;
-    to[1] = one.max_p;
-    to[2] = one.n_eff;
-    to[3] = one.argmax;
-    to[4] = static_cast<double>(one.selected);
+    write_stats(stats[static_cast<size_t>(i)], out.stats + i * stats_width);
   }
 }
 
@@ -116,54 +87,13 @@ class ThoughtObject : public OperandObject<ThoughtObject, HeldThought> {
 
   explicit ThoughtObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
 
-  // createThoughtStep(table, { token, mix, hidden, align, temperature, topK, topP, masked, noise, noiseAmount, unitMix, norm })
-  static Napi::Value create(const Napi::CallbackInfo& call) {
-    const Napi::Env env = call.Env();
-    auto thought = std::make_shared<HeldThought>();
-    thought->held = token_table_of(call[0]);
-    if (!thought->held) throw_invalid(env, "table must be a TokenTable");
-    const Napi::Object given = require_object(call, 1, "recipe");
-    ThoughtRecipe& recipe = thought->recipe;
-    recipe.token = static_cast<float>(number_field(given, "token", -1e30, 1e30, 0));
-    recipe.mix = static_cast<float>(number_field(given, "mix", -1e30, 1e30, 1));
-    recipe.extra = static_cast<float>(number_field(given, "hidden", -1e30, 1e30, 0));
-    recipe.temperature = static_cast<float>(number_field(given, "temperature", 1e-6, 1e6, 1));
-    recipe.top_k = int_field(given, "topK", 0, std::numeric_limits<int32_t>::max(), 0);
-    recipe.top_p = number_field(given, "topP", 0, 1, 1);
-    recipe.noise = choice_field<ThoughtNoise>(
-        given, "noise", "none", {{"none", ThoughtNoise::none}, {"gumbel", ThoughtNoise::gumbel}, {"dirichlet", ThoughtNoise::dirichlet}});
-    recipe.noise_amount = static_cast<float>(number_field(given, "noiseAmount", 1e-6, 1e30, 1));
-    recipe.unit_mix = bool_field(given, "unitMix", false);
-    if (const Napi::Value norm = given.Get("norm"); !norm.IsUndefined())
-      recipe.norm = static_cast<float>(number_field(given, "norm", 0, 1e30));
-    thought->masked = array_field<int32_t>(given, "masked");
-    std::sort(thought->masked.begin(), thought->masked.end());
-    recipe.masked = thought->masked;
-    if (const Napi::Value align = given.Get("align"); !align.IsUndefined()) {
-      thought->align = projection_of(align);
-      if (!thought->align) throw_invalid(env, "align must be a Projection");
-      if (thought->align->outputs() != thought->table().width)
-        throw_invalid(env, "align has " + std::to_string(thought->align->outputs()) + " outputs, the rows of the table " +
-                               std::to_string(thought->table().width) + " numbers");
-    }
-    // no input: only the recipe is checked
-    translate(env, [&] { check(thought_steps(recipe, thought->table(), {})); });
-    return {env, wrap(std::move(thought))(env)};
-  }
+  static Napi::Value value_of(Napi::Env env, Shared thought) { return {env, wrap(std::move(thought))(env)}; }
 
  private:
   Napi::Value disposed(const Napi::CallbackInfo& call) { return Napi::Boolean::New(call.Env(), is_disposed()); }
   void dispose(const Napi::CallbackInfo&) { release(); }
 
-  Napi::Value info(const Napi::CallbackInfo& call) {
-    const HeldThought& thought = operand(call.Env());
-    Napi::Object out = Napi::Object::New(call.Env());
-    out.Set("vocabularySize", static_cast<double>(thought.table().count));
-    out.Set("width", static_cast<double>(thought.table().width));
-    out.Set("hiddenWidth", static_cast<double>(thought.hidden_width()));
-    out.Set("mostTokens", static_cast<double>(thought.most()));
-    return out;
-  }
+  Napi::Value info(const Napi::CallbackInfo& call) { return thought_info(call.Env(), operand(call.Env())); }
 
   // logits, { tokens, hidden, seed, step }
   static Step step_of(const Napi::CallbackInfo& call, const HeldThought& thought) {
@@ -248,11 +178,18 @@ class ThoughtObject : public OperandObject<ThoughtObject, HeldThought> {
   }
 };
 
+// createThoughtStep(table, recipe): on the CPU or on the device, where the table is
+Napi::Value create_thought_step(const Napi::CallbackInfo& call) {
+  auto thought = read_thought(call);
+  return thought->held->on_device ? device_thought_value(call.Env(), std::move(thought))
+                                  : ThoughtObject::value_of(call.Env(), std::move(thought));
+}
+
 }  // namespace
 
 void init_thought(Napi::Env env, Napi::Object exports) {
   env.GetInstanceData<AddonData>()->thought_class = Napi::Persistent(ThoughtObject::define(env));
-  exports.Set("createThoughtStep", Napi::Function::New<ThoughtObject::create>(env, "createThoughtStep"));
+  exports.Set("createThoughtStep", Napi::Function::New<create_thought_step>(env, "createThoughtStep"));
 }
 
 }  // namespace latentwire::addon

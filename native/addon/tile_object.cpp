@@ -1,10 +1,13 @@
-// The JavaScript class of tile codecs, and packed symbols and the Walsh-Hadamard transform beside it. A payload is one array of bytes:
-// scales [rows, groups], minima [rows, groups] where there are any, codes [rows, code bytes].
+// The JavaScript class of tile codecs, which work where the numbers are, and packed symbols and the Walsh-Hadamard transform beside it. A
+// payload is one array of bytes: scales [rows, groups], minima [rows, groups] where there are any, codes [rows, code bytes].
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
 #include <utility>
 
+#include "addon/device_jobs.h"
+#include "addon/device_tensor_object.h"
 #include "addon/kernel_input.h"
 #include "addon/kernel_objects.h"
 #include "addon/operand_object.h"
@@ -52,6 +55,11 @@ void copy_payload(Payload* payload, int64_t bytes) {
   payload->data = static_cast<const uint8_t*>(payload->tensor->data());
 }
 
+void refuse_size(napi_env env, int64_t size, int64_t bytes) {
+  if (size != bytes)
+    throw_invalid(env, "the payload has " + std::to_string(size) + " bytes, rows of this shape need " + std::to_string(bytes));
+}
+
 Payload payload_of(const Napi::Value& value, const TileFormat& format, int64_t bytes) {
   Payload payload;
   int64_t size = 0;
@@ -59,17 +67,81 @@ Payload payload_of(const Napi::Value& value, const TileFormat& format, int64_t b
     payload.data = array.data();
     size = static_cast<int64_t>(array.size());
   } else {
-    if (TensorObject::from(value) == nullptr) throw_invalid(value.Env(), "the payload must be a Uint8Array or a Tensor");
+    if (TensorObject::from(value) == nullptr) {
+      refuse_device_tensor(value, "the payload");
+      throw_invalid(value.Env(), "the payload must be a Uint8Array or a Tensor");
+    }
     payload.tensor = TensorObject::tensor_of(value, "the payload");
     if (payload.tensor->dtype() != Dtype::i8) throw_status(value.Env(), Status::fail(Code::dtype, "a payload is a tensor of i8"));
     payload.data = static_cast<const uint8_t*>(payload.tensor->data());
     size = payload.tensor->size();
   }
-  if (size != bytes)
-    throw_invalid(value.Env(), "the payload has " + std::to_string(size) + " bytes, rows of this shape need " + std::to_string(bytes));
+  refuse_size(value.Env(), size, bytes);
   // bytes from a network lie where they lie
   if (!is_aligned(payload.data, format)) translate(value.Env(), [&] { copy_payload(&payload, bytes); });
   return payload;
+}
+
+latent_tile_args device_arguments(const TileFormat& format, const latent_tile_part& part, Dtype dtype, int64_t rows,
+                                  int64_t columns) noexcept {
+  latent_tile_args args{};
+  args.parts = &part;
+  args.part_count = 1;
+  args.rows = rows;
+  args.columns = columns;
+  args.stride = columns;
+  args.code = static_cast<int32_t>(format.code);
+  args.scale = static_cast<int32_t>(format.scale);
+  args.group = static_cast<int32_t>(format.group);
+  args.dtype = static_cast<int32_t>(dtype);
+  return args;
+}
+
+latent_tile_part device_part(const TileFormat& format, int64_t rows, int64_t columns, const DeviceBuffer& payload,
+                             const void* numbers) noexcept {
+  const Tiles tiles = tiles_in(format, rows, columns, payload.as<uint8_t>());
+  return {const_cast<void*>(numbers), tiles.codes, tiles.scales, tiles.minima};
+}
+
+// A job of the device: i8 [bytes] of rows that lie there.
+napi_value quantise_on_device(napi_env env, std::shared_ptr<const TileFormat> format, DeviceInput input, int64_t columns) {
+  return start_on_device(env, [format = std::move(format), input, columns](Job& job, DeviceStream& stream) mutable -> Job::ToValue {
+    const int64_t rows = input.count();
+    auto payload = device_output(stream, Dtype::i8, {payload_bytes(*format, rows, columns)});
+    if (rows == 0) return device_tensor_value(std::move(payload));
+    std::shared_ptr<DeviceBuffer> flag;
+    DeviceStream::Slot slot;
+    check(stream.allocate(sizeof(int64_t), &flag));
+    check(stream.slot(&slot));
+    const latent_tile_part part = device_part(*format, rows, columns, *payload->buffer, input.rows(job, stream).data);
+    latent_tile_args args = device_arguments(*format, part, input.dtype(), rows, columns);
+    args.first_bad = flag->as<int64_t>();
+    check(DeviceStream::call(stream.api().quantise, stream.handle(), &args));
+    check(DeviceStream::call(stream.api().copy, stream.handle(), slot.get(), flag->as<void>(), sizeof(int64_t), latent_to_host));
+    return [slot, value = device_tensor_value(std::move(payload))](napi_env js) -> napi_value {
+      int64_t bad = LATENT_NO_BAD_ROW;
+      std::memcpy(&bad, slot.get(), sizeof(bad));
+      if (bad != LATENT_NO_BAD_ROW) {
+        fail(Code::non_finite, "row " + std::to_string(bad) + " holds NaN, an infinity or a number too large for the scale's type");
+      }
+      return value(js);
+    };
+  });
+}
+
+// A job of the device: [rows, columns] of a payload that lies there.
+napi_value dequantise_on_device(napi_env env, std::shared_ptr<const TileFormat> format, std::shared_ptr<const DeviceTensor> payload,
+                                int64_t rows, int64_t columns, Dtype dtype) {
+  return start_on_device(
+      env, [format = std::move(format), payload = std::move(payload), rows, columns, dtype](Job&, DeviceStream& stream) -> Job::ToValue {
+        auto numbers = device_output(stream, dtype, {rows, columns});
+        if (rows > 0) {
+          const latent_tile_part part = device_part(*format, rows, columns, *payload->buffer, numbers->buffer->data());
+          const latent_tile_args args = device_arguments(*format, part, dtype, rows, columns);
+          check(DeviceStream::call(stream.api().dequantise, stream.handle(), &args));
+        }
+        return device_tensor_value(std::move(numbers));
+      });
 }
 
 class TileCodecObject : public OperandObject<TileCodecObject, TileFormat> {
@@ -130,6 +202,10 @@ class TileCodecObject : public OperandObject<TileCodecObject, TileFormat> {
   Napi::Value quantise_rows(const Napi::CallbackInfo& call) {
     const Shared format = shared(call.Env());
     const int64_t columns = require_int(call, 1, "columns", 1, most_extent);
+    if (device_tensor_of(call[0])) {
+      const DeviceInput given = DeviceInput::of(call[0], "x", columns);
+      return {call.Env(), translate(call.Env(), [&] { return quantise_on_device(call.Env(), format, given, columns); })};
+    }
     Input input = input_of(call[0], "x", columns);
     const int64_t rows = input.rows.count;
     return translate(call.Env(), [&] {
@@ -165,9 +241,14 @@ class TileCodecObject : public OperandObject<TileCodecObject, TileFormat> {
     const int64_t rows = require_int(call, 1, "rows", 0, most_extent);
     const int64_t columns = require_int(call, 2, "columns", 1, most_extent);
     const int64_t bytes = payload_bytes(*format, rows, columns);
-    auto payload = std::make_shared<Payload>(payload_of(call[0], *format, bytes));
     const Dtype dtype = require_dtype(call, 3, "dtype");
     if (!is_float(dtype)) throw_status(call.Env(), Status::fail(Code::dtype, "rows become f32, f16 or bf16"));
+    if (const auto given = device_tensor_of(call[0])) {
+      if (given->dtype != Dtype::i8) throw_status(call.Env(), Status::fail(Code::dtype, "a payload is a tensor of i8"));
+      refuse_size(call.Env(), given->size, bytes);
+      return {call.Env(), translate(call.Env(), [&] { return dequantise_on_device(call.Env(), format, given, rows, columns, dtype); })};
+    }
+    auto payload = std::make_shared<Payload>(payload_of(call[0], *format, bytes));
     return translate(call.Env(), [&] {
       std::shared_ptr<Tensor> out;
       check(Tensor::create(dtype, {rows, columns}, &out));

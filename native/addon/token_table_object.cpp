@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "addon/device_jobs.h"
 #include "addon/kernel_input.h"
 #include "addon/kernel_objects.h"
 #include "addon/operand_object.h"
@@ -79,7 +80,7 @@ class TokenTableObject : public OperandObject<TokenTableObject, HeldTable> {
 
   explicit TokenTableObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
 
-  // openTokenTable(tensor [tokens, width] | path of a model file, matrix: "input" | "output")
+  // openTokenTable(tensor [tokens, width] | path of a model file, matrix: "input" | "output", onDevice: boolean)
   static Napi::Value open(const Napi::CallbackInfo& call) {
     const Napi::Env env = call.Env();
     std::function<HeldTable()> make;
@@ -93,12 +94,25 @@ class TokenTableObject : public OperandObject<TokenTableObject, HeldTable> {
       if (!is_float(tensor->dtype())) throw_status(env, Status::fail(Code::dtype, "a table of tokens must be f32, f16 or bf16"));
       make = [tensor = std::move(tensor)] { return of_tensor(tensor); };
     }
+    const auto open = [make = std::move(make)] {
+      auto held = std::make_shared<HeldTable>(make());
+      check(check_readable(held->table));
+      return held;
+    };
+    if (require_bool(call, 2, "onDevice")) {
+      return {env, translate(env, [&] {
+                return start_on_device(env, [open](Job& job, DeviceStream& stream) -> Job::ToValue {
+                  auto held = open();
+                  const TokenTable& table = held->table;
+                  const size_t bytes = static_cast<size_t>((table.count - 1) * table.stride() + table.tight_bytes());
+                  check(stream.allocate(bytes, &held->on_device));
+                  check(stream.upload(held->on_device->data(), table.data, bytes, &job.cancel_flag()));
+                  return wrap(std::move(held));
+                });
+              })};
+    }
     EnvJobs& jobs = *env.GetInstanceData<AddonData>()->jobs;
-    return {env, start_on_pool(env, jobs, std::make_shared<Job>(), nullptr, [make = std::move(make)](Job&) -> Job::ToValue {
-              auto held = std::make_shared<HeldTable>(make());
-              check(check_readable(held->table));
-              return wrap(std::move(held));
-            })};
+    return {env, start_on_pool(env, jobs, std::make_shared<Job>(), nullptr, [open](Job&) -> Job::ToValue { return wrap(open()); })};
   }
 
   static Shared table_of(const Napi::Value& value) {

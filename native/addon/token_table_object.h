@@ -5,6 +5,7 @@
 
 #include "addon/napi_setup.h"
 #include "core/tensor.h"
+#include "device/stream.h"
 #include "engine/gguf_file.h"
 #include "kernels/token_table.h"
 
@@ -15,6 +16,7 @@ struct HeldTable {
   TokenTable table;
   std::shared_ptr<Tensor> tensor;
   std::shared_ptr<GgufFile> file;
+  std::shared_ptr<DeviceBuffer> on_device;  // a copy of the rows, if it was opened for a device
 };
 
 // The table behind a TokenTable object; nullptr if `value` is none. Throws ERR_LATENT_DISPOSED.

@@ -16,7 +16,7 @@ constexpr int64_t convert_grain = 1 << 16;
 
 void Tensor::Free::operator()(void* memory) const noexcept { ::operator delete (memory, std::align_val_t{alignment}); }
 
-Status Tensor::create(Dtype dtype, std::vector<int64_t> shape, std::shared_ptr<Tensor>* out) {
+Status Tensor::measure(Dtype dtype, const std::vector<int64_t>& shape, int64_t* out) {
   if (shape.size() > max_rank)
     return Status::fail(Code::invalid_argument, "a tensor has at most " + std::to_string(max_rank) + " dimensions");
   uint64_t size = 1;
@@ -32,6 +32,13 @@ Status Tensor::create(Dtype dtype, std::vector<int64_t> shape, std::shared_ptr<T
     }
     size *= extent;
   }
+  *out = static_cast<int64_t>(size);
+  return {};
+}
+
+Status Tensor::create(Dtype dtype, std::vector<int64_t> shape, std::shared_ptr<Tensor>* out) {
+  int64_t size = 0;
+  if (Status status = measure(dtype, shape, &size); !status.ok()) return status;
   const size_t bytes = static_cast<size_t>(size) * dtype_size(dtype);
   void* memory = ::operator new (std::max(bytes, alignment), std::align_val_t{alignment}, std::nothrow);
   if (memory == nullptr) {
@@ -40,7 +47,7 @@ Status Tensor::create(Dtype dtype, std::vector<int64_t> shape, std::shared_ptr<T
   }
   prefer_large_pages(memory, bytes);
   std::unique_ptr<void, Free> guard(memory);
-  out->reset(new Tensor(dtype, std::move(shape), static_cast<int64_t>(size), memory));
+  out->reset(new Tensor(dtype, std::move(shape), size, memory));
   static_cast<void>(guard.release());
   return {};
 }

@@ -22,6 +22,8 @@ class Tensor {
   // 1 TiB: refused without asking the system, which may promise memory that it does not have.
   static constexpr uint64_t max_bytes = uint64_t{1} << 40;
 
+  // The elements of that shape. Fails as `create` does, but for want of memory.
+  static Status measure(Dtype dtype, const std::vector<int64_t>& shape, int64_t* size);
   // Makes a tensor of undefined contents. An empty shape is a scalar; a dimension may be 0.
   // Fails with invalid_argument (negative dimension, more than 8) or out_of_memory.
   static Status create(Dtype dtype, std::vector<int64_t> shape, std::shared_ptr<Tensor>* out);

@@ -15,16 +15,6 @@ constexpr int64_t slab_rows = 512;
 
 double element(const Rows& rows, int64_t row, int64_t k) noexcept { return float_element(rows.dtype, rows.data, row * rows.stride + k); }
 
-std::vector<float> mean_row(const Rows& rows, int64_t depth) {
-  std::vector<double> sum(static_cast<size_t>(depth));
-  for (int64_t i = 0; i < rows.count; i++) {
-    for (int64_t k = 0; k < depth; k++) sum[static_cast<size_t>(k)] += element(rows, i, k);
-  }
-  std::vector<float> mean(sum.size());
-  for (size_t k = 0; k < sum.size(); k++) mean[k] = static_cast<float>(sum[k] / static_cast<double>(rows.count));
-  return mean;
-}
-
 TileSink copy_to(float* out, int64_t stride) {
   return [out, stride](const ProductTile& tile) {
     for (int64_t i = 0; i < tile.rows; i++)
@@ -40,7 +30,7 @@ bool is_euclidean(Similarity similarity) noexcept {
 
 }  // namespace
 
-Status PackedAnchors::pack(const Rows& anchors, int64_t depth, Options options, std::shared_ptr<const PackedAnchors>* out) {
+Status PackedAnchors::check(int64_t depth, const Options& options) {
   const Whitening& whitening = options.whitening;
   const bool whitens = whitening.matrix.data != nullptr;
   if (options.similarity == Similarity::l1 && options.storage == Dtype::i8)
@@ -51,8 +41,38 @@ Status PackedAnchors::pack(const Rows& anchors, int64_t depth, Options options, 
   const auto fits = [&](const std::vector<float>& v) { return v.empty() || static_cast<int64_t>(v.size()) == width; };
   if (!fits(options.centre) || !fits(options.scale))
     return Status::fail(Code::invalid_argument, "centre and scale must have " + std::to_string(width) + " elements");
+  return {};
+}
+
+bool PackedAnchors::centres_itself(const Options& options) noexcept {
+  const bool in_16_bits = options.storage == Dtype::f16 || options.storage == Dtype::bf16;
+  return is_euclidean(options.similarity) || (options.similarity == Similarity::l1 && in_16_bits);
+}
+
+std::vector<float> PackedAnchors::mean_of(const Rows& rows, int64_t depth) {
+  std::vector<double> sum(static_cast<size_t>(depth));
+  for (int64_t i = 0; i < rows.count; i++) {
+    for (int64_t k = 0; k < depth; k++) sum[static_cast<size_t>(k)] += element(rows, i, k);
+  }
+  std::vector<float> mean(sum.size());
+  for (size_t k = 0; k < sum.size(); k++) mean[k] = static_cast<float>(sum[k] / static_cast<double>(rows.count));
+  return mean;
+}
+
+Status PackedAnchors::whiten_rows(const Rows& anchors, const Whitening& whitening, std::vector<float>* white) {
+  PackedAnchors map;
+  map.mean_ = whitening.mean;
+  if (Status status = PackedMatrix::pack(whitening.matrix, Dtype::f32, {}, &map.whitening_); !status.ok()) return status;
+  white->resize(static_cast<size_t>(anchors.count * map.whitening_->outputs()));
+  return map.whiten(anchors, white->data(), nullptr);
+}
+
+Status PackedAnchors::pack(const Rows& anchors, int64_t depth, Options options, std::shared_ptr<const PackedAnchors>* out) {
+  if (Status status = check(depth, options); !status.ok()) return status;
+  const bool whitens = options.whitening.matrix.data != nullptr;
   try {
     std::shared_ptr<PackedAnchors> packed(new PackedAnchors());
+    packed->centres_itself_ = centres_itself(options);
     packed->similarity_ = options.similarity;
     packed->centre_ = std::move(options.centre);
     packed->scale_ = std::move(options.scale);
@@ -87,9 +107,7 @@ Status PackedAnchors::pack_white(const Rows& anchors, Whitening whitening, Dtype
 }
 
 Status PackedAnchors::pack_rows(const Rows& anchors, int64_t depth, Dtype storage) {
-  const bool in_16_bits = storage == Dtype::f16 || storage == Dtype::bf16;
-  const bool errs_far_from_it = is_euclidean(similarity_) || (similarity_ == Similarity::l1 && in_16_bits);
-  if (errs_far_from_it && centre_.empty() && anchors.count > 0) centre_ = mean_row(anchors, depth);
+  if (centres_itself_ && centre_.empty() && anchors.count > 0) centre_ = mean_of(anchors, depth);
   const bool unit = is_unit(similarity_);
   std::vector<float> inverse_norms;
   for (int64_t i = 0; i < anchors.count; i++) {
@@ -227,32 +245,34 @@ Status relative_top_k(const Rows& x, const PackedAnchors& anchors, int64_t k, in
           cancel);
 }
 
+void encode_cosines(const float* r, int64_t count, int bits, uint8_t* codes) noexcept {
+  const float levels = bits == 8 ? 127.0F : 7.0F;
+  std::fill(codes, codes + code_row_bytes(count, bits), uint8_t{0});
+  for (int64_t j = 0; j < count; j++) {
+    if (bits == 1) {
+      codes[j / 8] = static_cast<uint8_t>(codes[j / 8] | ((r[j] >= 0 ? 1U : 0U) << (j % 8)));
+      continue;
+    }
+    const auto code = static_cast<unsigned>(static_cast<int>(std::nearbyint(std::clamp(r[j], -1.0F, 1.0F) * levels)));
+    if (bits == 8)
+      codes[j] = static_cast<uint8_t>(code);
+    else
+      codes[j / 2] = static_cast<uint8_t>(codes[j / 2] | ((code & 15U) << (4 * (j % 2))));
+  }
+}
+
 Status relative_codes(const Rows& x, const PackedAnchors& anchors, int bits, uint8_t* codes, const std::atomic<bool>* cancel) {
   if (anchors.similarity() != Similarity::cosine) return Status::fail(Code::invalid_argument, "codes are for cosine similarities");
   if (bits != 8 && bits != 4 && bits != 1) return Status::fail(Code::invalid_argument, "codes have 8, 4 or 1 bits");
   const int64_t row_bytes = code_row_bytes(anchors.count(), bits);
-  const float levels = bits == 8 ? 127.0F : 7.0F;
-  const auto encode = [=](const float* v, int64_t count, uint8_t* out) {
-    std::fill(out, out + code_row_bytes(count, bits), uint8_t{0});
-    for (int64_t j = 0; j < count; j++) {
-      if (bits == 1) {
-        out[j / 8] = static_cast<uint8_t>(out[j / 8] | ((v[j] >= 0 ? 1U : 0U) << (j % 8)));
-        continue;
-      }
-      const auto code = static_cast<unsigned>(static_cast<int>(std::nearbyint(std::clamp(v[j], -1.0F, 1.0F) * levels)));
-      if (bits == 8)
-        out[j] = static_cast<uint8_t>(code);
-      else
-        out[j / 2] = static_cast<uint8_t>(out[j / 2] | ((code & 15U) << (4 * (j % 2))));
-    }
-  };
   // tiles begin at multiples of 16 outputs, so their codes begin at whole bytes
   return RelativeProduct(x, anchors)
       .run(
           false,
           [&](const ProductTile& tile) {
             for (int64_t i = 0; i < tile.rows; i++)
-              encode(tile.values + i * tile.stride, tile.columns, codes + (tile.row + i) * row_bytes + tile.column * bits / 8);
+              encode_cosines(tile.values + i * tile.stride, tile.columns, bits,
+                             codes + (tile.row + i) * row_bytes + tile.column * bits / 8);
           },
           cancel);
 }

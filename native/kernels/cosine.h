@@ -49,6 +49,14 @@ class PackedAnchors {
   // and with non_finite for anchors that are not.
   static Status pack(const Rows& anchors, int64_t depth, Options options, std::shared_ptr<const PackedAnchors>* out);
 
+  // What `pack` needs apart from the anchors, for those who pack elsewhere. Fails with invalid_argument.
+  static Status check(int64_t depth, const Options& options);
+  // Whether the anchors' mean is their centre if none is given.
+  static bool centres_itself(const Options& options) noexcept;
+  static std::vector<float> mean_of(const Rows& rows, int64_t depth);
+  // white: [anchors.count, width]
+  static Status whiten_rows(const Rows& anchors, const Whitening& whitening, std::vector<float>* white);
+
   int64_t count() const noexcept { return matrix_->outputs(); }
   int64_t depth() const noexcept { return whitening_ ? whitening_->depth() : width(); }
   // Of one row.
@@ -66,6 +74,7 @@ class PackedAnchors {
   int64_t width() const noexcept { return matrix_->depth(); }  // of the rows that meet the anchors
 
   Similarity similarity_ = Similarity::cosine;
+  bool centres_itself_ = false;
   // f32 whatever the anchors are stored as: rounded, it would mix what is large in a row into what is small. nullptr for none.
   std::shared_ptr<const PackedMatrix> whitening_;
   std::vector<float> mean_;
@@ -87,6 +96,8 @@ Status relative_top_k(const Rows& x, const PackedAnchors& anchors, int64_t k, in
 // the first in the low half of a byte; 1-bit codes are packed from the lowest bit on; rows begin at whole bytes. Only for
 // Similarity::cosine.
 Status relative_codes(const Rows& x, const PackedAnchors& anchors, int bits, uint8_t* codes, const std::atomic<bool>* cancel = nullptr);
+// The codes of one row of cosines.
+void encode_cosines(const float* r, int64_t count, int bits, uint8_t* codes) noexcept;
 // Bytes of one row of codes.
 constexpr int64_t code_row_bytes(int64_t count, int bits) noexcept { return (count * bits + 7) / 8; }
 

@@ -14,7 +14,7 @@ namespace {
 // Rows that pass through both layers together: their hidden activations stay in the last-level cache.
 constexpr int64_t slab_rows = 512;
 
-Status check(const Projection::Layer& layer, const char* name) {
+Status check_bias(const Projection::Layer& layer, const char* name) {
   if (!layer.bias.empty() && static_cast<int64_t>(layer.bias.size()) != layer.outputs)
     return Status::fail(Code::invalid_argument, std::string("the bias of the ") + name + " layer has " + std::to_string(layer.bias.size()) +
                                                     " elements for " + std::to_string(layer.outputs) + " outputs");
@@ -25,7 +25,7 @@ Status check(const Projection::Layer& layer, const char* name) {
 
 }  // namespace
 
-Status Projection::pack(const Layer& first, const Layer* second, Options options, std::shared_ptr<const Projection>* out) {
+Status Projection::check(const Layer& first, const Layer* second, const Options& options) {
   const auto refuse = [](std::string why) { return Status::fail(Code::invalid_argument, std::move(why)); };
   const auto fits = [&](const std::vector<float>& v) { return v.empty() || static_cast<int64_t>(v.size()) == first.inputs; };
   if (!fits(options.norm_weight) || !fits(options.norm_bias)) return refuse("norm weight and bias must have an element for each input");
@@ -38,10 +38,12 @@ Status Projection::pack(const Layer& first, const Layer* second, Options options
   if (options.rescale == Rescale::residual && outputs != first.inputs) return refuse("a residual needs as many outputs as inputs");
   if (!(options.epsilon >= 0) || !std::isfinite(options.epsilon)) return refuse("epsilon must be a number from 0 on");
   if (!(options.target_norm >= 0) || !std::isfinite(options.target_norm)) return refuse("the target norm must be a number from 0 on");
-  if (Status status = check(first, "first"); !status.ok()) return status;
-  if (second != nullptr) {
-    if (Status status = check(*second, "second"); !status.ok()) return status;
-  }
+  if (Status status = check_bias(first, "first"); !status.ok()) return status;
+  return second == nullptr ? Status{} : check_bias(*second, "second");
+}
+
+Status Projection::pack(const Layer& first, const Layer* second, Options options, std::shared_ptr<const Projection>* out) {
+  if (Status status = check(first, second, options); !status.ok()) return status;
   try {
     std::shared_ptr<Projection> p(new Projection());
     PackedMatrix::Adjust adjust;

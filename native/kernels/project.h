@@ -42,6 +42,9 @@ class Projection {
   // `second` may be nullptr. Fails as PackedMatrix::pack does, and with invalid_argument for sizes that do not fit.
   static Status pack(const Layer& first, const Layer* second, Options options, std::shared_ptr<const Projection>* out);
 
+  // What `pack` checks before it looks at the weights, for those who pack elsewhere.
+  static Status check(const Layer& first, const Layer* second, const Options& options);
+
   int64_t inputs() const noexcept { return first_->depth(); }
   int64_t outputs() const noexcept { return (second_ ? second_ : first_)->outputs(); }
   // Of one row.

@@ -1,45 +1,10 @@
 // The command line as a user meets it: what is on stdout, what is on stderr, and how it exits.
-import { spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, it } from "vitest";
 import { bundledModel } from "../../lib/index.js";
+import { latentwire } from "./command.js";
 import { folder } from "./helpers.js";
-
-const main = path.resolve("dist/cli/main.js");
-
-interface Ended {
-  readonly code: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-/** Runs the command; with `interruptAt` it sends itself SIGINT when it says that, so that the signal never comes too late. */
-function latentwire(
-  args: readonly string[],
-  options: { readonly interruptAt?: string; readonly env?: NodeJS.ProcessEnv } = {},
-): Promise<Ended> {
-  return new Promise((resolve, reject) => {
-    const hook = `const write = process.stderr.write.bind(process.stderr);
-      process.stderr.write = (text, ...rest) => {
-        if (String(text).includes(${JSON.stringify(options.interruptAt)})) process.kill(process.pid, "SIGINT");
-        return write(text, ...rest);
-      };`;
-    const flags = options.interruptAt === undefined ? [] : ["--import", `data:text/javascript,${encodeURIComponent(hook)}`];
-    const child = spawn(process.execPath, [...flags, main, ...args], {
-      env: { ...process.env, ...options.env },
-      stdio: ["ignore", "pipe", "pipe"],
-    });
-    let stdout = "";
-    let stderr = "";
-    child.stdout.on("data", (data: Buffer) => (stdout += data.toString()));
-    child.stderr.on("data", (data: Buffer) => (stderr += data.toString()));
-    child.on("error", reject);
-    child.on("close", (code) => {
-      resolve({ code, stdout, stderr });
-    });
-  });
-}
 
 const team = (agents: unknown): string => {
   const file = path.join(folder, "team.json");
@@ -48,13 +13,16 @@ const team = (agents: unknown): string => {
 };
 
 describe("demo", () => {
-  it("prints one JSON object with three arms and the proof that kv is lossless", async () => {
-    const { code, stdout } = await latentwire(["demo", "--json"]);
+  const small = ["demo", "--n", "8", "--out", path.join(folder, "demo")];
+
+  it("prints one JSON object with three media, the proof that kv is lossless, and two evaluations", async () => {
+    const { code, stdout } = await latentwire([...small, "--json"]);
     expect(code).toBe(0);
     const value = JSON.parse(stdout) as {
       arms: Record<string, unknown>[];
       lossless: { maxAbsLogitDiff: number; sameTokens: boolean };
-      model: unknown;
+      evaluations: { n: number; translator: string | null; arms: { arm: string }[] }[];
+      report: string;
     };
     expect(value.arms.map((arm) => arm["medium"])).toEqual(["kv", "latent", "text"]);
     for (const arm of value.arms) {
@@ -63,15 +31,31 @@ describe("demo", () => {
     }
     expect(value.lossless.sameTokens).toBe(true);
     expect(value.lossless.maxAbsLogitDiff).toBeLessThan(0.05);
+    const [one, two] = value.evaluations;
+    expect(one).toMatchObject({ n: 8, translator: null });
+    expect(one?.arms.map(({ arm }) => arm)).toEqual(["single", "text", "kv", "latent", "none", "shuffled", "noise"]);
+    expect(two?.translator).toContain("ridge");
+    expect(two?.arms.map(({ arm }) => arm)).toContain("shuffled-translator");
+    expect(readFileSync(value.report, "utf8").match(/<section>/g)).toHaveLength(2);
   });
 
-  it("shows a table to people and keeps progress off stdout", async () => {
-    const { code, stdout, stderr } = await latentwire(["demo"]);
+  it("shows tables to people and keeps progress off stdout", async () => {
+    const { code, stdout, stderr } = await latentwire(small);
     expect(code).toBe(0);
     expect(stdout).toContain("decoded tokens");
+    expect(stdout).toContain("p against text");
+    expect(stdout).toContain("shuffled-translator (placebo)");
     expect(stdout).not.toContain("running the");
     expect(stderr).toContain("running the kv arm");
-    expect((await latentwire(["demo", "--quiet"])).stderr).toBe("");
+  });
+
+  it("asks another model one question, and says nothing with --quiet", async () => {
+    const { code, stdout, stderr } = await latentwire(["demo", "--quiet", "--model", bundledModel("wren")]);
+    // the bundled file by name is a model like any other
+    expect(code).toBe(0);
+    expect(stderr).toBe("");
+    expect(stdout).toContain("latentwire eval --model");
+    expect(stdout).not.toContain("placebo)");
   });
 });
 

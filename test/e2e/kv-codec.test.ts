@@ -238,6 +238,16 @@ describe("native code", () => {
     await refused(() => writer.outside(5, 2));
     await expect(writer.write(2, 3).promise).rejects.toMatchObject({ code: "ERR_LATENT_INVALID_ARGUMENT" });
     writer.dispose();
+    const plain = native().kvWriter(kv.toNative(), [], [], false, kv.length, []);
+    await refused(() => plain.staging(0));
+    await refused(() => plain.writeTo(0, 0, 1));
+    const staging = plain.staging(64)?.fill(7);
+    await refused(() => plain.writeTo(1, 0, 1));
+    await refused(() => plain.writeTo(0, 0, plain.records + 1));
+    // the record has no room there, and nothing is written
+    await expect(plain.writeTo(0, 0, 1).promise).rejects.toMatchObject({ code: "ERR_LATENT_INVALID_ARGUMENT" });
+    expect(staging?.every((byte) => byte === 7)).toBe(true);
+    plain.dispose();
     expect(() => Reflect.construct(writer.constructor, [{}]) as unknown).toThrow(TypeError);
     await refused(() => native().readKvtc("file" as never));
   });

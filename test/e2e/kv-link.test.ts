@@ -414,10 +414,13 @@ describe("a link", () => {
       pairs.push([client, socket]);
     }
     for (const [a, b] of pairs) {
-      const [sent, received] = await Promise.all([sendKv(a, kv, { sharedMemory: false }), receive(b)]);
-      expect(sent.way).toBe("stream");
-      expect(await sameContent(received.kv)).toBe(true);
-      received.kv.dispose();
+      // with a small window the sender uses its buffers many times
+      for (const options of [{}, { windowBytes: 1 << 16 }]) {
+        const [sent, received] = await Promise.all([sendKv(a, kv, { sharedMemory: false }), receive(b, options)]);
+        expect(sent.way).toBe("stream");
+        expect(await sameContent(received.kv)).toBe(true);
+        received.kv.dispose();
+      }
       a.destroy();
       b.destroy();
     }
@@ -491,10 +494,10 @@ describe("a link", () => {
       passed += piece.length;
       return piece;
     });
-    const write = a.write.bind(a) as (piece: Uint8Array) => boolean;
-    a.write = ((piece: Uint8Array) => {
+    const write = a.write.bind(a) as (piece: Uint8Array, done?: () => void) => boolean;
+    a.write = ((piece: Uint8Array, done?: () => void) => {
       written += piece.length;
-      const accepted = write(piece);
+      const accepted = write(piece, done);
       most = Math.max(most, written - passed);
       return accepted;
     }) as typeof a.write;
@@ -520,10 +523,10 @@ describe("a link", () => {
     // the sender is busy for longer than the receiver bears silence: the beats tell it
     const [c, d] = wire();
     const busy = Object.create(kv, {
-      records: {
-        value: async function* (options: KvRecordsOptions) {
+      recordsIn: {
+        value: async function* (options: KvRecordsOptions, reuse: boolean) {
           await new Promise((resolve) => setTimeout(resolve, 2000));
-          yield* kv.records(options);
+          yield* kv.recordsIn(options, reuse);
         },
       },
     }) as KvHandle;

@@ -24,14 +24,17 @@ import { codeOf, folder, greedy } from "./helpers.js";
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const built = pathToFileURL(path.join(root, "dist", "index.js")).href;
 const script = fileURLToPath(new URL("kv-store-process.mjs", import.meta.url));
-const chunkBytes = 262_144;
 
 let model: Model;
 let pool: Pool;
+/** What the keys and values of a chunk take: 256 positions, f16. */
+let chunkBytes: number;
 
 beforeAll(async () => {
   model = await loadModel(bundledModel("wren"));
   pool = await model.createPool({ contextLength: 8192, maxSequences: 32 });
+  const { layers, heads, kvHeads, embeddingLength } = model.info;
+  chunkBytes = 256 * layers * kvHeads * (embeddingLength / heads) * 2 * 2;
 });
 
 afterEach(async () => {

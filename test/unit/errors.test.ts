@@ -18,6 +18,8 @@ const ownCodes = [
   "ERR_LATENT_FILE_FORMAT",
   "ERR_LATENT_ILL_CONDITIONED",
   "ERR_LATENT_TRANSLATOR_WEAK",
+  "ERR_LATENT_SUITE_FORMAT",
+  "ERR_LATENT_EVAL_RESUME",
 ];
 
 function nativeError(code: string): Error {

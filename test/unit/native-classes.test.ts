@@ -25,14 +25,14 @@ beforeAll(async () => {
   moments = await native().accumulateMoments({ x: new (native().Tensor)("f32", [2, 3]), centred: true }).promise;
   distribution = await native().empiricalDistribution(new Float32Array(2)).promise;
   const matrix = new (native().Tensor)("f32", [2, 3]);
-  const table = await native().openTokenTable(matrix).promise;
+  const table = await native().openTokenTable(matrix, undefined, false).promise;
   packed = {
-    PackedAnchors: await native().packAnchors(matrix, {}).promise,
-    Projection: await native().packProjection({ weights: matrix }).promise,
+    PackedAnchors: await native().packAnchors(matrix, {}, false).promise,
+    Projection: await native().packProjection({ weights: matrix }, false).promise,
     TokenTable: table,
     ThoughtStep: native().createThoughtStep(table, {}),
     TileCodec: native().createTileCodec({ code: "i8" }),
-    Codebook: await native().packCodebook(matrix, "f32").promise,
+    Codebook: await native().packCodebook(matrix, "f32", false).promise,
   };
 });
 afterAll(async () => {

@@ -4,11 +4,14 @@ import path from "node:path";
 import { expect, it } from "vitest";
 
 const scripts = [
+  "build-cuda",
   "build-gyp",
   "check-exports",
   "check-glibc",
   "check-llama-headers",
   "format",
+  "gpu-bench",
+  "gpu-test",
   "prebuild",
   "result-tables",
   "setup",

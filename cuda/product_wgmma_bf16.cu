@@ -1,0 +1,10 @@
+// The Hopper products of bf16.
+#include "product_wgmma.cuh"
+
+namespace latentwire::cuda {
+
+cudaError_t product_wgmma_bf16(const Product& p, Tile tile, cudaStream_t stream) noexcept {
+  return hopper::launch_of<__nv_bfloat16>(p, tile, stream);
+}
+
+}  // namespace latentwire::cuda
