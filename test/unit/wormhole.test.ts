@@ -398,8 +398,7 @@ describe("Wormhole", () => {
     receiver = await WormholeCodec.load(file("other"));
     using wren = tensorOf(messages.wren);
     using finch = tensorOf(messages.finch);
-    const [first, second] = [await fitHubMaps(wren, wren, { slots: 7 }), await fitHubMaps(finch, wren, { slots: 7 })];
-    hub = SpaceHub.of({ wren: { into: first.into, outOf: first.outOf }, finch: { into: second.into, outOf: second.outOf } });
+    hub = SpaceHub.of({ wren: await fitHubMaps(wren, wren, { slots: 7 }), finch: await fitHubMaps(finch, wren, { slots: 7 }) });
   });
   afterAll(() => {
     receiver.dispose();
