@@ -128,7 +128,8 @@ export class SpaceHub {
     const all = new Map<string, Leaf>();
     let dimension: number | undefined;
     for (const [name, leaf] of Object.entries(leaves)) {
-      checkKeys(name, leaf, ["into", "outOf"]);
+      const one: unknown = leaf;
+      if (typeof one !== "object" || one === null) throw invalid(name, "{ into, outOf }, two Translators", one);
       const [into, outOf]: readonly unknown[] = [leaf.into, leaf.outOf];
       if (!(into instanceof Translator) || !(outOf instanceof Translator)) throw invalid(name, "{ into, outOf }, two Translators", leaf);
       const [width, hub] = into.card.dimensions;
