@@ -300,7 +300,7 @@ struct Shared {
   bool released;
 };
 std::mutex shared_mutex;
-std::vector<Shared> shared;
+auto& shared = *new std::vector<Shared>;  // never destroyed: streams may go on while the process exits
 
 // Frees what is released and open no more; with the lock.
 cudaError_t free_shared(void* memory) noexcept {

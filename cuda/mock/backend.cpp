@@ -209,7 +209,7 @@ int release(latent_stream* stream, void* memory, char* why, size_t n) {
 }
 
 std::mutex pinned_mutex;
-std::set<void*> pinned;
+auto& pinned = *new std::set<void*>;  // never destroyed, as in device.cpp
 
 int pin(uint64_t bytes, void** out, char* why, size_t n) {
   if (mock::lost()) return lost_answer(why, n);
@@ -250,7 +250,7 @@ struct Shared {
   bool released = false;
 };
 std::mutex shared_mutex;
-std::map<void*, Shared> shared;
+auto& shared = *new std::map<void*, Shared>;
 
 int free_shared(std::map<void*, Shared>::iterator found, char* why, size_t n) {
   if (!found->second.released || found->second.opened > 0) return latent_ok;

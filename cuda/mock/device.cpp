@@ -18,17 +18,18 @@ constexpr size_t alignment = 256;
 constexpr uint64_t standard_bytes = uint64_t{1} << 30;
 constexpr int poison = 0xA5;
 
+// What is not trivial to destroy is never destroyed: streams may go on while the process exits.
 std::mutex memory_mutex;
-std::map<uintptr_t, uint64_t> allocations;  // by the address of the device
+auto& allocations = *new std::map<uintptr_t, uint64_t>;  // by the address of the device
 uint64_t used = 0;
 
 std::mutex fault_mutex;
-std::string fault_text;
-std::map<std::string, int64_t> fault_counts;
+auto& fault_text = *new std::string;
+auto& fault_counts = *new std::map<std::string, int64_t>;
 
 std::atomic<bool> is_lost{false};
 std::mutex loss_mutex;
-std::string loss_text;
+auto& loss_text = *new std::string;
 
 void read_faults() {
   const char* path = std::getenv("LATENTWIRE_MOCK_FAULTS");

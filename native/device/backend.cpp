@@ -4,7 +4,6 @@
 
 #include <array>
 #include <cstdlib>
-#include <mutex>
 
 namespace latentwire {
 namespace {
@@ -55,14 +54,13 @@ Backend load_backend(const std::string& file, const std::string& driver) {
 }
 
 const Backend& process_backend(const std::string& folder) {
-  static std::once_flag once;
-  static Backend backend;
-  std::call_once(once, [&] {
+  // never destroyed: a stream may ask for it while the process exits
+  static const Backend* backend = [&] {
     const char* given = std::getenv("LATENTWIRE_CUDA_BACKEND");
     const bool other = given != nullptr && *given != '\0';
-    backend = other ? load_backend(given, "") : load_backend(folder + "/" + library_name, driver_name);
-  });
-  return backend;
+    return new Backend(other ? load_backend(given, "") : load_backend(folder + "/" + library_name, driver_name));
+  }();
+  return *backend;
 }
 
 Status device_status(int result, const char* why) {
