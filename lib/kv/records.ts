@@ -96,7 +96,9 @@ export class RecordStream {
   async #write(from: number, to: number, sizes: Float64Array, signal: AbortSignal | undefined): Promise<Uint8Array> {
     const place = this.#written++ % 3;
     if (this.#reuse && this.#staging.length === place) {
-      const staging = LatentError.translate(() => this.#writer.staging(Math.max(this.#bufferBytes, ...sizes)));
+      // not spread into a call: a long content has more records than that can have arguments
+      const largest = sizes.reduce((most, bytes) => Math.max(most, bytes), this.#bufferBytes);
+      const staging = LatentError.translate(() => this.#writer.staging(largest));
       if (staging !== null) this.#staging.push(staging);
     }
     const staging = this.#staging[place];
