@@ -13,9 +13,8 @@ import {
   type Model,
   type Pool,
 } from "../../lib/index.js";
-import { erf } from "../fixtures/wormhole.js";
+import { drawnWeights, erf, type Weights } from "../fixtures/wormhole.js";
 import { at, isAborted, sameBits } from "../helpers.js";
-import { normals } from "../plain.js";
 import { codeOf, folder, tinyModel } from "./helpers.js";
 
 const bad = "ERR_LATENT_INVALID_ARGUMENT";
@@ -31,20 +30,10 @@ const config = {
   hidden,
   blocks: 1,
 };
-type Weights = ReadonlyMap<string, { readonly shape: readonly number[]; readonly values: Float32Array }>;
 
 /** Layer 1 fuses keys and values, layer 2 keys only. */
 function fuserWeights(seed: number): Map<string, { shape: readonly number[]; values: Float32Array }> {
-  const next = normals(seed);
-  const weights = new Map<string, { shape: readonly number[]; values: Float32Array }>();
-  const put = (name: string, shape: readonly number[], scale: number, about = 0): void => {
-    const size = shape.reduce((product, extent) => product * extent, 1);
-    weights.set(name, { shape, values: Float32Array.from({ length: size }, () => about + scale * next()) });
-  };
-  const layer = (name: string, inputs: number, outputs: number): void => {
-    put(`${name}.weight`, [outputs, inputs], 1 / Math.sqrt(inputs));
-    put(`${name}.bias`, [outputs], 0.1);
-  };
+  const { weights, put, layer } = drawnWeights(seed);
   const block = (name: string): void => {
     put(`${name}.norm.weight`, [hidden], 0.1, 1);
     put(`${name}.0.weight`, [hidden, hidden], 1 / Math.sqrt(hidden));
