@@ -77,7 +77,8 @@ function test(...args) {
  * Whether a report of TSan is about our code. Node, llama.cpp and vitest's bundler are not instrumented, so TSan misses how they synchronise
  * and reports what they do. It is ours if one of its accesses (or locks) was made by our code, directly or by a function of the C or C++
  * library, except against ggml's threads, which hand over their results by atomics that TSan does not see, and against the dynamic loader,
- * which frees the thread-local storage of threads that have ended under a lock of its own. A suppressions file cannot say that: `race:`
+ * which frees the thread-local storage of threads that have ended under a lock of its own. About the number of a file only both accesses together
+ * say something: libuv closes files by a system call that TSan does not see, and the number goes to the next who opens one. A suppressions file cannot say that: `race:`
  * takes any frame, and every call of ours has Node or, in callbacks, llama.cpp below it; `called_from_lib:` dies when ggml closes the
  * backends that it tried.
  */
@@ -87,10 +88,9 @@ function isOurs(report) {
     .split("\n\n")
     .filter((part) => !/^ {2}(Location|Thread|As if|Mutex \w+ \(\w+\) created)/.test(part))
     .map((part) => part.split("\n").find((line) => /^ +#\d+ /.test(line) && !runtime.test(line)) ?? "");
-  return (
-    makers.some((line) => /\((latentwire|replay-)[^()]*\)$/.test(line)) &&
-    !makers.some((line) => /\((lib(ggml|llama)|ld-linux)[^()]*\)$/.test(line))
-  );
+  const ours = (line) => /\((latentwire|replay-)[^()]*\)$/.test(line);
+  if (/^ {2}Location is file descriptor/m.test(report)) return makers.every(ours);
+  return makers.some(ours) && !makers.some((line) => /\((lib(ggml|llama)|ld-linux)[^()]*\)$/.test(line));
 }
 
 /** The reports that count. A sanitizer that stopped its process says so in a file of its own. */

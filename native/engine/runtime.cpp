@@ -22,7 +22,8 @@ constexpr size_t model_params_written = 78;
 constexpr size_t context_params_written = 160;
 
 std::mutex load_mutex;
-std::unique_ptr<const Runtime> loaded;
+// Never freed: a thread that is disposing a pool when the process exits still calls it.
+const Runtime* loaded = nullptr;
 
 thread_local std::string log_tail;
 
@@ -71,7 +72,7 @@ const Runtime& Runtime::load(const std::string& directory) {
   std::error_code error;
   const std::string canonical = std::filesystem::canonical(directory, error).string();
   if (error) fail(Code::engine_not_found, "no llama.cpp folder at " + directory + ": " + error.message());
-  if (loaded) {
+  if (loaded != nullptr) {
     if (loaded->directory_ != canonical) {
       fail(Code::engine_collision,
            "llama.cpp is already loaded from " + loaded->directory_ + "; one process holds one engine, not also " + canonical);
@@ -91,13 +92,13 @@ const Runtime& Runtime::load(const std::string& directory) {
     fail(Code::engine_not_found, "no compute backend (libggml-cpu-*) for this machine in " + canonical);
   }
   runtime->api_.llama_backend_init();
-  loaded = std::move(runtime);
+  loaded = runtime.release();
   return *loaded;
 }
 
 const Runtime& Runtime::get() {
   const std::lock_guard lock(load_mutex);
-  if (!loaded) fail(Code::engine_not_found, "the engine is not loaded yet");
+  if (loaded == nullptr) fail(Code::engine_not_found, "the engine is not loaded yet");
   return *loaded;
 }
 
