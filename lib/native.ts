@@ -29,6 +29,8 @@ export interface NativeTensor {
   /** Where the numbers lie; those of "cuda" cannot be read. */
   readonly device: "cpu" | "cuda";
   readonly disposed: boolean;
+  /** One more handle to the same memory, which goes with the last of them. */
+  alias(): NativeTensor;
   copyTo(target: NativeArray | DataView): void;
   toTyped(): NativeArray;
   toFloat32(): Float32Array;

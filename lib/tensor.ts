@@ -86,6 +86,11 @@ export class Tensor {
     return this.#native.disposed;
   }
 
+  /** @internal One more handle to the same memory, which goes with the last of them. */
+  alias(): Tensor {
+    return LatentError.translate(() => new Tensor(this.#native.alias()));
+  }
+
   /**
    * A copy of the numbers in the typed array of the dtype.
    * @throws {@link LatentError} `ERR_LATENT_INVALID_ARGUMENT` (they lie on a GPU), `ERR_LATENT_DISPOSED`, `ERR_LATENT_OUT_OF_MEMORY`

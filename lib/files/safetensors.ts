@@ -123,6 +123,11 @@ export async function writeSafetensors(
   tensors: ReadonlyMap<string, Tensor>,
   metadata: ReadonlyMap<string, string> = new Map(),
 ): Promise<void> {
+  await writeWhole(path, safetensorsOf(tensors, metadata));
+}
+
+/** @internal The bytes of such a file, in pieces. */
+export function safetensorsOf(tensors: ReadonlyMap<string, Tensor>, metadata: ReadonlyMap<string, string>): readonly Uint8Array[] {
   const given: unknown = tensors;
   if (!(given instanceof Map)) throw invalid("tensors", "a Map of tensors by name", given);
   const sorted = [...tensors].sort(([a], [b]) => (a < b ? -1 : 1));
@@ -140,5 +145,5 @@ export async function writeSafetensors(
   const start = Buffer.alloc(8 + Math.ceil(text.length / 8) * 8, " ");
   start.writeBigUInt64LE(BigInt(start.length - 8), 0);
   start.set(text, 8);
-  await writeWhole(path, [start, ...sorted.map(([, tensor]) => bytesOf(tensor))]);
+  return [start, ...sorted.map(([, tensor]) => bytesOf(tensor))];
 }

@@ -242,6 +242,11 @@ export class KvHandle {
     );
   }
 
+  /** @internal One more handle to the same content, for another owner; no bytes move. */
+  alias(): KvHandle {
+    return this.slice({ from: 0, to: this.length });
+  }
+
   /** @internal Some layers only, by their numbers, ascending; no key or value is copied. */
   select(layers: readonly number[]): KvHandle {
     return this.#with(

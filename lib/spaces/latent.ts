@@ -54,6 +54,11 @@ export class Latent {
     return this.#tensor;
   }
 
+  /** @internal One more handle to the same vectors, for another owner; no bytes move. */
+  alias(): Latent {
+    return new Latent(this.space, this.kind, this.#tensor.alias());
+  }
+
   /** The small reference; called by JSON.stringify. */
   toJSON(): LatentReference {
     return { $latent: this.id, space: this.space.id, kind: this.kind, shape: this.shape, dtype: this.dtype, bytes: this.bytes };

@@ -96,6 +96,7 @@ Napi::Function TensorObject::define(Napi::Env env) {
                          InstanceAccessor<&TensorObject::byte_length>("byteLength"),
                          InstanceAccessor<&TensorObject::device>("device"),
                          InstanceAccessor<&TensorObject::disposed>("disposed"),
+                         InstanceMethod<&TensorObject::alias>("alias"),
                          InstanceMethod<&TensorObject::copy_to>("copyTo"),
                          InstanceMethod<&TensorObject::to_typed>("toTyped"),
                          InstanceMethod<&TensorObject::to_float32>("toFloat32"),
@@ -178,6 +179,8 @@ Napi::Value TensorObject::byte_length(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value TensorObject::disposed(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), !tensor_); }
+
+Napi::Value TensorObject::alias(const Napi::CallbackInfo& info) { return wrap(info.Env(), tensor()); }
 
 Napi::Value TensorObject::copy_to(const Napi::CallbackInfo& info) {
   const std::shared_ptr<Tensor> held = tensor();

@@ -40,6 +40,7 @@ class TensorObject : public TaggedWrap<TensorObject> {
   Napi::Value byte_length(const Napi::CallbackInfo& info);
   Napi::Value device(const Napi::CallbackInfo& info);
   Napi::Value disposed(const Napi::CallbackInfo& info);
+  Napi::Value alias(const Napi::CallbackInfo& info);
   Napi::Value copy_to(const Napi::CallbackInfo& info);
   Napi::Value to_typed(const Napi::CallbackInfo& info);
   Napi::Value to_float32(const Napi::CallbackInfo& info);

@@ -1,0 +1,141 @@
+// Content on a bus: cut into pieces that are named by their digests, so that each is checked when it comes, what is there already is not sent again, and
+// a transfer that broke off goes on where it was. With a salt the names tell nobody else what the content is.
+import { LatentError } from "../errors.js";
+import { blake3 } from "../kernels/statistics.js";
+import { pieceBytes, type Broker } from "./broker.js";
+import { mostPieces } from "./claim.js";
+
+/** So many pieces are on their way at a time. */
+const ahead = 8;
+const digestBytes = 32;
+
+/** Where pieces are kept. */
+export type PieceKeeper = Pick<Broker, "put" | "get" | "touch" | "drop">;
+
+export interface PieceList {
+  readonly root: string;
+  readonly pieces: number;
+}
+
+/** The key that names pieces: whoever has another salt finds none of them. */
+export function saltKey(salt: string | undefined): Uint8Array | undefined {
+  return salt === undefined ? undefined : Buffer.from(blake3(Buffer.from(salt)), "hex");
+}
+
+function nameOf(piece: Uint8Array, key: Uint8Array | undefined): string {
+  return blake3(piece, key === undefined ? {} : { key });
+}
+
+/** Puts content there, piece by piece, the list of them last: who has the root has all of it. */
+export async function putPieces(
+  keeper: PieceKeeper,
+  content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  options: { readonly key: Uint8Array | undefined; readonly keptMs: number; readonly signal: AbortSignal },
+): Promise<PieceList> {
+  const { key, keptMs, signal } = options;
+  const names: string[] = [];
+  const going = new Set<Promise<void>>();
+  let failure: Error | undefined;
+  const put = async (piece: Uint8Array): Promise<string> => {
+    const name = nameOf(piece, key);
+    while (going.size >= ahead && failure === undefined) await Promise.race(going);
+    if (failure !== undefined) throw failure;
+    const one: Promise<void> = keeper
+      .put(name, piece, keptMs, signal)
+      .catch((error: unknown) => {
+        failure ??= error instanceof Error ? error : new Error(String(error));
+      })
+      .finally(() => going.delete(one));
+    going.add(one);
+    return name;
+  };
+  for await (const piece of cut(content)) {
+    if (names.length === mostPieces)
+      throw new LatentError("ERR_LATENT_BUS_LIMIT", `content is larger than ${mostPieces * pieceBytes} bytes`, {
+        details: { limit: mostPieces * pieceBytes },
+      });
+    names.push(await put(piece));
+  }
+  await Promise.all(going);
+  // `failure` is set by promises that have settled by now
+  throwIf(failure);
+  const [first = ""] = names;
+  if (names.length === 1) return { root: first, pieces: 1 };
+  const list = Buffer.from(names.join(""), "hex");
+  const root = nameOf(list, key);
+  await keeper.put(root, list, keptMs, signal);
+  return { root, pieces: names.length };
+}
+
+function throwIf(error: Error | undefined): void {
+  if (error !== undefined) throw error;
+}
+
+/** The content, piece by piece, each as it has been checked. */
+export async function* getPieces(
+  keeper: Pick<PieceKeeper, "get">,
+  list: PieceList,
+  options: { readonly key: Uint8Array | undefined; readonly signal: AbortSignal },
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const { key, signal } = options;
+  const fetch = async (name: string): Promise<Uint8Array> => {
+    const piece = await keeper.get(name, signal);
+    if (piece === undefined) throw new LatentError("ERR_LATENT_BUS_GONE", `piece ${name} is not kept any more`);
+    if (nameOf(piece, key) !== name) throw new LatentError("ERR_LATENT_BUS_DIGEST", `piece ${name} has another digest`);
+    return piece;
+  };
+  const names = list.pieces === 1 ? [list.root] : namesIn(await fetch(list.root), list);
+  const coming: Promise<Uint8Array>[] = [];
+  const order = (name: string): void => {
+    const piece = fetch(name);
+    // what fails is seen when it is its turn
+    piece.catch(() => undefined);
+    coming.push(piece);
+  };
+  for (const name of names.slice(0, ahead)) order(name);
+  for (let next = ahead; coming.length > 0; next++) {
+    const piece = await coming.shift();
+    if (piece === undefined) return;
+    const name = names[next];
+    if (name !== undefined) order(name);
+    yield piece;
+  }
+}
+
+function namesIn(list: Uint8Array, { root, pieces }: PieceList): readonly string[] {
+  if (list.length !== pieces * digestBytes) throw new LatentError("ERR_LATENT_BUS_DIGEST", `${root} is no list of ${pieces} pieces`);
+  const hex = Buffer.from(list.buffer, list.byteOffset, list.length).toString("hex");
+  return Array.from({ length: pieces }, (_, i) => hex.slice(64 * i, 64 * (i + 1)));
+}
+
+/** Keeps all of it for a while longer; false if some of it is gone. */
+export async function touchPieces(keeper: PieceKeeper, list: PieceList, keptMs: number, signal: AbortSignal): Promise<boolean> {
+  if (!(await keeper.touch(list.root, keptMs))) return false;
+  if (list.pieces === 1) return true;
+  const names = await keeper.get(list.root, signal);
+  if (names === undefined) return false;
+  const there = await Promise.all(namesIn(names, list).map((name) => keeper.touch(name, keptMs)));
+  return there.every(Boolean);
+}
+
+/** The same bytes in pieces of `pieceBytes`, in memory of their own; one empty piece of nothing. */
+async function* cut(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): AsyncGenerator<Uint8Array, void, undefined> {
+  let piece = Buffer.allocUnsafeSlow(pieceBytes);
+  let filled = 0;
+  let any = false;
+  for await (const bytes of content) {
+    for (let at = 0; at < bytes.length;) {
+      const part = bytes.subarray(at, at + pieceBytes - filled);
+      piece.set(part, filled);
+      at += part.length;
+      filled += part.length;
+      if (filled < pieceBytes) continue;
+      any = true;
+      yield piece;
+      piece = Buffer.allocUnsafeSlow(pieceBytes);
+      filled = 0;
+    }
+  }
+  // what is kept for a while is not kept in a larger buffer
+  if (filled > 0 || !any) yield new Uint8Array(piece.subarray(0, filled));
+}
