@@ -37,6 +37,9 @@ export interface Announcement {
   readonly accepts: Accepts;
 }
 
+/** What decides how few bytes have to move. */
+export type Whereabouts = Pick<Announcement, "machine" | "process">;
+
 /** The largest content that a receiver takes unless it says otherwise. */
 export const contentBytes = 4 * 2 ** 30;
 const listLimit = 256;

@@ -12,7 +12,7 @@ import type { Pool } from "../models/pool.js";
 import { Latent, type LatentKind } from "../spaces/latent.js";
 import type { Space } from "../spaces/space.js";
 import type { Medium } from "../agents/events.js";
-import { ownMachine, ownProcess, type Announcement } from "./announcement.js";
+import { ownMachine, ownProcess, type Whereabouts } from "./announcement.js";
 import type { Broker } from "./broker.js";
 import type { Claim, KvClaim, LatentClaim } from "./claim.js";
 import { getPieces, touchPieces } from "./pieces.js";
@@ -181,7 +181,7 @@ export class Parcel {
   }
 
   /** @internal Whether the claim can be passed on to that receiver as it is, kept for a while longer. Reading and sending it anew is what else can be done. */
-  async reaches(receiver: Announcement | undefined, keptMs: number, signal: AbortSignal): Promise<boolean> {
+  async reaches(receiver: Whereabouts | undefined, keptMs: number, signal: AbortSignal): Promise<boolean> {
     const place = this.content.claim?.place;
     if (place === undefined || place.at === "inline") return true;
     if (place.at === "process") return receiver?.process === place.process && ownProcess() === place.process;

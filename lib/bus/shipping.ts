@@ -8,7 +8,7 @@ import type { KvHandle } from "../kv/handle.js";
 import type { KvShared } from "../kv/shared.js";
 import type { KvSigner } from "../kv/signature.js";
 import type { Latent } from "../spaces/latent.js";
-import { ownMachine, ownProcess, type Announcement } from "./announcement.js";
+import { ownMachine, ownProcess, type Whereabouts } from "./announcement.js";
 import type { Broker } from "./broker.js";
 import type { Claim, KvClaim, LatentClaim, Place } from "./claim.js";
 import { putPieces } from "./pieces.js";
@@ -21,7 +21,7 @@ export interface Shipment {
   readonly body: Uint8Array;
   readonly object?: Shipped;
   /** What the sender must keep until the receiver has it. */
-  readonly kept?: { readonly bytes: number; readonly release: () => void };
+  readonly release?: () => void;
   /** Bytes that were or will be moved for it. */
   readonly bytes: number;
 }
@@ -38,7 +38,7 @@ export interface ShippingOptions {
 
 const nothing = new Uint8Array(0);
 
-export async function shipLatent(latent: Latent, receiver: Announcement | undefined, options: ShippingOptions): Promise<Shipment> {
+export async function shipLatent(latent: Latent, receiver: Whereabouts | undefined, options: ShippingOptions): Promise<Shipment> {
   const { kind, space, shape, dtype } = latent;
   const claim = (bytes: number, place: Place, digest = ""): LatentClaim => ({
     form: "latent",
@@ -52,7 +52,7 @@ export async function shipLatent(latent: Latent, receiver: Announcement | undefi
   });
   if (options.broker.passesObjects && (receiver === undefined || receiver.process === ownProcess())) {
     const own = latent.alias();
-    return { claim: claim(latent.bytes, inProcess("")), body: nothing, object: own, kept: keep(latent.bytes, own), bytes: 0 };
+    return { claim: claim(latent.bytes, inProcess("")), body: nothing, object: own, release: disposing(own), bytes: 0 };
   }
   const pieces = safetensorsOf(new Map([["latent", latent.tensor()]]), new Map());
   const bytes = pieces.reduce((sum, one) => sum + one.length, 0);
@@ -66,7 +66,7 @@ export async function shipLatent(latent: Latent, receiver: Announcement | undefi
 
 export async function shipKv(
   kv: KvHandle,
-  receiver: Announcement | undefined,
+  receiver: Whereabouts | undefined,
   codec: KvCodecChoice | undefined,
   options: ShippingOptions,
 ): Promise<Shipment> {
@@ -85,17 +85,17 @@ export async function shipKv(
   });
   if (options.broker.passesObjects && (receiver === undefined || receiver.process === ownProcess())) {
     const own = kv.alias();
-    return { claim: claim(inProcess("")), body: nothing, object: own, kept: keep(bytes, own), bytes: 0 };
+    return { claim: claim(inProcess("")), body: nothing, object: own, release: disposing(own), bytes: 0 };
   }
   if (receiver?.process === ownProcess()) {
     const own = kv.alias();
-    return { claim: claim(inProcess(own.ticket().ticket)), body: nothing, kept: keep(bytes, own), bytes: 0 };
+    return { claim: claim(inProcess(own.ticket().ticket)), body: nothing, release: disposing(own), bytes: 0 };
   }
   const signing = { signal: options.signal, ...(options.sign !== undefined && { sign: options.sign }) };
   if (options.sharedMemory && receiver !== undefined && ownMachine() !== "" && receiver.machine === ownMachine()) {
     const shared = await share(kv, signing);
     if (shared !== undefined) {
-      return { claim: claim({ at: "shared-memory", reference: shared.reference }), body: nothing, kept: keep(bytes, shared), bytes };
+      return { claim: claim({ at: "shared-memory", reference: shared.reference }), body: nothing, release: disposing(shared), bytes };
     }
   }
   const encoding = codec === undefined ? {} : { codec };
@@ -123,11 +123,8 @@ async function share(kv: KvHandle, options: { readonly sign?: KvSigner; readonly
 
 const inProcess = (ticket: string): Place => ({ at: "process", process: ownProcess(), ticket });
 
-function keep(bytes: number, own: { dispose(): void }): NonNullable<Shipment["kept"]> {
-  return {
-    bytes,
-    release: () => {
-      own.dispose();
-    },
+function disposing(own: { dispose(): void }): () => void {
+  return () => {
+    own.dispose();
   };
 }
