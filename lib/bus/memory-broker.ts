@@ -1,6 +1,6 @@
 // The broker in the memory of one process: what `memory:` connects to, and what a hub keeps for those who connect to it.
 import { LatentError } from "../errors.js";
-import { requireEntry, requireName, requirePiece } from "./broker.js";
+import { requireEntry, requireId, requireName, requirePiece } from "./broker.js";
 import type { AppendOptions, Broker, Entry, LogEntry, LogReader, OpenLogOptions, Present, Tapped } from "./broker.js";
 
 /** How much a {@link MemoryCore} keeps. */
@@ -94,7 +94,7 @@ class Log {
   }
 
   acknowledge(cursor: Cursor, sequence: number): void {
-    if (sequence <= cursor.floor) return;
+    if (!(sequence > cursor.floor && sequence < this.#next)) return;
     cursor.acknowledged.add(sequence);
     cursor.tries.delete(sequence);
     for (let i = this.#indexAfter(cursor.floor); i < this.#entries.length; i++) {
@@ -116,6 +116,14 @@ class Log {
       count++;
     }
     this.#entries.splice(0, count);
+    this.#admit();
+  }
+
+  /** Drops everything; who waits for room gets it. */
+  clear(): void {
+    this.#entries.length = 0;
+    this.#bytes = 0;
+    this.#ids.clear();
     this.#admit();
   }
 
@@ -270,10 +278,12 @@ export class MemoryCore {
   /** @internal */
   forget(name: string, cursor: string): void {
     const log = this.#logs.get(name);
-    log?.cursors.get(cursor)?.reader?.end("closed");
-    log?.cursors.delete(cursor);
-    if (log?.cursors.size === 0) this.#logs.delete(name);
-    else log?.trim();
+    if (log === undefined) return;
+    log.cursors.get(cursor)?.reader?.end("closed");
+    log.cursors.delete(cursor);
+    if (log.cursors.size > 0) log.trim();
+    else log.clear();
+    if (log.isEmpty) this.#logs.delete(name);
   }
 
   /** @internal */
@@ -306,9 +316,10 @@ export class MemoryCore {
   /** @internal Withdraws one key of the owner, or all of them. */
   withdraw(owner: object, key?: string): void {
     for (const [name, record] of this.#present) {
-      if (record.owner === owner && (key === undefined || name === key)) this.#present.delete(name);
+      if (record.owner !== owner || (key !== undefined && name !== key)) continue;
+      this.#present.delete(name);
+      this.#change();
     }
-    this.#change();
   }
 
   /** @internal */
@@ -422,6 +433,7 @@ class MemoryBroker implements Broker {
   async append(name: string, entry: Entry, { id, signal }: AppendOptions): Promise<void> {
     this.#require(name);
     signal.throwIfAborted();
+    requireId(id);
     const bytes = requireEntry(entry);
     const log = this.#core.log(name);
     let kept = false;
