@@ -77,6 +77,12 @@ export function requireName(name: string): void {
     throw invalid("name", "at most 200 letters, digits, '_' and '-', in parts that dots separate", given);
 }
 
+/** Ids of entries: 1 to 128 characters. */
+export function requireId(id: string): void {
+  const given: unknown = id;
+  if (typeof given !== "string" || given.length === 0 || given.length > 128) throw invalid("id", "a string of 1 to 128 characters", given);
+}
+
 /** The bytes of an entry, which must not be too many. */
 export function requireEntry({ head, body }: Entry): number {
   const bytes = Buffer.byteLength(head) + body.length;
