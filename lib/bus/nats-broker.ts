@@ -5,9 +5,10 @@
 //   PREFIX.cursor.LOG.CURSOR   stream PREFIX_cursors: how far readers are
 //   PREFIX.present.KEY         stream PREFIX_present, in memory: who is there
 //   PREFIX.piece.NAME.UNTIL    stream PREFIX_pieces
-//   PREFIX.signal.SUBJECT, PREFIX.room.LOG   no stream: whoever listens
-import type { Msg, NodeConnectionOptions } from "@nats-io/transport-node";
+//   PREFIX.signal.SUBJECT, PREFIX.shown.LOG (a copy of each entry, for taps), PREFIX.room.LOG (there is room again): no stream, for whoever listens
+import type { NodeConnectionOptions } from "@nats-io/transport-node";
 import { checkInteger, checkKeys, checkOneOf, checkString, fallback, invalid } from "../check.js";
+import { LatentError } from "../errors.js";
 import type { AppendOptions, Broker, Entry, LogReader, OpenLogOptions, Present, Tapped } from "./broker.js";
 import { requireEntry, requireId, requireName } from "./broker.js";
 import { loadNats, NatsLink } from "./nats-link.js";
@@ -66,8 +67,6 @@ const optionKeys = [
 ];
 /** How much is signalled before the server is asked whether it keeps up. */
 const signalBytes = 1 << 20;
-/** How many ids a tap remembers, so that what is appended again is shown once. */
-const tapIds = 10_000;
 /** How long closing may take when the server does not answer. */
 const closeMs = 3000;
 
@@ -82,7 +81,7 @@ export async function connectNats(url: string, options: NatsOptions = {}): Promi
   const layout = checkLayout(options);
   const reconnectMs = checkInteger("reconnectMs", fallback(options.reconnectMs, 60_000), 100, 86_400_000);
   const { token, credentials, tls } = options;
-  if (token !== undefined && credentials !== undefined) throw invalid("credentials", "left out when there is a token", undefined);
+  if (token !== undefined && credentials !== undefined) throw refused("token and credentials exclude each other");
   const modules = await loadNats();
   const address = `${encrypted ? "tls" : "nats"}://${servers.join(",")}`;
   const connection: NodeConnectionOptions = {
@@ -229,24 +228,15 @@ class NatsBroker implements Broker {
 
   async tap(take: (entry: Tapped) => void): Promise<() => void> {
     this.#require();
-    const ids = new Set<string>();
-    const show = (channel: Tapped["channel"], { subject, data }: Msg): void => {
-      const entry = decodeEntry(data);
-      const name = subject.slice(`${this.#layout.prefix}.${channel}.`.length);
-      if (entry !== undefined) take({ channel, name, ...entry });
-    };
-    const logs = await this.#link.subscribe(`${this.#layout.prefix}.log.>`, (message) => {
-      // an append that waits for room or for the server is published more than once
-      const id = `${message.subject} ${message.headers?.get("Nats-Msg-Id") ?? ""}`;
-      if (ids.has(id)) return;
-      ids.add(id);
-      if (ids.size > tapIds) ids.delete(ids.values().next().value ?? "");
-      show("log", message);
-    });
-    try {
-      const signals = await this.#link.subscribe(this.#signalSubject(">"), (message) => {
-        show("signal", message);
+    const { prefix } = this.#layout;
+    const show = async (channel: Tapped["channel"], start: string): Promise<() => void> =>
+      this.#link.subscribe(`${start}.>`, ({ subject, data }) => {
+        const entry = decodeEntry(data);
+        if (entry !== undefined) take({ channel, name: subject.slice(start.length + 1), ...entry });
       });
+    const logs = await show("log", `${prefix}.shown`);
+    try {
+      const signals = await show("signal", `${prefix}.signal`);
       return () => {
         logs();
         signals();
@@ -287,13 +277,17 @@ class NatsBroker implements Broker {
   }
 }
 
-/** Without secrets in messages: whoever puts some into the URL must not find them in a log. */
+/** Of what may be or hold a secret, which must not be in a message. */
+function refused(why: string): LatentError {
+  return new LatentError("ERR_LATENT_INVALID_ARGUMENT", why);
+}
+
 function parseUrl(url: string): { readonly encrypted: boolean; readonly servers: string[] } {
   const [, scheme, rest = ""] = /^(nats|tls):\/\/([^/?#]+)\/?$/.exec(checkString("url", url)) ?? [];
   const servers = rest.split(",");
-  if (rest.includes("@")) throw invalid("url", "without a user; give `token` or `credentials`", undefined);
+  if (rest.includes("@")) throw refused("url must have no user or token in it; give `token` or `credentials`");
   if (scheme === undefined || !servers.every((server) => /^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?$/.test(server)))
-    throw invalid("url", "nats://HOST:PORT or tls://HOST:PORT, more servers after commas", undefined);
+    throw refused("url must be nats://HOST:PORT or tls://HOST:PORT, with more servers after commas");
   return { encrypted: scheme === "tls", servers };
 }
 
@@ -327,10 +321,10 @@ function authenticator({ transport }: NatsModules, credentials: string): NonNull
   const bytes = new TextEncoder().encode(text);
   if (/^SU[A-Z2-7]{56}$/.test(text)) return transport.nkeyAuthenticator(bytes);
   if (text.includes("-----BEGIN NATS USER JWT-----")) return transport.credsAuthenticator(bytes);
-  throw invalid("credentials", "the text of a .creds file or the seed of an nkey", undefined);
+  throw refused("credentials must be the text of a .creds file or the seed of an nkey");
 }
 
 function checkSecret(name: string, value: unknown): string {
-  if (typeof value !== "string" || value === "") throw invalid(name, "a string that is not empty", undefined);
+  if (typeof value !== "string" || value === "") throw refused(`${name} must be a string that is not empty`);
   return value;
 }

@@ -1,17 +1,16 @@
 // One connection to a NATS server with JetStream: it outlives restarts of the server, repeats what a broken connection has cut short, makes streams where
 // they are missing, and turns what the client library throws into errors of this package. The rest of the NATS broker stands on it.
-import { EventEmitter } from "node:events";
+import { EventEmitter, setMaxListeners } from "node:events";
+import type * as JetStream from "@nats-io/jetstream";
+import type * as Transport from "@nats-io/transport-node";
 import type { JetStreamClient, JetStreamManager, StreamConfig } from "@nats-io/jetstream";
 import type { Msg, NatsConnection, NodeConnectionOptions } from "@nats-io/transport-node";
 import { LatentError } from "../errors.js";
 import { entryBytes } from "./broker.js";
 
-type Transport = typeof import("@nats-io/transport-node");
-type JetStream = typeof import("@nats-io/jetstream");
-
 export interface NatsModules {
-  readonly transport: Transport;
-  readonly jetstream: JetStream;
+  readonly transport: typeof Transport;
+  readonly jetstream: typeof JetStream;
 }
 
 /** A stream as this package makes them. */
@@ -170,7 +169,9 @@ export class NatsLink {
       try {
         return await work();
       } catch (error) {
-        if (this.apiCode(error) !== code.streamNotFound && !this.#hasNoResponders(error)) throw error;
+        // somebody else who subscribes to the subject lets the request time out instead
+        const isSilent = error instanceof this.modules.transport.TimeoutError || this.#hasNoResponders(error);
+        if (this.apiCode(error) !== code.streamNotFound && !isSilent) throw error;
         await this.#add(plan);
         return work();
       }
@@ -318,6 +319,7 @@ export class NatsLink {
         stop();
         reject(new Interrupted("interrupted"));
       };
+      if (signal !== undefined) setMaxListeners(0, signal);
       this.events.on("end", interrupt);
       if (breaks) this.events.on("disconnect", interrupt);
       signal?.addEventListener("abort", interrupt);
@@ -356,6 +358,8 @@ function latch(): { readonly mended: Promise<void>; readonly mend: () => void } 
 /** Waits for `work` until the signal aborts. */
 export async function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return work;
+  // many calls may share a signal
+  setMaxListeners(0, signal);
   return new Promise((resolve, reject) => {
     const abort = (): void => {
       reject(signal.reason as Error);

@@ -84,6 +84,8 @@ export class NatsLogs {
       max_age: unreadMs * millisecond,
       max_msg_size: entryBytes + frameBytes,
       duplicate_window: idMs * millisecond,
+      // for taps: what was kept, once. A subscription to the log's subject would be in the way: nobody would be told that there is no stream
+      republish: { src: this.subject(log), dest: `${prefix}.shown.${log}` },
     };
   }
 

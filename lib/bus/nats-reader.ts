@@ -115,7 +115,7 @@ export class NatsReader implements LogReader {
       if (this.#state.isAcknowledged(sequence)) continue;
       if (this.#state.mustClaim(sequence)) await this.#save().catch(() => undefined);
       // a call of close() in the meantime, for one
-      if (this.#ended !== undefined) continue;
+      if (this.hasEnded) continue;
       const tries = this.#state.deliver(sequence);
       yield {
         head: entry?.head ?? "",
