@@ -1,6 +1,6 @@
 // One address for all agents, wherever they are: messages with content of any form to inboxes and topics, calls to agents, and who is there. What it stands on,
 // the memory of this process, a hub or a message broker, makes no difference to what is promised.
-import { checkInteger, checkKeys, fallback, invalid } from "../check.js";
+import { checkInteger, checkKeys, fallback } from "../check.js";
 import type { Agent } from "../agents/agent.js";
 import type { Medium } from "../agents/events.js";
 import { LatentError } from "../errors.js";
@@ -341,11 +341,4 @@ function tapEventOf({ name, head, body }: Tapped): TapEvent | undefined {
   } catch {
     return undefined;
   }
-}
-
-/** @internal */
-export function requireUrl(url: unknown): URL {
-  if (typeof url !== "string" || !URL.canParse(url))
-    throw invalid("url", "an address such as memory:, unix:/path, http://host:port or nats://host:port", url);
-  return new URL(url);
 }

@@ -160,7 +160,7 @@ export class Hub implements AsyncDisposable {
   /** A connection for the process of the hub itself, without a socket. */
   broker(): Broker {
     this.#requireOpen();
-    return this.#core.connect(this.url);
+    return this.#core.connect(this.url, false);
   }
 
   /** Serves the thread that has the other end of the channel; there `connectPort` makes the connection. The port is the hub's then. */

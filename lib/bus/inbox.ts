@@ -112,7 +112,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
   }
 
   /**
-   * The messages.
+   * The messages, until the inbox or the bus is closed.
    * @throws {@link LatentError} `ERR_LATENT_BUS_SUPERSEDED`, `ERR_LATENT_BUS_DISCONNECTED`; the signal's reason on abort
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<Message, void, undefined> {
@@ -127,8 +127,8 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
     let next: Promise<IteratorResult<LogEntry, unknown>> | undefined;
     try {
       for (;;) {
+        if (this.#closed || this.#post.signal.aborted) return;
         this.#signal.throwIfAborted();
-        if (this.#closed) return;
         if (this.#paused || this.#unsettled.size >= this.#window) {
           await new Promise<void>((resolve) => (this.#wake = resolve));
           continue;
@@ -147,7 +147,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
           if (result === undefined || this.isPaused) continue;
           next = undefined;
           if (result.done === true) {
-            this.#signal.throwIfAborted();
+            if (!this.#post.signal.aborted) this.#signal.throwIfAborted();
             return;
           }
           entry = result.value;

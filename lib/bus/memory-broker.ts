@@ -306,9 +306,9 @@ export class MemoryCore {
     this.limits = { ...memoryLimits, ...limits };
   }
 
-  /** A connection of its own. */
-  connect(address: string): MemoryBroker {
-    return new MemoryBroker(this, address);
+  /** A connection of its own. `passesObjects`: whether all who connect are in this thread. */
+  connect(address: string, passesObjects = true): MemoryBroker {
+    return new MemoryBroker(this, address, passesObjects);
   }
 
   /** Counts for metrics. */
@@ -474,7 +474,6 @@ export class MemoryCore {
 
 /** @internal */
 export class MemoryBroker implements Broker {
-  readonly passesObjects = true;
   readonly #core: MemoryCore;
   readonly #closed = new AbortController();
   /** What is to be undone when the connection ends. */
@@ -483,6 +482,7 @@ export class MemoryBroker implements Broker {
   constructor(
     core: MemoryCore,
     readonly address: string,
+    readonly passesObjects: boolean,
   ) {
     this.#core = core;
   }

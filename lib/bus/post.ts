@@ -337,7 +337,7 @@ export class Post {
       (await parcel.reaches(receiver ?? options.where, options.keptMs, options.signal))
     ) {
       const packed = { ...nothing, claims: claim === undefined ? [] : [claim], body, object, bytes: body.length };
-      return { ...words, form: parcel.form, why: parcel.why === "" ? "passed on" : parcel.why, ...packed };
+      return { ...words, form: parcel.form, why: reason, ...packed };
     }
     if (claim?.form === "latent") {
       using latent = await parcel.latent({ signal: options.signal });
@@ -351,7 +351,7 @@ export class Post {
   }
 
   #usable(claim: Claim, { accepts }: Announcement): boolean {
-    return claim.form === "latent" ? accepts.spaces.includes(claim.space.id) : accepts.kv.length > 0;
+    return claim.form === "latent" ? accepts.spaces.includes(claim.space.id) : accepts.kv.includes(identityDigest(claim.identity));
   }
 
   #shipping({ keptMs, signal }: PackOptions): ShippingOptions {
