@@ -3,10 +3,10 @@ import { MessagePort } from "node:worker_threads";
 import { checkKeys, invalid } from "../check.js";
 import type { Broker } from "./broker.js";
 import { Bus } from "./bus.js";
-import { connectHub, connectPort, type ClientTls } from "./connect-hub.js";
+import { connectHub, connectPort } from "./connect-hub.js";
 import { Hub } from "./hub.js";
 import { MemoryCore } from "./memory-broker.js";
-import { connectNats, type NatsOptions } from "./nats-broker.js";
+import { connectNats, type NatsOptions, type NatsTls } from "./nats-broker.js";
 import { busSettings, checkBusSettings, type BusSettings } from "./options.js";
 
 /** Options of {@link connect}. */
@@ -14,7 +14,7 @@ export interface ConnectOptions extends BusSettings {
   /** What the hub or server wants to see. Never shown anywhere. */
   readonly token?: string;
   /** For `https:` and `tls:`: whom to believe, and what to show. PEM. */
-  readonly tls?: ClientTls;
+  readonly tls?: NatsTls;
   /** How long a connection that broke is tried to be made anew, in milliseconds, until everything that waits rejects. Default 30 000. */
   readonly reconnectMs?: number;
   /** For `nats:` and `tls:`. */

@@ -127,7 +127,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
     let next: Promise<IteratorResult<LogEntry, unknown>> | undefined;
     try {
       for (;;) {
-        if (this.#closed || this.#post.signal.aborted) return;
+        if (this.#closed || this.#post.closed) return;
         this.#signal.throwIfAborted();
         if (this.#paused || this.#unsettled.size >= this.#window) {
           await new Promise<void>((resolve) => (this.#wake = resolve));
@@ -147,7 +147,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
           if (result === undefined || this.isPaused) continue;
           next = undefined;
           if (result.done === true) {
-            if (!this.#post.signal.aborted) this.#signal.throwIfAborted();
+            if (!this.#post.closed) this.#signal.throwIfAborted();
             return;
           }
           entry = result.value;

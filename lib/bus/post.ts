@@ -11,6 +11,7 @@ import type { Medium } from "../agents/events.js";
 import {
   decodeAnnouncement,
   encodeAnnouncement,
+  identityDigest,
   ownMachine,
   ownProcess,
   type Accepts,
@@ -112,6 +113,10 @@ export class Post {
 
   get signal(): AbortSignal {
     return this.#closed.signal;
+  }
+
+  get closed(): boolean {
+    return this.#closed.signal.aborted;
   }
 
   get directory(): readonly Announcement[] {
@@ -331,6 +336,7 @@ export class Post {
     if (parcel.disposed) throw new LatentError("ERR_LATENT_DISPOSED", "the parcel was disposed");
     const words = { text, label: parcel.label === "" ? undefined : parcel.label };
     const accepted = receiver === undefined || claim === undefined || this.#usable(claim, receiver);
+    const reason = receiver === undefined || claim === undefined ? "passed on" : "passed on: it can use it as it is";
     if (
       accepted &&
       (options.form === undefined || options.form === parcel.form) &&
