@@ -13,6 +13,7 @@ export interface HttpHost {
   readonly isDraining: boolean;
   readonly isAuthorized: (request: IncomingMessage) => boolean;
   readonly routes: ((request: IncomingMessage, response: ServerResponse) => boolean) | undefined;
+  readonly metrics: (() => string) | undefined;
 }
 
 /** How long a piece is kept that is put without saying so. */
@@ -161,7 +162,7 @@ function answer(response: ServerResponse, status: number, value: unknown): void 
   response.writeHead(status, { "content-type": "application/json", "cache-control": "no-store" }).end(JSON.stringify(value));
 }
 
-function metricsOf({ core, counts, sessions }: HttpHost): string {
+function metricsOf({ core, counts, sessions, metrics }: HttpHost): string {
   const { logs, logBytes, pieces, pieceBytes: kept, present } = core.facts;
   const lines: string[] = [];
   const metric = (name: string, type: "counter" | "gauge", help: string, value: number): void => {
@@ -180,5 +181,5 @@ function metricsOf({ core, counts, sessions }: HttpHost): string {
   metric("sent_bytes_total", "counter", "Bytes of messages and pieces that went out.", counts.sentBytes);
   lines.push("# HELP latentwire_refused_total What was refused, by the code of the error.", "# TYPE latentwire_refused_total counter");
   for (const [code, count] of counts.refused) lines.push(`latentwire_refused_total{code="${code}"} ${count}`);
-  return `${lines.join("\n")}\n`;
+  return `${lines.join("\n")}\n${metrics?.() ?? ""}`;
 }

@@ -44,6 +44,11 @@ export interface ServedCounts {
   readonly failed: number;
 }
 
+/** Counts of one agent. */
+export interface ServedAgentCounts extends ServedCounts {
+  readonly name: string;
+}
+
 /** How long an answer is kept for a requester that has not heard it. */
 const answerMs = 120_000;
 
@@ -109,6 +114,11 @@ export class Served implements AsyncDisposable {
       }),
       { running: 0, answered: 0, failed: 0 },
     );
+  }
+
+  /** Of each agent, in their order. */
+  get agents(): readonly ServedAgentCounts[] {
+    return this.#agents.map(({ name, counts }) => ({ name, ...counts }));
   }
 
   /**
@@ -186,6 +196,10 @@ class ServedAgent {
     }
     served.#reading = served.#read(served.#inbox);
     return served;
+  }
+
+  get name(): string {
+    return this.#agent.name;
   }
 
   get counts(): ServedCounts {
