@@ -267,7 +267,9 @@ async function execute(plan: Plan, emit: Emit, signal: AbortSignal): Promise<Run
       const held = sequence.length;
       await readPrompt(turn, agent.think.policy === "hidden" && medium !== undefined ? "last" : "none");
       if (medium === undefined) {
-        answer = await speak(turn, agent.generate, true);
+        // an answer ends where the context does
+        const room = sequence.pool.info.contextLength - sequence.length;
+        answer = await speak(turn, { ...agent.generate, maxTokens: Math.min(agent.generate.maxTokens ?? 256, room) }, true);
         break;
       }
       const thought = await think(turn, medium);

@@ -48,6 +48,8 @@ export interface HubOptions {
   readonly routes?: (request: IncomingMessage, response: ServerResponse) => boolean;
   /** More lines for `/metrics`, in the text format of Prometheus; each ends with a line feed. */
   readonly metrics?: () => string;
+  /** Whether `/ready` may say that it is. Default: always. */
+  readonly ready?: () => boolean;
 }
 
 export interface HubCloseOptions {
@@ -62,7 +64,7 @@ export interface HubCloseOptions {
  */
 export async function listen(url: string, options: HubOptions = {}): Promise<Hub> {
   const address = parseAddress(url);
-  const known = ["token", "tls", "limits", "ratePerSecond", "bytesPerSecond", "connections", "silentMs", "routes", "metrics"];
+  const known = ["token", "tls", "limits", "ratePerSecond", "bytesPerSecond", "connections", "silentMs", "routes", "metrics", "ready"];
   checkKeys("options", options, known);
   const token = options.token === undefined ? undefined : checkString("token", options.token);
   if (token !== undefined && !/^[\x21-\x7e]{8,}$/.test(token))
@@ -76,6 +78,7 @@ export async function listen(url: string, options: HubOptions = {}): Promise<Hub
   }
   checkCallback("routes", options.routes);
   checkCallback("metrics", options.metrics);
+  checkCallback("ready", options.ready);
   const limits = fallback(options.limits, {});
   checkKeys("limits", limits, Object.keys(memoryLimits));
   for (const [name, value] of Object.entries(limits)) checkInteger(`limits.${name}`, value, 1, Number.MAX_SAFE_INTEGER);
@@ -113,7 +116,7 @@ export class Hub implements AsyncDisposable {
   #closed: Promise<void> | undefined;
 
   /** @internal By {@link listen}. */
-  constructor(address: Address, { token, tls, routes, metrics }: HubOptions, checked: Checked) {
+  constructor(address: Address, { token, tls, routes, metrics, ready }: HubOptions, checked: Checked) {
     const { limits, connections, ratePerSecond, bytesPerSecond, silentMs } = checked;
     this.#address = address;
     this.#core = new MemoryCore(limits);
@@ -129,7 +132,7 @@ export class Hub implements AsyncDisposable {
     this.#server.maxConnections = 2 * connections;
     this.#server.on("request", (request, response) => {
       const { core, counts } = this.#host;
-      const state = { core, counts, routes, metrics, sessions: this.#sessions.size, isDraining: this.#isDraining };
+      const state = { core, counts, routes, metrics, ready, sessions: this.#sessions.size, isDraining: this.#isDraining };
       void serveHttp({ ...state, isAuthorized: (asked) => this.#isAuthorized(asked) }, request, response);
     });
     this.#server.on("upgrade", (request, socket: Socket, first) => {
