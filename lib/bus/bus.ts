@@ -207,11 +207,11 @@ export class Bus implements AsyncDisposable {
       wake();
     };
     signal.addEventListener("abort", abort);
-    let lost: unknown;
+    let lost: Error | undefined;
     // on a bus that was lost nothing comes any more, and nothing says so to who only listens
     const asking = setInterval(() => {
       this.#post.broker.touch("0".repeat(64), 0).catch((error: unknown) => {
-        lost = error;
+        lost = error instanceof Error ? error : new Error(String(error));
         wake();
       });
     }, askMs);

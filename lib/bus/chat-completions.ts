@@ -210,7 +210,7 @@ export class ChatCompletions {
     if (model === undefined) throw unknownModel(asked.model);
     const last = model.agents.at(-1) ?? model.agents[0];
     const speaker = last.with(asked.generate);
-    const [first = speaker, ...rest] = [...model.agents.slice(0, -1), speaker];
+    const [first, ...rest] = [...model.agents.slice(0, -1), speaker];
     const options = { medium: model.media, signal, ...(this.#store !== undefined && { store: this.#store }) };
     const run = pipe(first, ...rest).stream(asked.question, options);
     const head: Head = {
