@@ -60,7 +60,8 @@ export async function serve(output: Output, options: ServeCommand): Promise<void
 class Service {
   readonly #served: Served[] = [];
   readonly #buses: Bus[] = [];
-  readonly #failed = new AbortController();
+  /** Nothing is served here any more. */
+  readonly #over = new AbortController();
   #hub: Hub | undefined;
   #isReady = false;
   #left = 0;
@@ -101,14 +102,14 @@ class Service {
     this.#isReady = true;
   }
 
-  /** Resolves when it is to end; rejects when it can no longer do what it is for. */
+  /** Resolves when it is to end, also because others have taken all names over; rejects when a bus was lost. */
   async run(signal: AbortSignal): Promise<void> {
-    const both = AbortSignal.any([signal, this.#failed.signal]);
+    const both = AbortSignal.any([signal, this.#over.signal]);
     await new Promise<void>((resolve) => {
       both.addEventListener("abort", () => { resolve(); }, { once: true }); // prettier-ignore
       if (both.aborted) resolve();
     });
-    if (!signal.aborted) this.#failed.signal.throwIfAborted();
+    if (!signal.aborted && !isTakenOver(this.#over.signal.reason)) this.#over.signal.throwIfAborted();
   }
 
   /** Answers what runs, for so long. Who is connected stays so until then; nobody else is let in. */
@@ -141,12 +142,11 @@ class Service {
     return this.#addresses[0] ?? "";
   }
 
-  /** One agent less. Who takes a name over is none's failure; a bus that was lost is. */
   #ended(bus: Bus, agent: string, error: Error): void {
     this.output.progress(`${agent} is not served at ${bus.address} any more: ${error.message}`);
-    const isTaken = LatentError.isInstance(error) && error.code === "ERR_LATENT_BUS_SUPERSEDED";
     this.#left--;
-    if (!isTaken || this.#left === 0) this.#failed.abort(error);
+    const isIdle = this.#left === 0 && this.#hub === undefined;
+    if (isIdle || !isTakenOver(error)) this.#over.abort(error);
   }
 
   #metrics(): string {
@@ -192,6 +192,11 @@ class Signals implements Disposable {
   [Symbol.dispose](): void {
     process.off("SIGINT", this.#hear).off("SIGTERM", this.#hear);
   }
+}
+
+/** Somebody else serves the name now, which is no failure: so a service is replaced while it runs. */
+function isTakenOver(error: unknown): boolean {
+  return LatentError.isInstance(error) && error.code === "ERR_LATENT_BUS_SUPERSEDED";
 }
 
 function teamsOf(given: readonly string[] | undefined, agents: readonly Agent[]): Readonly<Record<string, readonly Agent[]>> {
