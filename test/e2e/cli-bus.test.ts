@@ -73,6 +73,8 @@ async function sendUntil(bus: Bus, shown: Promise<unknown>): Promise<void> {
   for await (const message of inbox) {
     await message.ack();
     if (watched.isShown) break;
+    // within one process all of it happens before any socket gets its turn
+    await new Promise((resolve) => setImmediate(resolve));
     await bus.send("box", "a secret");
   }
 }
