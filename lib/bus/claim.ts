@@ -18,6 +18,7 @@ export type Place =
   /** In pieces, on the bus. `root` is the digest of the list of their digests, or of the piece if there is one alone. */
   | { readonly at: "bus"; readonly root: string; readonly pieces: number };
 
+/** What a message says of latents. */
 export interface LatentClaim {
   readonly form: "latent";
   readonly kind: LatentKind;
@@ -32,6 +33,7 @@ export interface LatentClaim {
   readonly place: Place;
 }
 
+/** What a message says of keys and values. */
 export interface KvClaim {
   readonly form: "kv";
   readonly identity: KvIdentity;
@@ -46,7 +48,8 @@ export interface KvClaim {
   readonly place: Place;
 }
 
-export type Claim = LatentClaim | KvClaim;
+/** What a message says of its content. */
+export type ContentClaim = LatentClaim | KvClaim;
 
 const digest = /^[0-9a-f]{64}$/;
 const latentKinds = ["embeds", "hidden", "relative", "pooled"] as const;
@@ -57,7 +60,7 @@ export const mostPieces = 16_384;
 const most = Number.MAX_SAFE_INTEGER;
 
 /** @throws LatentError `ERR_LATENT_INVALID_ARGUMENT` */
-export function checkClaim(value: unknown): Claim {
+export function checkClaim(value: unknown): ContentClaim {
   if (typeof value !== "object" || value === null) throw invalid("claim", "an object", value);
   return checkOneOf("claim.form", Reflect.get(value, "form"), ["latent", "kv"]) === "latent" ? checkLatent(value) : checkKv(value);
 }

@@ -29,6 +29,7 @@ export interface HubTls {
   readonly ca?: string | Buffer;
 }
 
+/** Options of {@link listen}. */
 export interface HubOptions {
   /** What clients must show, as a bearer token. Needed, or `tls.ca`, where others than this machine can connect. Never shown anywhere. */
   readonly token?: string;
@@ -48,6 +49,7 @@ export interface HubOptions {
   readonly routes?: (request: IncomingMessage, response: ServerResponse) => boolean;
 }
 
+/** Options of {@link Hub.close}. */
 export interface HubCloseOptions {
   /** How long what waits may still be answered. Default 5000. */
   readonly drainMs?: number;
@@ -95,6 +97,7 @@ interface Checked {
   readonly silentMs: number;
 }
 
+/** Made by {@link listen}: what keeps a bus for others, in the memory of this process. */
 export class Hub implements AsyncDisposable {
   readonly #core: MemoryCore;
   readonly #clients: Clients;
@@ -157,7 +160,7 @@ export class Hub implements AsyncDisposable {
     }
   }
 
-  /** A connection for the process of the hub itself, without a socket. */
+  /** @internal A connection for the process of the hub itself, without a socket; `connect(hub)` makes a bus of it. */
   broker(): Broker {
     this.#requireOpen();
     return this.#core.connect(this.url, false);
@@ -179,6 +182,7 @@ export class Hub implements AsyncDisposable {
     await (this.#closed ??= this.#close(drainMs));
   }
 
+  /** Same as {@link close}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }

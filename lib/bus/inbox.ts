@@ -119,6 +119,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
     if (this.#iterated) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "an inbox can be read once");
     this.#iterated = true;
     const entries = this.#reader[Symbol.asyncIterator]();
+    const isOver = (): boolean => this.#closed || this.#post.closed;
     const abort = (): void => {
       this.#wake?.();
       void this.#reader.close();
@@ -127,7 +128,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
     let next: Promise<IteratorResult<LogEntry, unknown>> | undefined;
     try {
       for (;;) {
-        if (this.#closed || this.#post.closed) return;
+        if (isOver()) return;
         this.#signal.throwIfAborted();
         if (this.#paused || this.#unsettled.size >= this.#window) {
           await new Promise<void>((resolve) => (this.#wake = resolve));
@@ -147,7 +148,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
           if (result === undefined || this.isPaused) continue;
           next = undefined;
           if (result.done === true) {
-            if (!this.#post.closed) this.#signal.throwIfAborted();
+            if (!isOver()) this.#signal.throwIfAborted();
             return;
           }
           entry = result.value;

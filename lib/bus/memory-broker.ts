@@ -3,7 +3,7 @@ import { LatentError } from "../errors.js";
 import { requireEntry, requireId, requireName, requirePiece } from "./broker.js";
 import type { AppendOptions, Broker, Entry, LogEntry, LogReader, OpenLogOptions, Present, Tapped } from "./broker.js";
 
-/** How much a {@link MemoryCore} keeps. */
+/** How much a hub, or the memory of a process, keeps. */
 export interface MemoryLimits {
   /** Heads and bodies of one log, until who appends has to wait. Default 64 MiB. */
   readonly logBytes: number;

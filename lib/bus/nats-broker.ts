@@ -19,6 +19,7 @@ import { NatsPieces } from "./nats-pieces.js";
 import { NatsPresence } from "./nats-presence.js";
 import { NatsReader } from "./nats-reader.js";
 
+/** How servers of NATS are trusted, and what they are shown. */
 export interface NatsTls {
   /** Certificates of who signs servers' certificates, PEM. Default: those that Node.js trusts. */
   readonly ca?: string;
@@ -28,6 +29,7 @@ export interface NatsTls {
   readonly key?: string;
 }
 
+/** What can be set of a bus on NATS. */
 export interface NatsOptions {
   readonly token?: string;
   /** The text of a `.creds` file, or the seed of an nkey. */

@@ -14,13 +14,13 @@ import type { Space } from "../spaces/space.js";
 import type { Medium } from "../agents/events.js";
 import { ownMachine, ownProcess, type Whereabouts } from "./announcement.js";
 import type { Broker } from "./broker.js";
-import type { Claim, KvClaim, LatentClaim } from "./claim.js";
+import type { ContentClaim, KvClaim, LatentClaim } from "./claim.js";
 import { getPieces, touchPieces } from "./pieces.js";
 import type { Shipped } from "./shipping.js";
 
 /** @internal What came, and with what it is opened. */
 export interface ParcelContent {
-  readonly claim: Claim | undefined;
+  readonly claim: ContentClaim | undefined;
   readonly text: string | undefined;
   readonly label: string;
   readonly why: string;
@@ -189,10 +189,10 @@ export class Parcel {
     return await touchPieces(this.#opener.broker, place, keptMs, signal);
   }
 
-  #claim<F extends Claim["form"]>(form: F): Extract<Claim, { form: F }> {
+  #claim<F extends ContentClaim["form"]>(form: F): Extract<ContentClaim, { form: F }> {
     if (this.#disposed) throw new LatentError("ERR_LATENT_DISPOSED", "the parcel was disposed");
     const { claim } = this.content;
-    if (claim?.form === form) return claim as Extract<Claim, { form: F }>;
+    if (claim?.form === form) return claim as Extract<ContentClaim, { form: F }>;
     throw new LatentError("ERR_LATENT_BUS_FORM", `this came as ${this.form}, not as ${form}`, { details: { form: this.form } });
   }
 

@@ -19,7 +19,7 @@ import {
   type Whereabouts,
 } from "./announcement.js";
 import type { Broker, Entry } from "./broker.js";
-import type { Claim } from "./claim.js";
+import type { ContentClaim } from "./claim.js";
 import { type Envelope, type MessageKind } from "./envelope.js";
 import { chooseForm, type Offer } from "./form.js";
 import { Notary, Seen } from "./notary.js";
@@ -34,7 +34,7 @@ export type EnvelopeFields = Partial<Pick<Envelope, "validForMs" | "about" | "te
 
 /** Content that is ready to go, in the order of its claims. */
 export interface Packed {
-  readonly claims: readonly Claim[];
+  readonly claims: readonly ContentClaim[];
   readonly body: Uint8Array;
   readonly object: object | undefined;
   /** What gives up what this side must keep of it. */
@@ -277,7 +277,7 @@ export class Post {
       if (--left === 0) done();
     };
     let at = 0;
-    const parcel = (claim: Claim | undefined, i: number): Parcel => {
+    const parcel = (claim: ContentClaim | undefined, i: number): Parcel => {
       const length = claim?.place.at === "inline" ? claim.bytes : 0;
       const body = entry.body.subarray(at, at + length);
       at += length;
@@ -356,7 +356,7 @@ export class Post {
     );
   }
 
-  #usable(claim: Claim, { accepts }: Announcement): boolean {
+  #usable(claim: ContentClaim, { accepts }: Announcement): boolean {
     return claim.form === "latent" ? accepts.spaces.includes(claim.space.id) : accepts.kv.includes(identityDigest(claim.identity));
   }
 
