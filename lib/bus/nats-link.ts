@@ -27,7 +27,7 @@ export const frameBytes = 2048;
 const oldestServer = [2, 9] as const;
 const requestMs = 5000;
 
-const code = { streamNotFound: 10059, nameInUse: 10058, noMessage: 10037, storeFailed: 10077 } as const;
+const code = { streamNotFound: 10059, consumerNotFound: 10014, nameInUse: 10058, noMessage: 10037, storeFailed: 10077 } as const;
 /** Of the account or server: storage, memory, streams, consumers, message size. */
 const limitCodes: readonly number[] = [10002, 10023, 10026, 10027, 10028, 10047, 10054, code.storeFailed];
 /** The cluster has no leader yet, or JetStream is starting. */
@@ -256,13 +256,14 @@ export class NatsLink {
     return found === StreamWrongLastSequence || found === StreamWrongLastSequenceUnknown;
   }
 
-  /** Does `work` and takes it as done when the stream is not there. */
+  /** Does `work` and takes it as done when its stream or consumer is not there. */
   async unlessMissing(work: () => Promise<unknown>): Promise<void> {
     await this.attempt(async () => {
       try {
         await work();
       } catch (error) {
-        if (this.apiCode(error) !== code.streamNotFound) throw error;
+        const found = this.apiCode(error);
+        if (found !== code.streamNotFound && found !== code.consumerNotFound) throw error;
       }
     });
   }
