@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import type { Msg } from "@nats-io/transport-node";
 import type { Entry } from "./broker.js";
 import { entryBytes } from "./broker.js";
-import { frameBytes } from "./nats-link.js";
+import { frameBytes } from "./nats-client.js";
 import type { NatsLink } from "./nats-link.js";
 import { decodeEntry } from "./nats-log.js";
 import type { NatsLogs } from "./nats-log.js";
