@@ -1,6 +1,6 @@
 // The broker in the memory of one process: what `memory:` connects to, and what a hub keeps for those who connect to it.
 import { LatentError } from "../errors.js";
-import { requireEntry, requireName, requirePiece } from "./broker.js";
+import { requireEntry, requireId, requireName, requirePiece } from "./broker.js";
 import type { AppendOptions, Broker, Entry, LogEntry, LogReader, OpenLogOptions, Present, Tapped } from "./broker.js";
 
 /** How much a {@link MemoryCore} keeps. */
@@ -14,6 +14,17 @@ export interface MemoryLimits {
 }
 
 export const memoryLimits: MemoryLimits = { logBytes: 64 << 20, pieceBytes: 1 << 30, unreadMs: 3_600_000 };
+
+/** How much is kept at a moment. */
+export interface MemoryFacts {
+  readonly logs: number;
+  /** Of the entries of all logs. */
+  readonly logBytes: number;
+  readonly pieces: number;
+  readonly pieceBytes: number;
+  /** Records of presence. */
+  readonly present: number;
+}
 
 /** How long the id of an entry is known, and how many of a log. */
 const idMs = 150_000;
@@ -35,6 +46,10 @@ interface Cursor {
   readonly acknowledged: Set<number>;
   readonly tries: Map<number, number>;
   reader: MemoryReader | undefined;
+  /** The last entry that was delivered to its last reader. */
+  delivered: number;
+  /** Of its last reader: who opens it anew has a larger one, who comes back after its connection broke has the one that it had. */
+  stamp: number;
 }
 
 interface Appending {
@@ -63,6 +78,10 @@ class Log {
     return this.#entries.length === 0 && this.cursors.size === 0 && this.#waiting.length === 0 && this.#ids.size === 0;
   }
 
+  get bytes(): number {
+    return this.#bytes;
+  }
+
   /** Keeps it at once, or when there is room. An entry that is larger than the log may have it to itself. */
   append(appending: Appending): void {
     if (this.#waiting.length === 0 && this.#fits(appending.bytes)) this.#keep(appending);
@@ -87,14 +106,24 @@ class Log {
   cursor(name: string): Cursor {
     let cursor = this.cursors.get(name);
     if (cursor === undefined) {
-      cursor = { floor: (this.#entries[0]?.sequence ?? this.#next) - 1, acknowledged: new Set(), tries: new Map(), reader: undefined };
+      const floor = (this.#entries[0]?.sequence ?? this.#next) - 1;
+      cursor = { floor, acknowledged: new Set(), tries: new Map(), reader: undefined, delivered: floor, stamp: 0 };
       this.cursors.set(name, cursor);
     }
     return cursor;
   }
 
+  /** Counts a try of everything up to there that the present reader was not known to have. */
+  delivered(cursor: Cursor, sequence: number): void {
+    for (let next = this.after(cursor.delivered, cursor); next !== undefined && next.sequence <= sequence;) {
+      cursor.delivered = next.sequence;
+      cursor.tries.set(next.sequence, (cursor.tries.get(next.sequence) ?? 0) + 1);
+      next = this.after(cursor.delivered, cursor);
+    }
+  }
+
   acknowledge(cursor: Cursor, sequence: number): void {
-    if (sequence <= cursor.floor) return;
+    if (!(sequence > cursor.floor && sequence < this.#next)) return;
     cursor.acknowledged.add(sequence);
     cursor.tries.delete(sequence);
     for (let i = this.#indexAfter(cursor.floor); i < this.#entries.length; i++) {
@@ -116,6 +145,14 @@ class Log {
       count++;
     }
     this.#entries.splice(0, count);
+    this.#admit();
+  }
+
+  /** Drops everything; who waits for room gets it. */
+  clear(): void {
+    this.#entries.length = 0;
+    this.#bytes = 0;
+    this.#ids.clear();
     this.#admit();
   }
 
@@ -164,7 +201,9 @@ class Log {
   }
 }
 
-class MemoryReader implements LogReader {
+/** @internal A reader that can also look ahead: a hub sends entries before they are asked for, and they count as delivered when they are. */
+export class MemoryReader implements LogReader {
+  readonly stamp: number;
   readonly #log: Log;
   readonly #cursor: Cursor;
   readonly #closed: () => void;
@@ -172,12 +211,16 @@ class MemoryReader implements LogReader {
   #ended: LatentError | "closed" | undefined;
   #wake: (() => void) | undefined;
 
-  constructor(log: Log, cursor: Cursor, closed: () => void) {
+  constructor(log: Log, cursor: Cursor, stamp: number | undefined, closed: () => void) {
     this.#log = log;
     this.#cursor = cursor;
     this.#closed = closed;
     this.#position = cursor.floor;
-    cursor.reader?.end(new LatentError("ERR_LATENT_BUS_SUPERSEDED", "another reader has taken the cursor"));
+    if (stamp !== undefined && stamp < cursor.stamp) throw superseded();
+    if (stamp === undefined || stamp > cursor.stamp) cursor.delivered = cursor.floor;
+    // Grows with the clock, so that it does so across restarts of a hub.
+    this.stamp = cursor.stamp = stamp ?? Math.max(cursor.stamp + 1, Date.now() * 1000);
+    cursor.reader?.end(superseded());
     cursor.reader = this;
   }
 
@@ -194,19 +237,38 @@ class MemoryReader implements LogReader {
 
   async *[Symbol.asyncIterator](): AsyncGenerator<LogEntry, void, undefined> {
     for (;;) {
-      if (this.#ended === "closed") return;
+      const entry = await this.ahead();
+      if (entry === undefined) return;
+      this.delivered(entry.sequence);
+      yield entry;
+    }
+  }
+
+  /** The next entry as soon as it `fits`, about which {@link wake} asks again. It does not yet count as delivered. Undefined when the reader was closed. */
+  async ahead(fits: (bytes: number) => boolean = () => true): Promise<LogEntry | undefined> {
+    for (;;) {
+      if (this.#ended === "closed") return undefined;
       if (this.#ended !== undefined) throw this.#ended;
       const kept = this.#log.after(this.#position, this.#cursor);
-      if (kept === undefined) {
+      if (kept === undefined || !fits(kept.bytes)) {
         await new Promise<void>((resolve) => (this.#wake = resolve));
         continue;
       }
       const { sequence, entry, at } = kept;
       this.#position = sequence;
       const tries = (this.#cursor.tries.get(sequence) ?? 0) + 1;
-      this.#cursor.tries.set(sequence, tries);
-      yield { head: entry.head, body: entry.body, object: entry.object, sequence, tries, ageMs: now() - at };
+      return { head: entry.head, body: entry.body, object: entry.object, sequence, tries, ageMs: now() - at };
     }
+  }
+
+  delivered(sequence: number): void {
+    if (this.#ended === undefined) this.#log.delivered(this.#cursor, sequence);
+  }
+
+  /** Goes on behind this entry, which the reader has had. */
+  skip(sequence: number): void {
+    this.delivered(sequence);
+    this.#position = Math.max(this.#position, sequence);
   }
 
   // eslint-disable-next-line @typescript-eslint/require-await -- so that what is refused rejects
@@ -245,13 +307,15 @@ export class MemoryCore {
   }
 
   /** A connection of its own. */
-  connect(address: string): Broker {
+  connect(address: string): MemoryBroker {
     return new MemoryBroker(this, address);
   }
 
   /** Counts for metrics. */
-  get facts(): { readonly logs: number; readonly pieces: number; readonly pieceBytes: number; readonly present: number } {
-    return { logs: this.#logs.size, pieces: this.#pieces.size, pieceBytes: this.#pieceBytes, present: this.#present.size };
+  get facts(): MemoryFacts {
+    let logBytes = 0;
+    for (const { bytes } of this.#logs.values()) logBytes += bytes;
+    return { logs: this.#logs.size, logBytes, pieces: this.#pieces.size, pieceBytes: this.#pieceBytes, present: this.#present.size };
   }
 
   /** @internal */
@@ -270,10 +334,12 @@ export class MemoryCore {
   /** @internal */
   forget(name: string, cursor: string): void {
     const log = this.#logs.get(name);
-    log?.cursors.get(cursor)?.reader?.end("closed");
-    log?.cursors.delete(cursor);
-    if (log?.cursors.size === 0) this.#logs.delete(name);
-    else log?.trim();
+    if (log === undefined) return;
+    log.cursors.get(cursor)?.reader?.end("closed");
+    log.cursors.delete(cursor);
+    if (log.cursors.size > 0) log.trim();
+    else log.clear();
+    if (log.isEmpty) this.#logs.delete(name);
   }
 
   /** @internal */
@@ -306,9 +372,10 @@ export class MemoryCore {
   /** @internal Withdraws one key of the owner, or all of them. */
   withdraw(owner: object, key?: string): void {
     for (const [name, record] of this.#present) {
-      if (record.owner === owner && (key === undefined || name === key)) this.#present.delete(name);
+      if (record.owner !== owner || (key !== undefined && name !== key)) continue;
+      this.#present.delete(name);
+      this.#change();
     }
-    this.#change();
   }
 
   /** @internal */
@@ -405,7 +472,8 @@ export class MemoryCore {
   }
 }
 
-class MemoryBroker implements Broker {
+/** @internal */
+export class MemoryBroker implements Broker {
   readonly passesObjects = true;
   readonly #core: MemoryCore;
   readonly #closed = new AbortController();
@@ -422,6 +490,7 @@ class MemoryBroker implements Broker {
   async append(name: string, entry: Entry, { id, signal }: AppendOptions): Promise<void> {
     this.#require(name);
     signal.throwIfAborted();
+    requireId(id);
     const bytes = requireEntry(entry);
     const log = this.#core.log(name);
     let kept = false;
@@ -458,10 +527,15 @@ class MemoryBroker implements Broker {
 
   // eslint-disable-next-line @typescript-eslint/require-await -- here and below: the interface is that of brokers far away, and what is refused must reject
   async open(name: string, cursorName: string, { signal }: OpenLogOptions): Promise<LogReader> {
+    return this.openAhead(name, cursorName, signal);
+  }
+
+  /** `stamp`: of the reader that comes back, which must not take the cursor from one that came after it. */
+  openAhead(name: string, cursorName: string, signal: AbortSignal, stamp?: number): MemoryReader {
     this.#require(name, cursorName);
     signal.throwIfAborted();
     const log = this.#core.log(name);
-    const reader: MemoryReader = new MemoryReader(log, log.cursor(cursorName), () => {
+    const reader: MemoryReader = new MemoryReader(log, log.cursor(cursorName), stamp, () => {
       this.#open.delete(end);
       signal.removeEventListener("abort", end);
     });
@@ -569,6 +643,8 @@ class MemoryBroker implements Broker {
     for (const name of names) requireName(name);
   }
 }
+
+const superseded = (): LatentError => new LatentError("ERR_LATENT_BUS_SUPERSEDED", "another reader has taken the cursor");
 
 const disconnected = (address: string): LatentError =>
   new LatentError("ERR_LATENT_BUS_DISCONNECTED", `the connection to ${address} was closed`);
