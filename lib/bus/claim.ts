@@ -55,8 +55,8 @@ const digest = /^[0-9a-f]{64}$/;
 const latentKinds = ["embeds", "hidden", "relative", "pooled"] as const;
 const dtypes = ["f32", "f16", "bf16", "i8", "i32"] as const;
 const places = ["inline", "process", "shared-memory", "bus"] as const;
-/** A list of digests fits into one piece. */
-export const mostPieces = 16_384;
+/** A list of digests, and a salt, fits into one piece. */
+export const mostPieces = 16_383;
 const most = Number.MAX_SAFE_INTEGER;
 
 /** @throws LatentError `ERR_LATENT_INVALID_ARGUMENT` */

@@ -43,9 +43,9 @@ export interface RequestOptions {
   readonly body?: Uint8Array;
   readonly signal?: AbortSignal | undefined;
   /** In order with the others of its lane, of which so much is under way at a time. */
-  readonly lane?: "append" | "bulk";
-  /** Means nothing to another run of the hub, and is done when there is one. */
-  readonly ofThisRun?: boolean;
+  readonly lane?: LaneName;
+  /** Means nothing to another run of the hub, or on another connection, and is done when there is one. */
+  readonly ofThis?: "run" | "connection";
   readonly onPart?: (said: Said) => void;
 }
 
@@ -58,13 +58,21 @@ interface Pending extends RequestOptions {
   readonly reject: (error: Error) => void;
 }
 
+type LaneName = "append" | "bulk" | "acknowledge";
+
+/** Requests that go out in order, so many at a time. */
 interface Lane {
   waiting: Pending[];
+  /** Under way. */
   bytes: number;
+  windowBytes: number;
 }
 
+/** After a connection broke, the next one may break as soon: little is sent on it until something was answered. */
+const carefulWindowBytes = 16 << 10;
 const firstBackOffMs = 20;
 const longestBackOffMs = 2_000;
+const newLane = (windowBytes = appendWindowBytes): Lane => ({ waiting: [], bytes: 0, windowBytes });
 const done: Said = { kind: "done", fields: {}, rest: "", body: nothing };
 
 export class Link {
@@ -73,7 +81,7 @@ export class Link {
   readonly #events: LinkEvents;
   readonly #client = randomUUID();
   readonly #pending = new Map<number, Pending>();
-  readonly #lanes: Record<"append" | "bulk", Lane> = { append: { waiting: [], bytes: 0 }, bulk: { waiting: [], bytes: 0 } };
+  readonly #lanes: Record<LaneName, Lane> = { append: newLane(), bulk: newLane(), acknowledge: newLane() };
   readonly #closing = new AbortController();
   #connection = 0;
   #request = 0;
@@ -200,22 +208,19 @@ export class Link {
     this.#wire = wire;
     if (fields.silentMs !== undefined) this.#listenForLife(wire, numberOf(fields, "silentMs"));
     const unanswered = [...this.#pending.values()];
-    for (const lane of Object.values(this.#lanes)) {
-      lane.waiting = [];
-      lane.bytes = 0;
-    }
+    if (!isFirst) for (const lane of Object.values(this.#lanes)) Object.assign(lane, newLane(carefulWindowBytes));
     for (const pending of unanswered) pending.isSent = false;
     if (!isFirst) this.#events.renewed(isOther);
     for (const pending of unanswered) {
-      const isDone = (pending.kind === "signal" && pending.id <= signalled) || (isOther && pending.ofThisRun === true);
+      const isPast = pending.ofThis === "connection" || (pending.ofThis === "run" && isOther);
+      const isDone = isPast || (pending.kind === "signal" && pending.id <= signalled);
       if (isDone) {
         this.#settle(pending);
         pending.resolve(done);
       } else if (pending.lane === undefined) this.#send(pending);
       else this.#lanes[pending.lane].waiting.push(pending);
     }
-    this.#flush("append");
-    this.#flush("bulk");
+    for (const name of ["append", "bulk", "acknowledge"] as const) this.#flush(name);
   }
 
   #take(said: Said): void {
@@ -243,11 +248,11 @@ export class Link {
     this.#wire.send(say(pending.kind, pending.fields, pending.rest, pending.body));
   }
 
-  #flush(name: "append" | "bulk"): void {
+  #flush(name: LaneName): void {
     const lane = this.#lanes[name];
     while (this.#wire !== undefined) {
       const first = lane.waiting[0];
-      if (first === undefined || (lane.bytes > 0 && lane.bytes + first.bytes > appendWindowBytes)) return;
+      if (first === undefined || (lane.bytes > 0 && lane.bytes + first.bytes > lane.windowBytes)) return;
       lane.waiting.shift();
       lane.bytes += first.bytes;
       this.#send(first);
@@ -258,8 +263,10 @@ export class Link {
   #settle(pending: Pending): void {
     if (!this.#pending.delete(pending.id) || pending.lane === undefined) return;
     const lane = this.#lanes[pending.lane];
-    if (pending.isSent) lane.bytes -= pending.bytes;
-    else lane.waiting = lane.waiting.filter((one) => one !== pending);
+    if (pending.isSent) {
+      lane.bytes -= pending.bytes;
+      lane.windowBytes = Math.min(lane.windowBytes + pending.bytes, appendWindowBytes);
+    } else lane.waiting = lane.waiting.filter((one) => one !== pending);
     this.#flush(pending.lane);
   }
 

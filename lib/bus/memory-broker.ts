@@ -46,6 +46,8 @@ interface Cursor {
   readonly acknowledged: Set<number>;
   readonly tries: Map<number, number>;
   reader: MemoryReader | undefined;
+  /** The last entry that was delivered to its last reader. */
+  delivered: number;
   /** Of its last reader: who opens it anew has a larger one, who comes back after its connection broke has the one that it had. */
   stamp: number;
 }
@@ -104,24 +106,24 @@ class Log {
   cursor(name: string): Cursor {
     let cursor = this.cursors.get(name);
     if (cursor === undefined) {
-      cursor = {
-        floor: (this.#entries[0]?.sequence ?? this.#next) - 1,
-        acknowledged: new Set(),
-        tries: new Map(),
-        reader: undefined,
-        stamp: 0,
-      };
+      const floor = (this.#entries[0]?.sequence ?? this.#next) - 1;
+      cursor = { floor, acknowledged: new Set(), tries: new Map(), reader: undefined, delivered: floor, stamp: 0 };
       this.cursors.set(name, cursor);
     }
     return cursor;
   }
 
+  /** Counts a try of everything up to there that the present reader was not known to have. */
   delivered(cursor: Cursor, sequence: number): void {
-    if (this.#waitsFor(cursor, sequence)) cursor.tries.set(sequence, (cursor.tries.get(sequence) ?? 0) + 1);
+    for (let next = this.after(cursor.delivered, cursor); next !== undefined && next.sequence <= sequence;) {
+      cursor.delivered = next.sequence;
+      cursor.tries.set(next.sequence, (cursor.tries.get(next.sequence) ?? 0) + 1);
+      next = this.after(cursor.delivered, cursor);
+    }
   }
 
   acknowledge(cursor: Cursor, sequence: number): void {
-    if (!this.#waitsFor(cursor, sequence)) return;
+    if (!(sequence > cursor.floor && sequence < this.#next)) return;
     cursor.acknowledged.add(sequence);
     cursor.tries.delete(sequence);
     for (let i = this.#indexAfter(cursor.floor); i < this.#entries.length; i++) {
@@ -161,10 +163,6 @@ class Log {
       this.#ids.delete(id);
     }
     this.trim();
-  }
-
-  #waitsFor(cursor: Cursor, sequence: number): boolean {
-    return sequence > cursor.floor && sequence < this.#next && !cursor.acknowledged.has(sequence);
   }
 
   #fits(bytes: number): boolean {
@@ -219,6 +217,7 @@ export class MemoryReader implements LogReader {
     this.#closed = closed;
     this.#position = cursor.floor;
     if (stamp !== undefined && stamp < cursor.stamp) throw superseded();
+    if (stamp === undefined || stamp > cursor.stamp) cursor.delivered = cursor.floor;
     // Grows with the clock, so that it does so across restarts of a hub.
     this.stamp = cursor.stamp = stamp ?? Math.max(cursor.stamp + 1, Date.now() * 1000);
     cursor.reader?.end(superseded());
@@ -266,8 +265,9 @@ export class MemoryReader implements LogReader {
     if (this.#ended === undefined) this.#log.delivered(this.#cursor, sequence);
   }
 
-  /** Goes on behind this entry. */
+  /** Goes on behind this entry, which the reader has had. */
   skip(sequence: number): void {
+    this.delivered(sequence);
     this.#position = Math.max(this.#position, sequence);
   }
 

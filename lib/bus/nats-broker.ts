@@ -11,8 +11,9 @@ import { checkInteger, checkKeys, checkOneOf, checkString, fallback, invalid } f
 import { LatentError } from "../errors.js";
 import type { AppendOptions, Broker, Entry, LogReader, OpenLogOptions, Present, Tapped } from "./broker.js";
 import { requireEntry, requireId, requireName } from "./broker.js";
-import { loadNats, NatsLink } from "./nats-link.js";
-import type { NatsModules } from "./nats-link.js";
+import { loadNats } from "./nats-client.js";
+import type { NatsModules } from "./nats-client.js";
+import { NatsLink } from "./nats-link.js";
 import { decodeEntry, encodeEntry, NatsLogs } from "./nats-log.js";
 import type { NatsLayout } from "./nats-log.js";
 import { NatsPieces } from "./nats-pieces.js";
@@ -67,8 +68,6 @@ const optionKeys = [
   "reconnectMs",
   "signal",
 ];
-/** How much is signalled before the server is asked whether it keeps up. */
-const signalBytes = 1 << 20;
 /** How long closing may take when the server does not answer. */
 const closeMs = 3000;
 
@@ -113,7 +112,6 @@ class NatsBroker implements Broker {
   readonly #pieces: NatsPieces;
   readonly #readers = new Map<NatsReader, string>();
   #signals: Promise<void> = Promise.resolve();
-  #unflushed = 0;
   #closing: Promise<void> | undefined;
 
   constructor(link: NatsLink, layout: NatsLayout) {
@@ -167,18 +165,16 @@ class NatsBroker implements Broker {
 
   async signal(subject: string, entry: Entry): Promise<void> {
     this.#require(subject);
-    const bytes = requireEntry(entry);
+    requireEntry(entry);
     const turn = this.#signals.then(async () => {
       // a client that is not connected would keep all of it
-      if (!this.#link.isConnected || this.#unflushed > signalBytes) {
-        await this.#link.flush();
-        this.#unflushed = 0;
-      }
+      if (!this.#link.isConnected) await this.#link.flush();
       this.#link.connection.publish(this.#signalSubject(subject), encodeEntry(entry));
-      this.#unflushed += bytes;
     });
     this.#signals = turn.catch(() => undefined);
     await turn;
+    // who listens from now on does not get it, and who signals faster than the server takes it has to wait
+    await this.#link.flush();
   }
 
   async listen(subject: string, take: (entry: Entry) => void): Promise<() => void> {

@@ -1,17 +1,11 @@
 // One connection to a NATS server with JetStream: it outlives restarts of the server, repeats what a broken connection has cut short, makes streams where
 // they are missing, and turns what the client library throws into errors of this package. The rest of the NATS broker stands on it.
 import { EventEmitter, setMaxListeners } from "node:events";
-import type * as JetStream from "@nats-io/jetstream";
-import type * as Transport from "@nats-io/transport-node";
 import type { JetStreamClient, JetStreamManager, StreamConfig } from "@nats-io/jetstream";
 import type { Msg, NatsConnection, NodeConnectionOptions } from "@nats-io/transport-node";
 import { LatentError } from "../errors.js";
-import { entryBytes } from "./broker.js";
-
-export interface NatsModules {
-  readonly transport: typeof Transport;
-  readonly jetstream: typeof JetStream;
-}
+import { code, isDenied, passingCodes, requireServer, toBusError } from "./nats-client.js";
+import type { NatsModules } from "./nats-client.js";
 
 /** A stream as this package makes them. */
 export type StreamPlan = Partial<StreamConfig> & { readonly name: string; readonly subjects: string[] };
@@ -22,30 +16,9 @@ export interface NatsRecord {
   readonly revision: number;
 }
 
-/** What an entry's message has beside head and body, at most: lengths and headers. */
-export const frameBytes = 2048;
-const oldestServer = [2, 9] as const;
 const requestMs = 5000;
 
-const code = { streamNotFound: 10059, consumerNotFound: 10014, nameInUse: 10058, noMessage: 10037, storeFailed: 10077 } as const;
-/** Of the account or server: storage, memory, streams, consumers, message size. */
-const limitCodes: readonly number[] = [10002, 10023, 10026, 10027, 10028, 10047, 10054, code.storeFailed];
-/** The cluster has no leader yet, or JetStream is starting. */
-const passingCodes: readonly number[] = [10008, 10009];
-
-export async function loadNats(): Promise<NatsModules> {
-  try {
-    const [transport, jetstream] = await Promise.all([import("@nats-io/transport-node"), import("@nats-io/jetstream")]);
-    return { transport, jetstream };
-  } catch (cause) {
-    const hint = "Run `npm install @nats-io/transport-node@3.4.0 @nats-io/jetstream@3.4.0`, or connect to another bus.";
-    const message = "a bus on NATS needs the packages @nats-io/transport-node and @nats-io/jetstream, which cannot be loaded";
-    throw new LatentError("ERR_LATENT_PACKAGE_MISSING", message, { cause, hint });
-  }
-}
-
 interface LinkEvents {
-  disconnect: [];
   reconnect: [];
   end: [];
 }
@@ -58,6 +31,7 @@ export class NatsLink {
   readonly js: JetStreamClient;
   /** Resolves when a connection that is broken has been made anew. */
   #broken: { readonly mended: Promise<void>; readonly mend: () => void } | undefined;
+  readonly #racing = new Set<{ readonly breaks: boolean; readonly interrupt: () => void }>();
   #ended: LatentError | undefined;
   #giveUp: NodeJS.Timeout | undefined;
   /** What the server's clock is ahead of {@link performance.now}, in milliseconds. */
@@ -291,7 +265,7 @@ export class NatsLink {
           this.#end(this.lost(`the connection was lost for more than ${this.reconnectMs} ms`));
           void this.connection.close();
         }, this.reconnectMs).unref();
-        this.events.emit("disconnect");
+        this.#interrupt(false);
       } else if (type === "reconnect") {
         this.#broken?.mend();
         this.#broken = undefined;
@@ -306,26 +280,43 @@ export class NatsLink {
     if (this.#ended !== undefined) return;
     this.#ended = why;
     clearTimeout(this.#giveUp);
+    this.#interrupt(true);
     this.events.emit("end");
   }
 
   // The client library leaves requests without an answer when the connection breaks, until they time out.
   #race<T>(work: Promise<T>, signal: AbortSignal | undefined, breaks: boolean): Promise<T> {
     return new Promise((resolve, reject) => {
-      const stop = (): void => {
-        this.events.off("end", interrupt).off("disconnect", interrupt);
+      const settle = (): void => {
+        this.#racing.delete(racer);
         signal?.removeEventListener("abort", interrupt);
       };
       const interrupt = (): void => {
-        stop();
+        settle();
         reject(new Interrupted("interrupted"));
       };
-      if (signal !== undefined) setMaxListeners(0, signal);
-      this.events.on("end", interrupt);
-      if (breaks) this.events.on("disconnect", interrupt);
-      signal?.addEventListener("abort", interrupt);
-      work.then(resolve, reject).finally(stop);
+      const racer = { breaks, interrupt };
+      this.#racing.add(racer);
+      if (signal !== undefined) {
+        setMaxListeners(0, signal);
+        signal.addEventListener("abort", interrupt);
+      }
+      work.then(
+        (value) => {
+          settle();
+          resolve(value);
+        },
+        (error: unknown) => {
+          settle();
+          // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- what the work rejected with
+          reject(error);
+        },
+      );
     });
+  }
+
+  #interrupt(isEnd: boolean): void {
+    for (const { breaks, interrupt } of [...this.#racing]) if (isEnd || breaks) interrupt();
   }
 
   #passes(error: unknown): boolean {
@@ -371,39 +362,4 @@ export async function abortable<T>(work: Promise<T>, signal: AbortSignal | undef
       signal.removeEventListener("abort", abort);
     });
   });
-}
-
-function requireServer({ info }: NatsConnection, address: string): void {
-  const refuse = (why: string, hint: string): never => {
-    throw new LatentError("ERR_LATENT_BUS_DISCONNECTED", `${address}: ${why}`, { hint });
-  };
-  const [major = 0, minor = 0] = (info?.version ?? "").split(".").map(Number);
-  const [needMajor, needMinor] = oldestServer;
-  if (major < needMajor || (major === needMajor && minor < needMinor))
-    refuse(`NATS ${info?.version ?? "of no version"} is too old`, "Run nats-server 2.9 or newer.");
-  if (info?.jetstream !== true) refuse("the server has no JetStream", "Start nats-server with `-js`.");
-  const limit = info?.max_payload ?? 0;
-  const bytes = entryBytes + frameBytes;
-  if (limit >= bytes) return;
-  const hint = "Have `max_payload` of the server raised; 1MB, its default, is enough.";
-  throw new LatentError("ERR_LATENT_BUS_LIMIT", `${address}: the server takes messages of ${limit} bytes, and ${bytes} are needed`, {
-    hint,
-    details: { bytes, limit },
-  });
-}
-
-// By name: a copy of the client library elsewhere must not make the difference.
-function isDenied(error: unknown): boolean {
-  for (let one = error; one instanceof Error; one = one.cause)
-    if (["AuthorizationError", "UserAuthenticationExpiredError", "PermissionViolationError"].includes(one.name)) return true;
-  return false;
-}
-
-function toBusError(error: unknown, address: string): LatentError {
-  if (LatentError.isInstance(error)) return error;
-  const message = `${address}: ${error instanceof Error ? error.message.split("\n", 1)[0] : "failed"}`;
-  if (isDenied(error)) return new LatentError("ERR_LATENT_BUS_UNAUTHORIZED", message, { cause: error });
-  const found: unknown = error instanceof Error ? Reflect.get(error, "code") : undefined;
-  if (typeof found === "number" && limitCodes.includes(found)) return new LatentError("ERR_LATENT_BUS_LIMIT", message, { cause: error });
-  return new LatentError("ERR_LATENT_BUS_DISCONNECTED", message, { cause: error });
 }

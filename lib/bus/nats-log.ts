@@ -3,7 +3,8 @@
 import { entryBytes, requireName } from "./broker.js";
 import type { Entry } from "./broker.js";
 import { parseCursor } from "./nats-cursor.js";
-import { abortable, frameBytes } from "./nats-link.js";
+import { frameBytes } from "./nats-client.js";
+import { abortable } from "./nats-link.js";
 import type { NatsLink, StreamPlan } from "./nats-link.js";
 
 export interface NatsLayout {
@@ -19,6 +20,8 @@ export interface NatsLayout {
 /** How often those look who wait for room, in case they were not told. */
 const roomMs = 1000;
 const idMs = 120_000;
+/** After this time a log that has neither entries nor cursors is given up; also how often is looked. */
+const idleMs = 600_000;
 const millisecond = 1_000_000;
 
 /** Head and body as one message: the length of the head, 4 bytes little-endian, then both. */
@@ -61,7 +64,6 @@ export function planOf({ replicas, storage }: NatsLayout, name: string, subjects
 export class NatsLogs {
   readonly cursors: StreamPlan;
   readonly #tails = new Map<string, Promise<void>>();
-  #sweeper: NodeJS.Timeout | undefined;
 
   constructor(
     readonly link: NatsLink,
@@ -105,8 +107,8 @@ export class NatsLogs {
   async append(log: string, entry: Entry, id: string, signal: AbortSignal): Promise<void> {
     this.link.check();
     signal.throwIfAborted();
-    const before = this.#tails.get(log) ?? Promise.resolve();
-    const turn = before.then(() => this.#append(log, entry, id, signal));
+    const before = this.#tails.get(log);
+    const turn = before === undefined ? this.#append(log, entry, id, signal) : before.then(() => this.#append(log, entry, id, signal));
     const tail = turn
       .catch(() => undefined)
       .then(() => {
@@ -114,7 +116,7 @@ export class NatsLogs {
       });
     this.#tails.set(log, tail);
     // whoever gives up does not wait for those before
-    await abortable(turn, signal);
+    await (before === undefined ? turn : abortable(turn, signal));
   }
 
   /** Where a reader that has no cursor yet begins: where the slowest of the others is, or else with the oldest entry. */
@@ -141,21 +143,37 @@ export class NatsLogs {
     if ((await this.#floors(log)).length > 0) {
       await this.trim(log);
     } else {
-      await link.unlessMissing(() => link.jsm.streams.delete(this.plan(log).name));
+      // not deleted: a stream of the same name that somebody makes meanwhile would lose its files
+      await link.unlessMissing(() => link.jsm.streams.purge(this.plan(log).name));
       this.#tellRoom(log);
     }
   }
 
-  /** Looks now and every hour for streams that nobody needs any more, until the link ends. */
+  /** Looks now and then for streams that nobody needs any more, until the link ends. */
   startSweeping(): void {
     const sweep = (): void => {
-      this.#sweep().catch(() => undefined);
+      this.sweep(idleMs).catch(() => undefined);
     };
     sweep();
-    this.#sweeper = setInterval(sweep, 3_600_000).unref();
+    const sweeper = setInterval(sweep, idleMs).unref();
     this.link.events.once("end", () => {
-      clearInterval(this.#sweeper);
+      clearInterval(sweeper);
     });
+  }
+
+  /**
+   * Deletes the streams of logs that have neither cursors nor entries, and to which nothing has been appended for some time. Between the look and the deletion
+   * there is a moment; an entry that comes just then, to a log that was silent for so long, would have had no reader.
+   */
+  async sweep(silentMs: number): Promise<void> {
+    const { link } = this;
+    const start = `${this.layout.prefix}_log_`;
+    for await (const { config, created, state } of link.jsm.streams.list(`${this.layout.prefix}.log.>`)) {
+      if (!config.name.startsWith(start) || state.messages > 0) continue;
+      if (Math.max(Date.parse(created), Date.parse(state.last_ts)) > link.serverNow - silentMs) continue;
+      const subjects = await link.subjects(this.cursors, `${this.layout.prefix}.cursor.${config.name.slice(start.length)}.*`);
+      if (subjects.length === 0) await link.unlessMissing(() => link.jsm.streams.delete(config.name));
+    }
   }
 
   async #append(log: string, entry: Entry, id: string, signal: AbortSignal): Promise<void> {
@@ -206,19 +224,5 @@ export class NatsLogs {
     const plan = this.plan(log);
     const { created } = await this.link.inStream(plan, () => this.link.jsm.streams.info(plan.name));
     return created;
-  }
-
-  // Logs without cursors and entries that nothing has been appended to for a long time: those that nobody forgot, because he was killed. There is a moment
-  // between the look and the deletion; an entry that comes just then would have had no reader.
-  async #sweep(): Promise<void> {
-    const { link } = this;
-    const old = link.serverNow - this.layout.unreadMs;
-    const start = `${this.layout.prefix}_log_`;
-    for await (const { config, created, state } of link.jsm.streams.list(`${this.layout.prefix}.log.>`)) {
-      if (!config.name.startsWith(start) || state.messages > 0) continue;
-      if (Math.max(Date.parse(created), Date.parse(state.last_ts)) > old) continue;
-      const subjects = await link.subjects(this.cursors, `${this.layout.prefix}.cursor.${config.name.slice(start.length)}.*`);
-      if (subjects.length === 0) await link.unlessMissing(() => link.jsm.streams.delete(config.name));
-    }
   }
 }

@@ -3,7 +3,7 @@
 import { LatentError } from "../errors.js";
 import { checkInteger } from "../check.js";
 import { pieceBytes, requirePiece } from "./broker.js";
-import { frameBytes } from "./nats-link.js";
+import { frameBytes } from "./nats-client.js";
 import type { NatsLink, StreamPlan } from "./nats-link.js";
 import { planOf } from "./nats-log.js";
 import type { NatsLayout } from "./nats-log.js";

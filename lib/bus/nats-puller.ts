@@ -1,10 +1,10 @@
 // The entries of one log from a sequence on, in order, a window's bytes ahead of whoever takes them. A consumer in the server's memory hands them out; when it is
 // gone, or the connection was, or a message is missing, another one is made that goes on behind the last entry that came.
-import { createHash } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import type { Msg } from "@nats-io/transport-node";
 import type { Entry } from "./broker.js";
 import { entryBytes } from "./broker.js";
-import { frameBytes } from "./nats-link.js";
+import { frameBytes } from "./nats-client.js";
 import type { NatsLink } from "./nats-link.js";
 import { decodeEntry } from "./nats-log.js";
 import type { NatsLogs } from "./nats-log.js";
@@ -90,7 +90,7 @@ export class NatsPuller {
     const { created: log } = await link.inStream(plan, () => link.jsm.streams.info(plan.name));
     if (log !== this.created) throw link.lost("the log was deleted");
     const inbox = link.modules.transport.createInbox();
-    const name = createHash("sha256").update(inbox).digest("hex").slice(0, 24);
+    const name = randomUUID();
     const stop = await link.subscribe(inbox, (message) => {
       if (this.#asking?.inbox === inbox) this.#take(message);
     });

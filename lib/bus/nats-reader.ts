@@ -52,12 +52,16 @@ export class NatsReader implements LogReader {
     const subject = logs.cursorSubject(log, cursor);
     const { created, state: stream } = await link.inStream(plan, () => link.jsm.streams.info(plan.name), options.signal);
     const id = randomUUID();
+    let state: CursorState | undefined;
     for (;;) {
       const record = await link.read(logs.cursors, subject, options.signal);
-      const state =
-        record === undefined || record.data.length === 0
+      // unless an own write was kept and its answer lost
+      if (state === undefined || record === undefined || readerOf(record.data) !== id) {
+        const isNew = record === undefined || record.data.length === 0;
+        state = isNew
           ? new CursorState(id, created, await logs.beginning(log, stream.first_seq))
           : CursorState.after(record.data, id, created);
+      }
       const revision = await writeRecord(logs, subject, state.write(false), record?.revision ?? 0, options.signal);
       if (revision === undefined) continue;
       const reader = new NatsReader(logs, log, subject, state, revision, options);

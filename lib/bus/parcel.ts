@@ -32,7 +32,7 @@ export interface ParcelContent {
 /** @internal */
 export interface ParcelOpener {
   readonly broker: Pick<Broker, "get" | "put" | "touch" | "drop">;
-  readonly key: Uint8Array | undefined;
+  readonly salt: Uint8Array;
   readonly verify: KvReceiverOptions["verify"] | undefined;
 }
 
@@ -159,8 +159,8 @@ export class Parcel {
     if (place.at === "shared-memory")
       return await pool.readKv(place.reference, { ...withSignal(options.signal), ...(verify !== undefined && { verify }) });
     if (place.at === "inline") return await pool.readKv(this.content.body, reading);
-    const { key, broker } = this.#opener;
-    return await pool.readKv(getPieces(broker, place, { key, signal: options.signal ?? new AbortController().signal }), reading);
+    const { salt, broker } = this.#opener;
+    return await pool.readKv(getPieces(broker, place, { salt, signal: options.signal ?? new AbortController().signal }), reading);
   }
 
   /** Tells the sender that this side has done with it: what it kept for it can go. Idempotent. */
@@ -186,7 +186,7 @@ export class Parcel {
     if (place === undefined || place.at === "inline") return true;
     if (place.at === "process") return receiver?.process === place.process && ownProcess() === place.process;
     if (place.at === "shared-memory") return ownMachine() !== "" && receiver?.machine === ownMachine();
-    return await touchPieces(this.#opener.broker, place, keptMs, signal);
+    return await touchPieces(this.#opener.broker, place, { salt: this.#opener.salt, keptMs, signal });
   }
 
   #claim<F extends ContentClaim["form"]>(form: F): Extract<ContentClaim, { form: F }> {
@@ -212,7 +212,7 @@ export class Parcel {
     if (place.at !== "bus") return gone("latents in shared memory");
     const bytes = new Uint8Array(claim.bytes);
     let at = 0;
-    for await (const piece of getPieces(this.#opener.broker, place, { key: this.#opener.key, signal })) {
+    for await (const piece of getPieces(this.#opener.broker, place, { salt: this.#opener.salt, signal })) {
       if (at + piece.length > bytes.length) break;
       bytes.set(piece, at);
       at += piece.length;

@@ -25,7 +25,7 @@ import { chooseForm, type Offer } from "./form.js";
 import { Notary, Seen } from "./notary.js";
 import { Outbox } from "./outbox.js";
 import { Parcel } from "./parcel.js";
-import { saltKey } from "./pieces.js";
+import { saltBytes } from "./pieces.js";
 import { shipKv, shipLatent, type Shipment, type ShippingOptions } from "./shipping.js";
 import type { BusOptions } from "./options.js";
 
@@ -75,7 +75,7 @@ export class Post {
   readonly #takers = new Map<string, (envelope: Envelope, entry: Entry) => void>();
   /** The last ones, for who asks later whether a message was acknowledged. */
   readonly #receipts = new Map<string, Envelope>();
-  readonly #keys: Uint8Array | undefined;
+  readonly #salt: Uint8Array;
   readonly #verify: KvVerifier | undefined;
   readonly #closed = new AbortController();
   #directory: readonly Announcement[] = [];
@@ -88,7 +88,7 @@ export class Post {
     this.name = options.name;
     this.outbox = new Outbox(options.windowBytes);
     this.#notary = new Notary(options.sign, options.trust);
-    this.#keys = saltKey(options.salt);
+    this.#salt = saltBytes(options.salt);
     this.#verify = options.trust === undefined ? undefined : { keys: Object.values(options.trust) };
   }
 
@@ -271,7 +271,7 @@ export class Post {
   /** The contents of a message. `done` is called once, when all of them have been disposed. */
   parcels(envelope: Envelope, entry: Entry, done: () => void = () => undefined): readonly [Parcel, ...Parcel[]] {
     const { claims = [], text, label = "", why = "", from } = envelope;
-    const opener = { broker: this.broker, key: this.#keys, verify: this.#verify };
+    const opener = { broker: this.broker, salt: this.#salt, verify: this.#verify };
     let left = Math.max(1, claims.length);
     const release = (): void => {
       if (--left === 0) done();
@@ -362,7 +362,7 @@ export class Post {
 
   #shipping({ keptMs, signal }: PackOptions): ShippingOptions {
     const { inlineBytes, sharedMemory, sign } = this.options;
-    return { broker: this.broker, inlineBytes, sharedMemory, keptMs, key: this.#keys, sign, signal };
+    return { broker: this.broker, inlineBytes, sharedMemory, keptMs, salt: this.#salt, sign, signal };
   }
 
   #count(log: string, conversation: string): number {

@@ -248,7 +248,7 @@ export class RemoteBroker implements Broker {
   #renew(isOther: boolean): void {
     const again = (kind: string, fields = {}, rest = ""): void => {
       // if it fails the link has, which is told to everybody anyway; or the hub has other limits than it had
-      this.#link.request(kind, { fields, rest }).catch(() => undefined);
+      this.#link.request(kind, { fields, rest, ofThis: "connection" }).catch(() => undefined);
     };
     for (const [key, value] of this.#announced) again("announce", { key }, value);
     for (const subject of this.#listeners.keys()) again("listen", { subject });

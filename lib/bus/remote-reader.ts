@@ -54,7 +54,7 @@ export class RemoteReader implements LogReader {
     if (this.#stamp === undefined) return;
     const { number: reader, log, cursor, windowBytes } = this.#options;
     const fields = { reader, log, cursor, windowBytes, stamp: this.#stamp, after: this.#position };
-    this.#link.request("open", { fields }).catch((error: unknown) => {
+    this.#link.request("open", { fields, ofThis: "connection" }).catch((error: unknown) => {
       if (LatentError.isInstance(error)) this.end(error);
     });
   }
@@ -104,7 +104,11 @@ export class RemoteReader implements LogReader {
     const raw = sequence - this.#offset;
     if (!(raw > 0 && Number.isSafeInteger(raw))) return;
     try {
-      await this.#link.request("acknowledge", { fields: { reader: this.#options.number, sequence: raw }, ofThisRun: true });
+      await this.#link.request("acknowledge", {
+        fields: { reader: this.#options.number, sequence: raw },
+        lane: "acknowledge",
+        ofThis: "run",
+      });
     } catch (error) {
       this.#requireOpen();
       throw error;

@@ -31,7 +31,7 @@ export interface ShippingOptions {
   readonly inlineBytes: number;
   readonly sharedMemory: boolean;
   readonly keptMs: number;
-  readonly key: Uint8Array | undefined;
+  readonly salt: Uint8Array;
   readonly sign: Omit<KvSigner, "context"> | undefined;
   readonly signal: AbortSignal;
 }
