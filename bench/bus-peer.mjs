@@ -27,14 +27,18 @@ async function read(id, { where, port, options, inbox, topic, file }) {
   const bus = await connect(port ?? where, options);
   pool ??= await (await model(file)).createPool({ contextLength: 512, maxSequences: 2 });
   const messages = topic === undefined ? await bus.inbox(inbox, { accepts: pool }) : await bus.subscribe(topic, { durable: id });
-  closers.set(id, () => bus.close());
+  let acknowledged = Promise.resolve();
+  closers.set(id, async () => {
+    await acknowledged;
+    await bus.close();
+  });
   void (async () => {
     for await (const message of messages) {
       const { content } = message;
       const held = content.form === "text" ? undefined : content.form === "kv" ? await content.kv(pool) : await content.latent();
       tell({ what: "held", id, at: clock(), way: content.way });
       held?.dispose();
-      await message.ack();
+      acknowledged = message.ack();
     }
   })();
 }
