@@ -6,7 +6,7 @@ import net from "node:net";
 import process from "node:process";
 import { parentPort } from "node:worker_threads";
 import { connect, listen, loadModel } from "../dist/index.js";
-import { importPeer } from "./brokers.mjs";
+import { importPeer } from "./servers.mjs";
 
 const parent = parentPort ?? process;
 const tell = (message) => (parentPort === null ? process.send(message) : parentPort.postMessage(message));

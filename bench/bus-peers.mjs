@@ -3,7 +3,7 @@ import { fork } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
-import { freePort, startServer } from "./brokers.mjs";
+import { freePort, startServer } from "./servers.mjs";
 
 /** A NATS server of its own, in this folder; undefined where it is not installed. */
 export async function startNatsServer(folder) {

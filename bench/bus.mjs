@@ -10,11 +10,11 @@ import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { MessageChannel } from "node:worker_threads";
 import { connect, Latent, listen, loadModel, Tensor } from "../dist/index.js";
-import { importPeer } from "./brokers.mjs";
 import { clock } from "./bus-peer.mjs";
 import { Peer, startNatsServer } from "./bus-peers.mjs";
 import { interleave, median, promptTokens, random, row, time } from "./harness.mjs";
 import { qwenCacheModel, temporaryFolder } from "./models.mjs";
+import { importPeer } from "./servers.mjs";
 
 const rounds = 2;
 const messagesOfRound = 20;
