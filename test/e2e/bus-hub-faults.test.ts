@@ -140,7 +140,6 @@ describe("a hub that dies", () => {
     const presence = new Seen<readonly Present[]>();
     await receiver.watch(presence.take);
 
-    const confirmed = new Set<number>();
     const acknowledged: Promise<void>[] = [];
     const entries: LogEntry[] = [];
     const got = new Seen<number>();
@@ -154,11 +153,9 @@ describe("a hub that dies", () => {
     })();
     const send = async (i: number): Promise<void> => {
       await append(sender, log, String(i));
-      confirmed.add(i);
     };
     const sent = count(150).map(send);
     await got.until((all) => all.length >= 50);
-    const before = new Set(confirmed);
     await first.kill();
     sent.push(...count(75).map((i) => send(150 + i)));
     await hubProcess(first.url);
@@ -173,7 +170,6 @@ describe("a hub that dies", () => {
     const lost = count(300).filter((i) => !firsts.includes(i));
     expect(lost.every((i) => i < 150)).toBe(true);
     expect(count(300).filter((i) => i >= 150 && !firsts.includes(i))).toEqual([]);
-    expect(before.size).toBeGreaterThan(0);
     const sequences = entries.map(({ sequence }) => sequence);
     expect(sequences).toEqual([...new Set(sequences)].sort((a, b) => a - b));
 
