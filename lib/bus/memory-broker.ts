@@ -219,7 +219,8 @@ export class MemoryReader implements LogReader {
     if (stamp !== undefined && stamp < cursor.stamp) throw superseded();
     if (stamp === undefined || stamp > cursor.stamp) cursor.delivered = cursor.floor;
     // Grows with the clock, so that it does so across restarts of a hub.
-    this.stamp = cursor.stamp = stamp ?? Math.max(cursor.stamp + 1, Date.now() * 1000);
+    const clock = Date.now() * 1000;
+    this.stamp = cursor.stamp = stamp === undefined ? Math.max(cursor.stamp + 1, clock) : Math.min(stamp, Math.max(cursor.stamp, clock));
     cursor.reader?.end(superseded());
     cursor.reader = this;
   }

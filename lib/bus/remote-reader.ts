@@ -54,9 +54,15 @@ export class RemoteReader implements LogReader {
     if (this.#stamp === undefined) return;
     const { number: reader, log, cursor, windowBytes } = this.#options;
     const fields = { reader, log, cursor, windowBytes, stamp: this.#stamp, after: this.#position };
-    this.#link.request("open", { fields, ofThis: "connection" }).catch((error: unknown) => {
-      if (LatentError.isInstance(error)) this.end(error);
-    });
+    this.#link.request("open", { fields, ofThis: "connection" }).then(
+      (said) => {
+        // none if this connection broke as well
+        if (said.fields.stamp !== undefined) this.#stamp = numberOf(said.fields, "stamp");
+      },
+      (error: unknown) => {
+        if (LatentError.isInstance(error)) this.end(error);
+      },
+    );
   }
 
   take({ fields, rest, body }: Said): void {

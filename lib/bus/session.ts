@@ -1,27 +1,11 @@
-// The hub's side of one connection: does what a client asks for, on a connection to the memory of its own, and bounds what that may take.
-import { blake3 } from "../kernels/statistics.js";
+// The hub's side of one connection: who is there, whether it lives, how fast it may be, and that each request is answered.
 import { LatentError } from "../errors.js";
-import { requireEntry, requireName } from "./broker.js";
 import type { Client, Clients } from "./clients.js";
-import type { MemoryBroker, MemoryCore } from "./memory-broker.js";
-import {
-  appendOverheadBytes,
-  appendWindowBytes,
-  failureOf,
-  misunderstood,
-  namesOfSession,
-  numberOf,
-  pingsPerSilence,
-  presentBytes,
-  protocolVersion,
-  say,
-  textOf,
-  understand,
-} from "./protocol.js";
-import type { Fields, Said } from "./protocol.js";
+import type { MemoryCore } from "./memory-broker.js";
+import { failureOf, misunderstood, numberOf, pingsPerSilence, protocolVersion, say, textOf, understand } from "./protocol.js";
+import type { Said } from "./protocol.js";
 import { Rate } from "./rate.js";
-import { SessionReader } from "./session-reader.js";
-import { partsOf, SessionWatch } from "./session-watch.js";
+import { SessionWork } from "./session-work.js";
 import { frameBytes } from "./wire.js";
 import type { Message, Wire } from "./wire.js";
 
@@ -48,26 +32,19 @@ export interface SessionCounts {
   readonly refused: Map<string, number>;
 }
 
-/** Who does not take signals as fast as they come loses its connection when so much waits for it. */
-const slowBytes = 32 << 20;
-const longestWindowBytes = 64 << 20;
+/** What is answered with more bytes than it is asked for; each waits until the one before has been. */
+const weighty: ReadonlySet<string> = new Set(["get", "present"]);
 
 export class Session {
   readonly #host: SessionHost;
   readonly #wire: Wire;
-  readonly #broker: MemoryBroker;
+  readonly #work: SessionWork;
   readonly #messages: Rate;
   readonly #bytes: Rate;
-  readonly #readers = new Map<number, SessionReader>();
-  /** Appends that wait for room, by request. */
-  readonly #appends = new Map<number, { readonly abort: AbortController; readonly bytes: number }>();
-  readonly #stops = new Map<string, () => void>();
   readonly #ended = new AbortController();
-  #appendBytes = 0;
   #clientId = "";
   #connection = 0;
   #client: Client | undefined;
-  readonly #watch: SessionWatch;
   #saidBye = false;
   /** It is made to wait, so its silence means nothing. */
   #isDelayed = false;
@@ -76,8 +53,10 @@ export class Session {
   constructor(host: SessionHost, wire: Wire) {
     this.#host = host;
     this.#wire = wire;
-    this.#broker = host.core.connect("hub");
-    this.#watch = new SessionWatch(wire, () => this.#broker.present());
+    this.#work = new SessionWork(host, wire, () => {
+      this.#refused("ERR_LATENT_BUS_LIMIT");
+      this.close();
+    });
     this.#messages = new Rate(host.ratePerSecond);
     this.#bytes = new Rate(host.bytesPerSecond);
     if (host.silentMs !== Infinity) {
@@ -97,7 +76,7 @@ export class Session {
 
   /** Nothing that it asked for is unanswered. */
   get isIdle(): boolean {
-    return this.#appends.size === 0 && this.#wire.queued === 0;
+    return this.#work.isIdle && this.#wire.queued === 0;
   }
 
   close(): void {
@@ -109,15 +88,17 @@ export class Session {
     const bytes = message.head.length + message.body.length;
     this.#host.counts.receivedBytes += bytes;
     const said = understand(message);
+    let answering: Promise<void> | undefined;
     if (this.#client === undefined) this.#hello(said);
-    else this.#do(said, this.#client);
+    else answering = this.#do(said, this.#client);
     const waitMs = Math.max(this.#messages.take(1), this.#bytes.take(bytes));
     // who does not take its answers is not asked for more requests
-    if (this.#wire.queued > 2 * frameBytes || waitMs > 0) return this.#delay(waitMs);
+    if (answering !== undefined || this.#wire.queued > 2 * frameBytes || waitMs > 0) return this.#delay(waitMs, answering);
   }
 
-  async #delay(ms: number): Promise<void> {
+  async #delay(ms: number, answering: Promise<void> | undefined): Promise<void> {
     this.#isDelayed = true;
+    await answering;
     if (ms > 0) {
       await new Promise<void>((resolve) => {
         const done = (): void => {
@@ -129,7 +110,7 @@ export class Session {
         this.#ended.signal.addEventListener("abort", done);
       });
     }
-    await this.#wire.drained();
+    if (this.#wire.queued > 2 * frameBytes) await this.#wire.drained();
     this.#isDelayed = false;
   }
 
@@ -153,32 +134,35 @@ export class Session {
     this.#send(say("welcome", { version: protocolVersion, epoch, signalled, ...(silentMs === Infinity ? {} : { silentMs }) }));
   }
 
-  #do(said: Said, client: Client): void {
+  /** @returns what to wait for before the next message */
+  #do(said: Said, client: Client): Promise<void> | undefined {
     const { kind, fields } = said;
     switch (kind) {
       case "ping":
-        return;
+        return undefined;
       case "bye":
         this.#saidBye = true;
         this.close();
-        return;
+        return undefined;
       case "cancel":
-        this.#release(numberOf(fields, "request"))?.abort(new LatentError("ERR_LATENT_BUS_DISCONNECTED", "it was cancelled"));
-        return;
+        this.#work.cancel(numberOf(fields, "request"));
+        return undefined;
       case "delivered":
-        this.#readers.get(numberOf(fields, "reader"))?.delivered(numberOf(fields, "sequence"));
-        return;
+        this.#work.delivered(numberOf(fields, "reader"), numberOf(fields, "sequence"));
+        return undefined;
       case "stop":
-        this.#stop(textOf(fields, "what"));
-        return;
-      default:
-        void this.#answer(numberOf(fields, "id"), said, client);
+        this.#work.stop(textOf(fields, "what"));
+        return undefined;
+      default: {
+        const answering = this.#answer(numberOf(fields, "id"), said, client);
+        return weighty.has(kind) ? answering : undefined;
+      }
     }
   }
 
   async #answer(id: number, said: Said, client: Client): Promise<void> {
     try {
-      const { fields = {}, body } = (await this.#perform(id, said, client)) ?? {};
+      const { fields = {}, body } = (await this.#work.perform(id, said, client)) ?? {};
       this.#send(say("done", { id, ...fields }, "", body));
     } catch (error) {
       const failure = failureOf(error);
@@ -187,176 +171,6 @@ export class Session {
       this.#send(say("failed", { id, ...failure }));
       if (code === "ERR_LATENT_BUS_ENVELOPE") this.close();
     }
-  }
-
-  // Everything up to the first `await` happens in the order of the messages.
-  async #perform(
-    id: number,
-    { kind, fields, rest, body }: Said,
-    client: Client,
-  ): Promise<{ fields?: Fields; body?: Uint8Array } | undefined> {
-    const { signal } = this.#ended;
-    switch (kind) {
-      case "append":
-        await this.#append(id, textOf(fields, "log"), textOf(fields, "entry"), rest, body);
-        return;
-      case "open":
-        return { fields: { stamp: this.#open(fields) } };
-      case "acknowledge": {
-        const reader = this.#readers.get(numberOf(fields, "reader"));
-        if (reader === undefined) throw new LatentError("ERR_LATENT_BUS_DISCONNECTED", "the reader was closed");
-        await reader.acknowledge(numberOf(fields, "sequence"));
-        return;
-      }
-      case "close": {
-        const number = numberOf(fields, "reader");
-        const reader = this.#readers.get(number);
-        this.#readers.delete(number);
-        await reader?.close();
-        return;
-      }
-      case "forget":
-        await this.#broker.forget(textOf(fields, "log"), textOf(fields, "cursor"));
-        return;
-      case "signal": {
-        const subject = textOf(fields, "subject");
-        requireName(subject);
-        requireEntry({ head: rest, body });
-        if (id > client.signalled) {
-          client.signalled = id;
-          this.#host.counts.signalled++;
-          this.#host.core.signal(subject, { head: rest, body });
-        }
-        return;
-      }
-      case "listen": {
-        const subject = textOf(fields, "subject");
-        await this.#until(`listen ${subject}`, () =>
-          this.#broker.listen(subject, (entry) => {
-            this.#signal(say("signal", { subject }, entry.head, entry.body));
-          }),
-        );
-        return;
-      }
-      case "tap":
-        await this.#until("tap", () =>
-          this.#broker.tap(({ channel, name, head, body: shown }) => {
-            // it is for looking: who cannot keep up misses something
-            if (this.#wire.queued < slowBytes / 2) this.#send(say("tapped", { channel, name }, head, shown));
-          }),
-        );
-        return;
-      case "watch":
-        this.#stop("watch");
-        this.#watch.begin();
-        await this.#until("watch", () => this.#broker.watch((present) => void this.#watch.show(present)));
-        return;
-      case "present":
-        for (const [part] of partsOf((await this.#broker.present()).map(({ key, value }) => [key, value])))
-          this.#send(say("part", { id }, part));
-        return;
-      case "announce": {
-        if (Buffer.byteLength(rest) > presentBytes)
-          throw new LatentError("ERR_LATENT_BUS_LIMIT", `a record of presence has at most ${presentBytes} bytes`);
-        const key = textOf(fields, "key");
-        if (client.keys.size >= namesOfSession && !client.keys.has(key)) throw tooMany();
-        await client.presence.announce(key, rest);
-        client.keys.add(key);
-        return;
-      }
-      case "withdraw":
-        client.keys.delete(textOf(fields, "key"));
-        await client.presence.withdraw(textOf(fields, "key"));
-        return;
-      case "put":
-        await this.#put(textOf(fields, "name"), body, numberOf(fields, "keptMs"), signal);
-        return;
-      case "touch":
-        return { fields: { there: await this.#broker.touch(textOf(fields, "name"), numberOf(fields, "keptMs")) } };
-      case "get": {
-        const piece = await this.#broker.get(textOf(fields, "name"), signal);
-        return piece === undefined ? { fields: { there: false } } : { fields: { there: true }, body: piece };
-      }
-      case "drop":
-        await this.#broker.drop(textOf(fields, "name"));
-        return;
-      default:
-        throw misunderstood("a request of an unknown kind");
-    }
-  }
-
-  async #append(request: number, log: string, id: string, head: string, body: Uint8Array): Promise<void> {
-    const bytes = requireEntry({ head, body }) + appendOverheadBytes;
-    if (this.#appendBytes > 0 && this.#appendBytes + bytes > appendWindowBytes)
-      throw misunderstood("more appends than the window lets through");
-    const abort = new AbortController();
-    this.#appendBytes += bytes;
-    this.#appends.set(request, { abort, bytes });
-    try {
-      await this.#broker.append(log, { head, body }, { id, signal: abort.signal });
-      this.#host.counts.appended++;
-    } finally {
-      this.#release(request);
-    }
-  }
-
-  /** An append is over. */
-  #release(request: number): AbortController | undefined {
-    const appending = this.#appends.get(request);
-    this.#appendBytes -= appending?.bytes ?? 0;
-    this.#appends.delete(request);
-    return appending?.abort;
-  }
-
-  /** @returns the stamp, with which the reader may come back */
-  #open(fields: Fields): number {
-    if (this.#readers.size >= namesOfSession) throw tooMany();
-    const number = numberOf(fields, "reader");
-    if (this.#readers.has(number)) throw misunderstood("a reader that is there already");
-    const windowBytes = Math.min(numberOf(fields, "windowBytes"), longestWindowBytes);
-    const stamp = fields.stamp === undefined ? undefined : numberOf(fields, "stamp");
-    const memory = this.#broker.openAhead(textOf(fields, "log"), textOf(fields, "cursor"), this.#ended.signal, stamp);
-    if (fields.after !== undefined) memory.skip(numberOf(fields, "after"));
-    const reader = new SessionReader(number, memory, windowBytes, this.#wire, this.#host.counts);
-    this.#readers.set(number, reader);
-    void reader.run();
-    return memory.stamp;
-  }
-
-  async #put(name: string, piece: Uint8Array, keptMs: number, signal: AbortSignal): Promise<void> {
-    // a wrong piece would be found by whoever gets it, but nobody could put the right one then
-    if (!/^[0-9a-f]{64}$/.test(name) || this.#host.core.get(name) !== undefined || blake3(piece) === name)
-      await this.#broker.put(name, piece, keptMs, signal);
-    else throw new LatentError("ERR_LATENT_BUS_DIGEST", "the piece has another digest than its name says");
-  }
-
-  async #until(what: string, begin: () => Promise<() => void>): Promise<void> {
-    if (this.#stops.has(what)) return;
-    if (this.#stops.size >= namesOfSession) throw tooMany();
-    let isStopped = false;
-    this.#stops.set(what, () => (isStopped = true));
-    try {
-      const stop = await begin();
-      // eslint-disable-next-line @typescript-eslint/no-unnecessary-condition -- it may have been stopped meanwhile
-      if (isStopped) stop();
-      else this.#stops.set(what, stop);
-    } catch (error) {
-      this.#stops.delete(what);
-      throw error;
-    }
-  }
-
-  #stop(what: string): void {
-    if (what === "watch") this.#watch.end();
-    this.#stops.get(what)?.();
-    this.#stops.delete(what);
-  }
-
-  #signal(message: Message): void {
-    if (this.#wire.queued > slowBytes) {
-      this.#refused("ERR_LATENT_BUS_LIMIT");
-      this.close();
-    } else this.#send(message);
   }
 
   #send(message: Message): void {
@@ -384,14 +198,10 @@ export class Session {
     if (LatentError.isInstance(error)) this.#refused(error.code);
     clearInterval(this.#beat);
     this.#ended.abort();
-    this.#watch.end();
-    for (const stop of this.#stops.values()) stop();
-    this.#stops.clear();
-    void this.#broker.close();
-    if (this.#client !== undefined) this.#host.clients.leave(this.#clientId, this.#connection, this.#saidBye);
+    this.#work.end();
+    // who is on a port cannot come back
+    const isGone = this.#saidBye || this.#host.silentMs === Infinity;
+    if (this.#client !== undefined) this.#host.clients.leave(this.#clientId, this.#connection, isGone);
     this.#host.onEnd(this);
   }
 }
-
-const tooMany = (): LatentError =>
-  new LatentError("ERR_LATENT_BUS_LIMIT", `a connection has at most ${namesOfSession} readers, subjects and records of presence`);
