@@ -1,6 +1,7 @@
 // The part of a bus that inboxes and agents share: it makes envelopes and reads them, ships content and opens it, keeps the order of what is sent, and
 // hears what comes for this peer.
 import { randomUUID } from "node:crypto";
+import { setMaxListeners } from "node:events";
 import type { Translator } from "../spaces/translator.js";
 import type { Latent } from "../spaces/latent.js";
 import { LatentError } from "../errors.js";
@@ -85,6 +86,8 @@ export class Post {
     readonly broker: Broker,
     readonly options: BusOptions,
   ) {
+    // everything that waits listens to it, which is no leak
+    setMaxListeners(0, this.#closed.signal);
     this.name = options.name;
     this.outbox = new Outbox(options.windowBytes);
     this.#notary = new Notary(options.sign, options.trust);

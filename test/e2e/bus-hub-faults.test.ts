@@ -445,6 +445,25 @@ describe("a peer that breaks the rules", () => {
     await append(broker, "log", "x");
   });
 
+  it("that is a page of somebody else in a browser of this machine gets nothing, token or not", async () => {
+    const hub = await hubAt();
+    for (const headers of [{ host: "rebound.example" }, { host: "rebound.example:80" }, { origin: "https://page.example" }])
+      expect((await ask(hub.url, "/metrics", { headers })).status).toBe(401);
+    for (const host of ["localhost", "127.0.0.1:7411", "[::1]:7411"])
+      expect((await ask(hub.url, "/metrics", { headers: { host } })).status).toBe(200);
+  });
+
+  it("does not fill the hub with logs, nor with messages that nobody reads", async () => {
+    const hub = await hubAt(undefined, { limits: { logs: 2, allLogBytes: 1 << 20 } });
+    const broker = await clientOf(hub.url);
+    await append(broker, "one", "x");
+    await append(broker, "two", "x");
+    expect(await codeOf(append(broker, "three", "x"))).toBe("ERR_LATENT_BUS_LIMIT");
+    await append(broker, "one", entryOf("half", 512 << 10));
+    expect(await codeOf(append(broker, "two", entryOf("more than the rest", 600 << 10)))).toBe("ERR_LATENT_BUS_LIMIT");
+    await append(broker, "two", "x");
+  });
+
   it("is one too many", async () => {
     const hub = await hubAt(undefined, { connections: 2 });
     const first = await clientOf(hub.url);
