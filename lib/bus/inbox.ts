@@ -6,7 +6,7 @@ import { Model } from "../models/model.js";
 import { Pool } from "../models/pool.js";
 import { invalid } from "../check.js";
 import { blake3 } from "../kernels/statistics.js";
-import { entryBytes, type LogEntry, type LogReader } from "./broker.js";
+import { entryBytes, type LogEntry, type LogReader } from "./brokers/broker.js";
 import { checkName, type Envelope } from "./envelope.js";
 import { Message, type DeadLetter, type MessageHome } from "./message.js";
 import { Seen } from "./notary.js";

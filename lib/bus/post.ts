@@ -19,7 +19,7 @@ import {
   type Announcement,
   type Whereabouts,
 } from "./announcement.js";
-import type { Broker, Entry } from "./broker.js";
+import type { Broker, Entry } from "./brokers/broker.js";
 import type { ContentClaim } from "./claim.js";
 import { type Envelope, type MessageKind } from "./envelope.js";
 import { chooseForm, type Offer } from "./form.js";

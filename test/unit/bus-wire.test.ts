@@ -9,9 +9,9 @@ import { join } from "node:path";
 import { MessageChannel } from "node:worker_threads";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { say, understand } from "../../lib/bus/protocol.js";
-import { frameBytes, framePrefix, FrameReader, PortWire, StreamWire } from "../../lib/bus/wire.js";
-import type { Message, Wire } from "../../lib/bus/wire.js";
+import { say, understand } from "../../lib/bus/brokers/hub/protocol.js";
+import { frameBytes, framePrefix, FrameReader, PortWire, StreamWire } from "../../lib/bus/brokers/hub/wire.js";
+import type { Message, Wire } from "../../lib/bus/brokers/hub/wire.js";
 import { LatentError } from "../../lib/index.js";
 
 const message = fc.record({

@@ -1,6 +1,6 @@
 // A log in memory, the places of its readers, and a reader: entries in order, dropped when every cursor has passed them, and no more of them than there is
 // room for.
-import { LatentError } from "../errors.js";
+import { LatentError } from "../../errors.js";
 import type { Entry, LogEntry, LogReader } from "./broker.js";
 
 /** How much of a log is kept. */

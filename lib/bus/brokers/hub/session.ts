@@ -1,7 +1,7 @@
 // The hub's side of one connection: who is there, whether it lives, how fast it may be, and that each request is answered.
-import { LatentError } from "../errors.js";
+import { LatentError } from "../../../errors.js";
 import type { Client, Clients } from "./clients.js";
-import type { MemoryCore } from "./memory-broker.js";
+import type { MemoryCore } from "../memory-broker.js";
 import { failureOf, misunderstood, numberOf, pingsPerSilence, protocolVersion, say, textOf, understand } from "./protocol.js";
 import type { Said } from "./protocol.js";
 import { Rate } from "./rate.js";

@@ -1,9 +1,9 @@
 // What a client may ask of a hub: done on a connection to the memory of its own, and bounded in what it may take.
-import { blake3 } from "../kernels/statistics.js";
-import { LatentError } from "../errors.js";
-import { requireEntry, requireName } from "./broker.js";
+import { blake3 } from "../../../kernels/statistics.js";
+import { LatentError } from "../../../errors.js";
+import { requireEntry, requireName } from "../broker.js";
 import type { Client } from "./clients.js";
-import type { MemoryBroker } from "./memory-broker.js";
+import type { MemoryBroker } from "../memory-broker.js";
 import { appendOverheadBytes, appendWindowBytes, misunderstood, namesOfSession, numberOf, presentBytes, say, textOf } from "./protocol.js";
 import type { Fields, Said } from "./protocol.js";
 import { SessionReader } from "./session-reader.js";

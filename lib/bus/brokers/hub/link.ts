@@ -1,7 +1,7 @@
 // A client's side of a connection that is made anew whenever it breaks: requests are kept until they are answered, and made again.
 import { randomUUID } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
-import { LatentError, toLatentError } from "../errors.js";
+import { LatentError, toLatentError } from "../../../errors.js";
 import {
   appendOverheadBytes,
   appendWindowBytes,

@@ -1,6 +1,6 @@
 // A reader of a log that a hub keeps. When the connection breaks it comes back to its cursor, and goes on where it was.
-import { LatentError } from "../errors.js";
-import type { LogEntry, LogReader } from "./broker.js";
+import { LatentError } from "../../../errors.js";
+import type { LogEntry, LogReader } from "../broker.js";
 import type { Link } from "./link.js";
 import { errorOf, numberOf } from "./protocol.js";
 import type { Said } from "./protocol.js";

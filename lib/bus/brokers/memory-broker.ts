@@ -1,5 +1,5 @@
 // The broker in the memory of one process: what `memory:` connects to, and what a hub keeps for those who connect to it.
-import { LatentError } from "../errors.js";
+import { LatentError } from "../../errors.js";
 import { requireEntry, requireId, requireName, requirePiece } from "./broker.js";
 import type { AppendOptions, Broker, Entry, LogReader, OpenLogOptions, Present, Tapped } from "./broker.js";
 import { Log, MemoryReader, type Appending, type LogLimits } from "./memory-log.js";
