@@ -12,7 +12,7 @@ import { temporaryFolder } from "./models.mjs";
 const require = createRequire(import.meta.url);
 const pieceBytes = 1 << 20;
 
-async function importPeer(name) {
+export async function importPeer(name) {
   try {
     return await import(pathToFileURL(require.resolve(name)).href);
   } catch {
@@ -20,7 +20,7 @@ async function importPeer(name) {
   }
 }
 
-async function freePort() {
+export async function freePort() {
   const server = net.createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
   const { port } = server.address();
@@ -30,7 +30,7 @@ async function freePort() {
 }
 
 /** Starts a server and waits until it takes connections; `undefined` where it is not installed. */
-async function startServer(command, args, port) {
+export async function startServer(command, args, port) {
   const child = spawn(command, args, { stdio: "ignore" });
   let ended = false;
   child.once("error", () => (ended = true));

@@ -137,7 +137,8 @@ class NatsBroker implements Broker {
       signal,
     );
     this.#link.setClock(created);
-    await this.#link.attempt(() => jsm.consumers.delete(name, consumer), signal);
+    // on a slow machine the server has dropped it by now
+    await this.#link.unlessMissing(() => jsm.consumers.delete(name, consumer));
     this.#logs.startSweeping();
   }
 

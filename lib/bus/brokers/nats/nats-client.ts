@@ -14,7 +14,7 @@ export interface NatsModules {
 export const frameBytes = 2048;
 const oldestServer = [2, 9] as const;
 /** Of errors of JetStream. */
-export const code = { streamNotFound: 10059, nameInUse: 10058, storeFailed: 10077 } as const;
+export const code = { streamNotFound: 10059, consumerNotFound: 10014, nameInUse: 10058, storeFailed: 10077 } as const;
 /** Of the account or server: storage, memory, streams, consumers, message size. */
 const limitCodes: readonly number[] = [10002, 10023, 10026, 10027, 10028, 10047, 10054, code.storeFailed];
 /** The cluster has no leader yet, JetStream is starting, or a stream of that name is just being deleted. */

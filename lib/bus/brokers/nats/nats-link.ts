@@ -230,13 +230,14 @@ export class NatsLink {
     return found === StreamWrongLastSequence || found === StreamWrongLastSequenceUnknown;
   }
 
-  /** Does `work` and takes it as done when the stream is not there. */
+  /** Does `work` and takes it as done when its stream or consumer is not there. */
   async unlessMissing(work: () => Promise<unknown>): Promise<void> {
     await this.attempt(async () => {
       try {
         await work();
       } catch (error) {
-        if (this.apiCode(error) !== code.streamNotFound) throw error;
+        const found = this.apiCode(error);
+        if (found !== code.streamNotFound && found !== code.consumerNotFound) throw error;
       }
     });
   }
