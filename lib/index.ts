@@ -211,9 +211,9 @@ export {
 } from "./bus/remote-agent.js";
 export type { AgentCounts, SentGenerateOptions } from "./bus/request.js";
 export { Served, type ServedCounts, type ServeOptions } from "./bus/serve.js";
-export { Hub, listen, type HubCloseOptions, type HubOptions, type HubTls } from "./bus/hub.js";
-export type { MemoryLimits } from "./bus/memory-broker.js";
-export type { NatsOptions, NatsTls } from "./bus/nats-broker.js";
+export { Hub, listen, type HubCloseOptions, type HubOptions, type HubTls } from "./bus/brokers/hub/hub.js";
+export type { MemoryLimits } from "./bus/brokers/memory-broker.js";
+export type { NatsOptions, NatsTls } from "./bus/brokers/nats/nats-broker.js";
 export {
   evaluate,
   type EvalExample,

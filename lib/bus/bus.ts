@@ -7,7 +7,7 @@ import { LatentError } from "../errors.js";
 import type { KvHandle } from "../kv/handle.js";
 import type { Latent } from "../spaces/latent.js";
 import { acceptsOf, nothingButText, type Announcement } from "./announcement.js";
-import type { Broker, Tapped } from "./broker.js";
+import type { Broker, Tapped } from "./brokers/broker.js";
 import { checkConversation, checkName, checkTraceparent, decodeEnvelope, longestMs, type Envelope } from "./envelope.js";
 import { checkOffer, type Offer } from "./form.js";
 import { Inbox, inboxOptions, type InboxOptions, type InboxPlace } from "./inbox.js";

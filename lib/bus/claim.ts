@@ -6,7 +6,7 @@ import { placeOf, type KvSharedReference } from "../kv/shared.js";
 import type { LatentKind } from "../spaces/latent.js";
 import { makeSpace, type Space } from "../spaces/space.js";
 import type { Dtype } from "../tensor.js";
-import { pieceBytes } from "./broker.js";
+import { pieceBytes } from "./brokers/broker.js";
 
 /** Where content lies. */
 export type Place =

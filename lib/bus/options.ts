@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import type { KvCodecChoice } from "../kv/codec.js";
 import type { KvSigner } from "../kv/signature.js";
 import { Translator } from "../spaces/translator.js";
-import { entryBytes } from "./broker.js";
+import { entryBytes } from "./brokers/broker.js";
 import { checkName, longestMs } from "./envelope.js";
 import type { BusTrust } from "./notary.js";
 

@@ -13,7 +13,7 @@ import { Latent, type LatentKind } from "../spaces/latent.js";
 import type { Space } from "../spaces/space.js";
 import type { Medium } from "../agents/events.js";
 import { ownMachine, ownProcess, type Whereabouts } from "./announcement.js";
-import type { Broker } from "./broker.js";
+import type { Broker } from "./brokers/broker.js";
 import type { ContentClaim, KvClaim, LatentClaim } from "./claim.js";
 import { getPieces, touchPieces } from "./pieces.js";
 import type { Shipped } from "./shipping.js";

@@ -2,7 +2,7 @@
 // a transfer that broke off goes on where it was. With a salt, which each piece then begins with, the names tell nobody else what the content is.
 import { LatentError } from "../errors.js";
 import { blake3 } from "../kernels/statistics.js";
-import { pieceBytes, type Broker } from "./broker.js";
+import { pieceBytes, type Broker } from "./brokers/broker.js";
 import { mostPieces } from "./claim.js";
 
 /** So many pieces are on their way at a time. */

@@ -19,7 +19,7 @@ import {
   type Announcement,
   type Whereabouts,
 } from "./announcement.js";
-import type { Broker, Entry } from "./broker.js";
+import type { Broker, Entry } from "./brokers/broker.js";
 import type { ContentClaim } from "./claim.js";
 import { type Envelope, type MessageKind } from "./envelope.js";
 import { chooseForm, type Offer } from "./form.js";
@@ -86,6 +86,8 @@ export class Post {
     readonly broker: Broker,
     readonly options: BusOptions,
   ) {
+    // everything that waits listens to it, which is no leak
+    setMaxListeners(0, this.#closed.signal);
     this.name = options.name;
     // every inbox and call listens to it
     setMaxListeners(0, this.#closed.signal);
@@ -180,13 +182,19 @@ export class Post {
   ): Promise<Envelope> {
     const before = this.#lanes.get(log);
     let handed = (): void => undefined;
-    const lane = new Promise<void>((resolve) => (handed = resolve));
+    const own = new Promise<void>((resolve) => (handed = resolve));
+    // one that failed early does not let the next ones past those before it
+    const lane = before === undefined ? own : before.then(() => own);
     this.#lanes.set(log, lane);
+    void lane.then(() => {
+      if (this.#lanes.get(log) === lane) this.#lanes.delete(log);
+    });
     let packed: Packed | undefined;
     try {
+      // room in the outbox is taken in this order too: who comes later cannot hold what the one before it waits for
+      if (before !== undefined) await unlessAborted(before, signal);
       const prepared = await prepare();
       packed = prepared.packed;
-      if (before !== undefined) await before;
       signal.throwIfAborted();
       const envelope = { ...prepared.envelope, sequence: this.#count(log, prepared.envelope.conversation) };
       const entry: Entry = { head: this.#notary.headOf(envelope), body: packed.body, object: packed.object };
@@ -199,7 +207,6 @@ export class Post {
       throw error;
     } finally {
       handed();
-      if (this.#lanes.get(log) === lane) this.#lanes.delete(log);
     }
   }
 
@@ -376,6 +383,23 @@ export class Post {
     this.#sequences.set(key, next);
     if (this.#sequences.size > mostConversations) this.#sequences.delete(this.#sequences.keys().next().value ?? "");
     return next;
+  }
+}
+
+/** Resolves with the promise, which never rejects; rejects when the signal aborts before. */
+async function unlessAborted(promise: Promise<void>, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted();
+  let abort = (): void => undefined;
+  const aborted = new Promise<never>((_resolve, reject) => {
+    abort = (): void => {
+      reject(signal.reason as Error);
+    };
+    signal.addEventListener("abort", abort, { once: true });
+  });
+  try {
+    await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener("abort", abort);
   }
 }
 

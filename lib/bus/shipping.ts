@@ -9,7 +9,7 @@ import type { KvShared } from "../kv/shared.js";
 import type { KvSigner } from "../kv/signature.js";
 import type { Latent } from "../spaces/latent.js";
 import { ownMachine, ownProcess, type Whereabouts } from "./announcement.js";
-import type { Broker } from "./broker.js";
+import type { Broker } from "./brokers/broker.js";
 import type { ContentClaim, KvClaim, LatentClaim, Place } from "./claim.js";
 import { putPieces } from "./pieces.js";
 

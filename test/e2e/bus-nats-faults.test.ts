@@ -6,20 +6,20 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { nkeys } from "@nats-io/transport-node";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import type { Broker, Entry, Present } from "../../lib/bus/broker.js";
-import { connectNats } from "../../lib/bus/nats-broker.js";
-import type { NatsOptions } from "../../lib/bus/nats-broker.js";
-import { outstandingEntries } from "../../lib/bus/nats-cursor.js";
-import { loadNats } from "../../lib/bus/nats-client.js";
-import { NatsLink } from "../../lib/bus/nats-link.js";
-import { NatsLogs } from "../../lib/bus/nats-log.js";
+import type { Broker, Entry, Present } from "../../lib/bus/brokers/broker.js";
+import { connectNats } from "../../lib/bus/brokers/nats/nats-broker.js";
+import type { NatsOptions } from "../../lib/bus/brokers/nats/nats-broker.js";
+import { outstandingEntries } from "../../lib/bus/brokers/nats/nats-cursor.js";
+import { loadNats } from "../../lib/bus/brokers/nats/nats-client.js";
+import { NatsLink } from "../../lib/bus/brokers/nats/nats-link.js";
+import { NatsLogs } from "../../lib/bus/brokers/nats/nats-log.js";
 import { LatentError } from "../../lib/errors.js";
 import { append, begin, entryOf, headOf, open, Seen, take } from "./bus-broker-suite.js";
 import { freePort, natsServer } from "./servers.js";
 import type { NatsServer } from "./servers.js";
 
 const script = fileURLToPath(new URL("bus-broker-process.mjs", import.meta.url));
-const built = new URL("../../dist/bus/nats-broker.js", import.meta.url).href;
+const built = new URL("../../dist/bus/brokers/nats/nats-broker.js", import.meta.url).href;
 const never = new AbortController().signal;
 const range = (from: number, to: number): string[] => Array.from({ length: to - from }, (_, i) => String(from + i));
 

@@ -1,6 +1,6 @@
 // The hub's side of a reader: sends entries ahead of their being asked for, as many bytes as the reader's window has room for.
 import { failureOf, say } from "./protocol.js";
-import type { MemoryReader } from "./memory-broker.js";
+import type { MemoryReader } from "../memory-log.js";
 import type { SessionCounts } from "./session.js";
 import type { Wire } from "./wire.js";
 

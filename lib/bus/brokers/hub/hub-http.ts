@@ -1,9 +1,9 @@
 // What a hub answers to plain HTTP: its health, its metrics, and pieces of content, which can be fetched in ranges by anything that speaks HTTP.
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { LatentError } from "../errors.js";
-import { blake3 } from "../kernels/statistics.js";
-import { pieceBytes } from "./broker.js";
-import type { MemoryCore } from "./memory-broker.js";
+import { LatentError } from "../../../errors.js";
+import { blake3 } from "../../../kernels/statistics.js";
+import { pieceBytes } from "../broker.js";
+import type { MemoryCore } from "../memory-broker.js";
 import type { SessionCounts } from "./session.js";
 
 export interface HttpHost {

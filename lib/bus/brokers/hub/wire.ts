@@ -3,8 +3,8 @@
 import { isUtf8 } from "node:buffer";
 import type { Duplex } from "node:stream";
 import type { MessagePort } from "node:worker_threads";
-import { LatentError, toLatentError } from "../errors.js";
-import { entryBytes } from "./broker.js";
+import { LatentError, toLatentError } from "../../../errors.js";
+import { entryBytes } from "../broker.js";
 
 export interface Message {
   /** At most {@link frameBytes} together with the body. */

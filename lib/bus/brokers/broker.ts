@@ -1,7 +1,7 @@
 // What a bus stands on: logs that keep entries in order and cursors that tell how far a reader is, presence, signals for whoever listens right now, and
 // pieces of content. The memory of this process, a hub and NATS offer the same, and everything above is written once.
-import { invalid } from "../check.js";
-import { LatentError } from "../errors.js";
+import { invalid } from "../../check.js";
+import { LatentError } from "../../errors.js";
 
 /** What travels: a head that anybody may read, and the payload if it is small. */
 export interface Entry {

@@ -1,7 +1,7 @@
 // A client's side of a connection that is made anew whenever it breaks: requests are kept until they are answered, and made again.
 import { randomUUID } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
-import { LatentError, toLatentError } from "../errors.js";
+import { LatentError, toLatentError } from "../../../errors.js";
 import {
   appendOverheadBytes,
   appendWindowBytes,
@@ -202,11 +202,12 @@ export class Link {
   #begin(wire: Wire, { fields }: Said): void {
     const epoch = textOf(fields, "epoch");
     const signalled = numberOf(fields, "signalled");
+    const silentMs = fields.silentMs === undefined ? undefined : Math.max(numberOf(fields, "silentMs"), 30);
     const isFirst = this.#epoch === undefined;
     const isOther = this.#epoch !== epoch;
     this.#epoch = epoch;
     this.#wire = wire;
-    if (fields.silentMs !== undefined) this.#listenForLife(wire, numberOf(fields, "silentMs"));
+    if (silentMs !== undefined) this.#listenForLife(wire, silentMs);
     const unanswered = [...this.#pending.values()];
     if (!isFirst) for (const lane of Object.values(this.#lanes)) Object.assign(lane, newLane(carefulWindowBytes));
     for (const pending of unanswered) pending.isSent = false;

@@ -1,6 +1,6 @@
 // A reader of a log that a hub keeps. When the connection breaks it comes back to its cursor, and goes on where it was.
-import { LatentError } from "../errors.js";
-import type { LogEntry, LogReader } from "./broker.js";
+import { LatentError } from "../../../errors.js";
+import type { LogEntry, LogReader } from "../broker.js";
 import type { Link } from "./link.js";
 import { errorOf, numberOf } from "./protocol.js";
 import type { Said } from "./protocol.js";
@@ -54,9 +54,15 @@ export class RemoteReader implements LogReader {
     if (this.#stamp === undefined) return;
     const { number: reader, log, cursor, windowBytes } = this.#options;
     const fields = { reader, log, cursor, windowBytes, stamp: this.#stamp, after: this.#position };
-    this.#link.request("open", { fields, ofThis: "connection" }).catch((error: unknown) => {
-      if (LatentError.isInstance(error)) this.end(error);
-    });
+    this.#link.request("open", { fields, ofThis: "connection" }).then(
+      (said) => {
+        // none if this connection broke as well
+        if (said.fields.stamp !== undefined) this.#stamp = numberOf(said.fields, "stamp");
+      },
+      (error: unknown) => {
+        if (LatentError.isInstance(error)) this.end(error);
+      },
+    );
   }
 
   take({ fields, rest, body }: Said): void {

@@ -1,5 +1,5 @@
 // The hub's side of watching who is present: tells a client what has changed since it was told last.
-import type { Present } from "./broker.js";
+import type { Present } from "../broker.js";
 import { say } from "./protocol.js";
 import type { Wire } from "./wire.js";
 

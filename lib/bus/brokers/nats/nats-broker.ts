@@ -7,10 +7,10 @@
 //   PREFIX.piece.NAME.UNTIL    stream PREFIX_pieces
 //   PREFIX.signal.SUBJECT, PREFIX.shown.LOG (a copy of each entry, for taps), PREFIX.room.LOG (there is room again): no stream, for whoever listens
 import type { NodeConnectionOptions } from "@nats-io/transport-node";
-import { checkInteger, checkKeys, checkOneOf, checkString, fallback, invalid } from "../check.js";
-import { LatentError } from "../errors.js";
-import type { AppendOptions, Broker, Entry, LogReader, OpenLogOptions, Present, Tapped } from "./broker.js";
-import { requireEntry, requireId, requireName } from "./broker.js";
+import { checkInteger, checkKeys, checkOneOf, checkString, fallback, invalid } from "../../../check.js";
+import { LatentError } from "../../../errors.js";
+import type { AppendOptions, Broker, Entry, LogReader, OpenLogOptions, Present, Tapped } from "../broker.js";
+import { requireEntry, requireId, requireName } from "../broker.js";
 import { loadNats } from "./nats-client.js";
 import type { NatsModules } from "./nats-client.js";
 import { NatsLink } from "./nats-link.js";

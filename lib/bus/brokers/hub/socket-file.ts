@@ -3,7 +3,7 @@ import { chmod, lstat, mkdtemp, rename, rm } from "node:fs/promises";
 import { connect } from "node:net";
 import type { Server } from "node:net";
 import { dirname, join } from "node:path";
-import { LatentError } from "../errors.js";
+import { LatentError } from "../../../errors.js";
 
 /**
  * Listens at `path`. @returns what removes the file, if it is still this server's

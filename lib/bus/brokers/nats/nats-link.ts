@@ -3,7 +3,7 @@
 import { EventEmitter, setMaxListeners } from "node:events";
 import type { JetStreamClient, JetStreamManager, StreamConfig } from "@nats-io/jetstream";
 import type { Msg, NatsConnection, NodeConnectionOptions } from "@nats-io/transport-node";
-import { LatentError } from "../errors.js";
+import { LatentError } from "../../../errors.js";
 import { code, isDenied, passingCodes, requireServer, toBusError } from "./nats-client.js";
 import type { NatsModules } from "./nats-client.js";
 

@@ -1,5 +1,5 @@
 // Addresses of hubs, as those who listen and those who connect write them.
-import { checkString, invalid } from "../check.js";
+import { checkString, invalid } from "../../../check.js";
 
 export type Address =
   { readonly kind: "unix"; readonly path: string } | { readonly kind: "http" | "https"; readonly host: string; readonly port: number };

@@ -2,8 +2,8 @@
 import type * as JetStream from "@nats-io/jetstream";
 import type * as Transport from "@nats-io/transport-node";
 import type { NatsConnection } from "@nats-io/transport-node";
-import { LatentError } from "../errors.js";
-import { entryBytes } from "./broker.js";
+import { LatentError } from "../../../errors.js";
+import { entryBytes } from "../broker.js";
 
 export interface NatsModules {
   readonly transport: typeof Transport;

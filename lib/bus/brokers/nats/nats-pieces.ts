@@ -1,8 +1,8 @@
 // Pieces of content on JetStream: a message each, whose subject has the name and until when it is kept. So whether a piece is there, and for how long, is told
 // by the list of subjects, and only a piece that must stay longer than it was put for is moved.
-import { LatentError } from "../errors.js";
-import { checkInteger } from "../check.js";
-import { pieceBytes, requirePiece } from "./broker.js";
+import { LatentError } from "../../../errors.js";
+import { checkInteger } from "../../../check.js";
+import { pieceBytes, requirePiece } from "../broker.js";
 import { frameBytes } from "./nats-client.js";
 import type { NatsLink, StreamPlan } from "./nats-link.js";
 import { planOf } from "./nats-log.js";

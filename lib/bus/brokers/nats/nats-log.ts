@@ -1,7 +1,7 @@
 // Logs on JetStream: a stream each. So the server itself knows how many bytes a log holds and refuses more, entries are numbered without gaps, and what is
 // stuck in one log neither fills nor slows down the others. Cursors are records in one stream that all logs share.
-import { entryBytes, requireName } from "./broker.js";
-import type { Entry } from "./broker.js";
+import { entryBytes, requireName } from "../broker.js";
+import type { Entry } from "../broker.js";
 import { parseCursor } from "./nats-cursor.js";
 import { frameBytes } from "./nats-client.js";
 import { abortable } from "./nats-link.js";

@@ -1,7 +1,7 @@
 // What a hub and its clients say to each other. The head of a message is one line of JSON, and behind it, if something else travels along, its text: the head
 // of an entry, the value of a record. So that text is neither escaped nor parsed on its way.
-import { LatentError, latentErrorCodes } from "../errors.js";
-import type { LatentErrorCode } from "../errors.js";
+import { LatentError, latentErrorCodes } from "../../../errors.js";
+import type { LatentErrorCode } from "../../../errors.js";
 import { nothing } from "./wire.js";
 import type { Message } from "./wire.js";
 

@@ -3,7 +3,7 @@
 //
 // A reader that is killed must find its record true: an entry that kills its readers has to be counted. So the record runs ahead of what is delivered, by a
 // few entries that no reader has had before, and by none where one had them: there, one write precedes each delivery, and the tries are exact.
-import { LatentError } from "../errors.js";
+import { LatentError } from "../../../errors.js";
 
 /** How many entries that nobody has had yet may be delivered without a write in between. After a kill they count as tried once, delivered or not. */
 const ahead = 8;

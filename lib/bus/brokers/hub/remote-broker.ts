@@ -1,8 +1,8 @@
 // The broker of a hub, seen from a client.
-import { checkNumber } from "../check.js";
-import { LatentError } from "../errors.js";
-import { requireEntry, requireId, requireName, requirePiece } from "./broker.js";
-import type { AppendOptions, Broker, Entry, LogReader, OpenLogOptions, Present, Tapped } from "./broker.js";
+import { checkNumber } from "../../../check.js";
+import { LatentError } from "../../../errors.js";
+import { requireEntry, requireId, requireName, requirePiece } from "../broker.js";
+import type { AppendOptions, Broker, Entry, LogReader, OpenLogOptions, Present, Tapped } from "../broker.js";
 import { Link } from "./link.js";
 import type { Dial, LinkOptions } from "./link.js";
 import { misunderstood, numberOf, presentBytes, textOf } from "./protocol.js";

@@ -1,8 +1,8 @@
 // The reader of a cursor: entries come through a puller, and the cursor's record is written by compare-and-set, so that whoever has taken it over since is
 // noticed. Many acknowledgements share one write.
 import { randomUUID } from "node:crypto";
-import { LatentError } from "../errors.js";
-import type { LogEntry, LogReader, OpenLogOptions } from "./broker.js";
+import { LatentError } from "../../../errors.js";
+import type { LogEntry, LogReader, OpenLogOptions } from "../broker.js";
 import { CursorState, parseCursor } from "./nats-cursor.js";
 import type { NatsLink } from "./nats-link.js";
 import type { NatsLogs } from "./nats-log.js";

@@ -2,8 +2,8 @@
 // gone, or the connection was, or a message is missing, another one is made that goes on behind the last entry that came.
 import { randomUUID } from "node:crypto";
 import type { Msg } from "@nats-io/transport-node";
-import type { Entry } from "./broker.js";
-import { entryBytes } from "./broker.js";
+import type { Entry } from "../broker.js";
+import { entryBytes } from "../broker.js";
 import { frameBytes } from "./nats-client.js";
 import type { NatsLink } from "./nats-link.js";
 import { decodeEntry } from "./nats-log.js";

@@ -1,5 +1,5 @@
 // Who is, or was lately, connected to a hub: what lets a client that lost its connection go on with a new one as if nothing had happened.
-import type { MemoryBroker, MemoryCore } from "./memory-broker.js";
+import type { MemoryBroker, MemoryCore } from "../memory-broker.js";
 
 /** How long records of presence outlive a lost connection, and how long a client is remembered. */
 const lingerMs = 5_000;

@@ -6,15 +6,15 @@ import { createServer as createHttps } from "node:https";
 import type { AddressInfo, Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { MessagePort } from "node:worker_threads";
-import { checkCallback, checkInteger, checkKeys, checkNumber, checkString, fallback, invalid } from "../check.js";
-import { LatentError } from "../errors.js";
+import { checkCallback, checkInteger, checkKeys, checkNumber, checkString, fallback, invalid } from "../../../check.js";
+import { LatentError } from "../../../errors.js";
 import { formatAddress, isLoopback, parseAddress } from "./address.js";
 import type { Address } from "./address.js";
-import type { Broker } from "./broker.js";
+import type { Broker } from "../broker.js";
 import { Clients } from "./clients.js";
 import { serveHttp } from "./hub-http.js";
-import { MemoryCore, memoryLimits } from "./memory-broker.js";
-import type { MemoryLimits } from "./memory-broker.js";
+import { MemoryCore, memoryLimits } from "../memory-broker.js";
+import type { MemoryLimits } from "../memory-broker.js";
 import { sessionPath, standardSilentMs, upgradeName } from "./protocol.js";
 import { Session } from "./session.js";
 import type { SessionCounts, SessionHost } from "./session.js";
@@ -107,6 +107,8 @@ export class Hub implements AsyncDisposable {
   readonly #host: SessionHost;
   readonly #connections: number;
   readonly #token: Buffer | undefined;
+  /** Clients show certificates. */
+  readonly #isMutual: boolean;
   #address: Address;
   #isDraining = false;
   #removeFile: (() => Promise<void>) | undefined;
@@ -119,6 +121,7 @@ export class Hub implements AsyncDisposable {
     this.#core = new MemoryCore(limits);
     this.#clients = new Clients(this.#core);
     this.#connections = connections;
+    this.#isMutual = tls?.ca !== undefined;
     this.#token = token === undefined ? undefined : digestOf(token);
     this.#host = {
       ...{ core: this.#core, clients: this.#clients, epoch: randomUUID(), silentMs, ratePerSecond, bytesPerSecond, counts: this.#counts },
@@ -229,8 +232,14 @@ export class Hub implements AsyncDisposable {
     }
   }
 
-  #isAuthorized({ headers: { authorization = "" } }: IncomingMessage): boolean {
-    if (this.#token === undefined) return true;
+  #isAuthorized({ headers: { authorization = "", host = "", origin } }: IncomingMessage): boolean {
+    // without a token the only guard is that nobody but this machine can connect, which a page in its browser can too, under a name of its own
+    if (this.#token === undefined)
+      return (
+        this.#address.kind === "unix" ||
+        this.#isMutual ||
+        (origin === undefined && isLoopback(host.replace(/:\d+$/, "").replace(/[[\]]/g, "")))
+      );
     return timingSafeEqual(digestOf(/^Bearer +(\S+)$/i.exec(authorization)?.[1] ?? ""), this.#token);
   }
 

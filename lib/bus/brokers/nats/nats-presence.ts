@@ -1,8 +1,8 @@
 // Who is there, on JetStream: records in the server's memory that vanish by themselves unless they are written again every few seconds. Who watches keeps a copy
 // of his own from the records as they are written, and forgets on his own what was not written again; so neither a restarted server nor a lost message matters.
 import { randomUUID } from "node:crypto";
-import { requireEntry } from "./broker.js";
-import type { Present } from "./broker.js";
+import { requireEntry } from "../broker.js";
+import type { Present } from "../broker.js";
 import type { NatsLink, StreamPlan } from "./nats-link.js";
 import { nameOf, planOf, tokenOf } from "./nats-log.js";
 import type { NatsLayout } from "./nats-log.js";
