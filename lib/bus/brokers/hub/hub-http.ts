@@ -4,6 +4,7 @@ import { LatentError } from "../../../errors.js";
 import { blake3 } from "../../../kernels/statistics.js";
 import { pieceBytes } from "../broker.js";
 import type { MemoryCore } from "../memory-broker.js";
+import { metric } from "../../metrics.js";
 import type { SessionCounts } from "./session.js";
 
 export interface HttpHost {
@@ -13,6 +14,8 @@ export interface HttpHost {
   readonly isDraining: boolean;
   readonly isAuthorized: (request: IncomingMessage) => boolean;
   readonly routes: ((request: IncomingMessage, response: ServerResponse) => boolean) | undefined;
+  readonly metrics: (() => string) | undefined;
+  readonly ready: (() => boolean) | undefined;
 }
 
 /** How long a piece is kept that is put without saying so. */
@@ -47,7 +50,7 @@ async function route(host: HttpHost, request: IncomingMessage, response: ServerR
     return;
   }
   const piece = /^\/v1\/pieces\/([0-9a-f]{64})$/.exec(path)?.[1];
-  if (path === "/ready" && isRead) answerState(host, response);
+  if (path === "/ready" && isRead) answerState(host, response, host.ready?.() ?? true);
   else if (path === "/metrics" && isRead)
     response.writeHead(200, { "content-type": "text/plain; version=0.0.4; charset=utf-8" }).end(metricsOf(host));
   else if (piece !== undefined && isRead) sendPiece(host, piece, request, response);
@@ -56,8 +59,9 @@ async function route(host: HttpHost, request: IncomingMessage, response: ServerR
   else if (host.routes?.(request, response) !== true) response.writeHead(404).end();
 }
 
-function answerState({ isDraining }: HttpHost, response: ServerResponse): void {
-  answer(response, isDraining ? 503 : 200, { status: isDraining ? "draining" : "ok" });
+function answerState({ isDraining }: HttpHost, response: ServerResponse, isReady = true): void {
+  const status = isDraining ? "draining" : isReady ? "ok" : "starting";
+  answer(response, status === "ok" ? 200 : 503, { status });
 }
 
 function sendPiece(host: HttpHost, name: string, request: IncomingMessage, response: ServerResponse): void {
@@ -161,24 +165,26 @@ function answer(response: ServerResponse, status: number, value: unknown): void 
   response.writeHead(status, { "content-type": "application/json", "cache-control": "no-store" }).end(JSON.stringify(value));
 }
 
-function metricsOf({ core, counts, sessions }: HttpHost): string {
+function metricsOf({ core, counts, sessions, metrics }: HttpHost): string {
   const { logs, logBytes, pieces, pieceBytes: kept, present } = core.facts;
-  const lines: string[] = [];
-  const metric = (name: string, type: "counter" | "gauge", help: string, value: number): void => {
-    lines.push(`# HELP latentwire_${name} ${help}`, `# TYPE latentwire_${name} ${type}`, `latentwire_${name} ${value}`);
-  };
-  metric("sessions", "gauge", "Connections that are open.", sessions);
-  metric("present", "gauge", "Records of presence.", present);
-  metric("logs", "gauge", "Inboxes and topics.", logs);
-  metric("log_bytes", "gauge", "Bytes that they hold.", logBytes);
-  metric("pieces", "gauge", "Pieces of content.", pieces);
-  metric("piece_bytes", "gauge", "Bytes of pieces.", kept);
-  metric("appended_total", "counter", "Entries that were confirmed.", counts.appended);
-  metric("delivered_total", "counter", "Entries that were sent to readers.", counts.delivered);
-  metric("signals_total", "counter", "Signals that were passed on.", counts.signalled);
-  metric("received_bytes_total", "counter", "Bytes of messages and pieces that came in.", counts.receivedBytes);
-  metric("sent_bytes_total", "counter", "Bytes of messages and pieces that went out.", counts.sentBytes);
-  lines.push("# HELP latentwire_refused_total What was refused, by the code of the error.", "# TYPE latentwire_refused_total counter");
-  for (const [code, count] of counts.refused) lines.push(`latentwire_refused_total{code="${code}"} ${count}`);
-  return `${lines.join("\n")}\n`;
+  return [
+    metric("sessions", "gauge", "Connections that are open.", sessions),
+    metric("present", "gauge", "Records of presence.", present),
+    metric("logs", "gauge", "Inboxes and topics.", logs),
+    metric("log_bytes", "gauge", "Bytes that they hold.", logBytes),
+    metric("pieces", "gauge", "Pieces of content.", pieces),
+    metric("piece_bytes", "gauge", "Bytes of pieces.", kept),
+    metric("appended_total", "counter", "Entries that were confirmed.", counts.appended),
+    metric("delivered_total", "counter", "Entries that were sent to readers.", counts.delivered),
+    metric("signals_total", "counter", "Signals that were passed on.", counts.signalled),
+    metric("received_bytes_total", "counter", "Bytes of messages and pieces that came in.", counts.receivedBytes),
+    metric("sent_bytes_total", "counter", "Bytes of messages and pieces that went out.", counts.sentBytes),
+    metric(
+      "refused_total",
+      "counter",
+      "What was refused, by the code of the error.",
+      [...counts.refused].map(([code, value]) => ({ labels: { code }, value })),
+    ),
+    metrics?.() ?? "",
+  ].join("");
 }

@@ -47,6 +47,10 @@ export interface HubOptions {
   readonly silentMs?: number;
   /** More that is served on the same port, after the token was checked. Returns whether it answers the request. */
   readonly routes?: (request: IncomingMessage, response: ServerResponse) => boolean;
+  /** More lines for `/metrics`, in the text format of Prometheus; each ends with a line feed. */
+  readonly metrics?: () => string;
+  /** Whether `/ready` may say that it is. Default: always. */
+  readonly ready?: () => boolean;
 }
 
 /** Options of {@link Hub.close}. */
@@ -62,7 +66,7 @@ export interface HubCloseOptions {
  */
 export async function listen(url: string, options: HubOptions = {}): Promise<Hub> {
   const address = parseAddress(url);
-  const known = ["token", "tls", "limits", "ratePerSecond", "bytesPerSecond", "connections", "silentMs", "routes"];
+  const known = ["token", "tls", "limits", "ratePerSecond", "bytesPerSecond", "connections", "silentMs", "routes", "metrics", "ready"];
   checkKeys("options", options, known);
   const token = options.token === undefined ? undefined : checkString("token", options.token);
   if (token !== undefined && !/^[\x21-\x7e]{8,}$/.test(token))
@@ -75,6 +79,8 @@ export async function listen(url: string, options: HubOptions = {}): Promise<Hub
     );
   }
   checkCallback("routes", options.routes);
+  checkCallback("metrics", options.metrics);
+  checkCallback("ready", options.ready);
   const limits = fallback(options.limits, {});
   checkKeys("limits", limits, Object.keys(memoryLimits));
   for (const [name, value] of Object.entries(limits)) checkInteger(`limits.${name}`, value, 1, Number.MAX_SAFE_INTEGER);
@@ -115,7 +121,7 @@ export class Hub implements AsyncDisposable {
   #closed: Promise<void> | undefined;
 
   /** @internal By {@link listen}. */
-  constructor(address: Address, { token, tls, routes }: HubOptions, checked: Checked) {
+  constructor(address: Address, { token, tls, routes, metrics, ready }: HubOptions, checked: Checked) {
     const { limits, connections, ratePerSecond, bytesPerSecond, silentMs } = checked;
     this.#address = address;
     this.#core = new MemoryCore(limits);
@@ -132,7 +138,7 @@ export class Hub implements AsyncDisposable {
     this.#server.maxConnections = 2 * connections;
     this.#server.on("request", (request, response) => {
       const { core, counts } = this.#host;
-      const state = { core, counts, routes, sessions: this.#sessions.size, isDraining: this.#isDraining };
+      const state = { core, counts, routes, metrics, ready, sessions: this.#sessions.size, isDraining: this.#isDraining };
       void serveHttp({ ...state, isAuthorized: (asked) => this.#isAuthorized(asked) }, request, response);
     });
     this.#server.on("upgrade", (request, socket: Socket, first) => {
@@ -178,6 +184,11 @@ export class Hub implements AsyncDisposable {
     this.#sessions.add(new Session({ ...this.#host, silentMs: Infinity }, new PortWire(given)));
   }
 
+  /** Lets nobody in any more, and says so at `/health` and `/ready`; who is connected stays so until {@link close}. Idempotent. */
+  drain(): void {
+    this.#isDraining = true;
+  }
+
   /** Lets nobody in any more, answers what waits, and ends. Idempotent. */
   async close(options: HubCloseOptions = {}): Promise<void> {
     checkKeys("options", options, ["drainMs"]);
@@ -191,7 +202,7 @@ export class Hub implements AsyncDisposable {
   }
 
   async #close(drainMs: number): Promise<void> {
-    this.#isDraining = true;
+    this.drain();
     const until = performance.now() + drainMs;
     while (performance.now() < until && [...this.#sessions].some((session) => !session.isIdle)) await delay(10);
     for (const session of [...this.#sessions]) session.close();
