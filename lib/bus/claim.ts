@@ -7,6 +7,7 @@ import type { LatentKind } from "../spaces/latent.js";
 import { makeSpace, type Space } from "../spaces/space.js";
 import type { Dtype } from "../tensor.js";
 import { pieceBytes } from "./brokers/broker.js";
+import { Recent } from "./brokers/recent.js";
 
 /** Where content lies. */
 export type Place =
@@ -101,10 +102,17 @@ function checkKv(value: object): KvClaim {
   };
 }
 
+const spaceFields = ["weights", "layer", "dimension", "positions", "normalisation"] as const;
+/** The digest of these was computed before. */
+const knownSpaces = new Recent<Space>(64, Infinity);
+
 /** A space by its fields, whose digest its id must be. */
 function checkSpace(value: unknown): Space {
   checkKeys("claim.space", value, ["id", "weights", "layer", "dimension", "positions", "normalisation"]);
   const given = value as Readonly<Record<keyof Space, unknown>>;
+  const id = checkDigest("claim.space.id", given.id, false);
+  const known = knownSpaces.get(id);
+  if (known !== undefined && spaceFields.every((field) => known[field] === given[field])) return known;
   const space = makeSpace({
     weights: checkString("claim.space.weights", given.weights),
     layer: checkOneOf("claim.space.layer", given.layer, ["embeds", "hidden", "relative", "pooled"]),
@@ -112,7 +120,8 @@ function checkSpace(value: unknown): Space {
     positions: checkString("claim.space.positions", given.positions),
     normalisation: checkString("claim.space.normalisation", given.normalisation),
   });
-  if (space.id !== given.id) throw invalid("claim.space.id", "the digest of its fields", given.id);
+  if (space.id !== id) throw invalid("claim.space.id", "the digest of its fields", id);
+  knownSpaces.set(id, space);
   return space;
 }
 

@@ -7,9 +7,9 @@ import { Pool } from "../models/pool.js";
 import { invalid } from "../check.js";
 import { blake3 } from "../kernels/statistics.js";
 import { entryBytes, type LogEntry, type LogReader } from "./brokers/broker.js";
+import { addNew, seenLately } from "./brokers/recent.js";
 import { checkName, type Envelope } from "./envelope.js";
 import { Message, type DeadLetter, type MessageHome } from "./message.js";
-import { Seen } from "./notary.js";
 import { eitherOf, type EnvelopeFields, type Post } from "./post.js";
 
 /** Options of {@link Bus.inbox} and {@link Bus.subscribe}. */
@@ -67,7 +67,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
   /** What was refused and comes again, in order. */
   readonly #again: LogEntry[] = [];
   readonly #tries = new Map<number, number>();
-  readonly #seen = new Seen(600_000, 65_536);
+  readonly #seen = seenLately();
   readonly #home: MessageHome;
   #wake: (() => void) | undefined;
   #iterated = false;
@@ -200,7 +200,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
     try {
       envelope = this.#post.read(entry);
       const dead = this.#check(envelope, entry, tries);
-      if (!this.#seen.add(envelope.id) && !isRefused) {
+      if (!addNew(this.#seen, envelope.id) && !isRefused) {
         await this.#duplicate(entry, envelope.id);
         return undefined;
       }

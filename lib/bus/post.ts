@@ -23,12 +23,13 @@ import type { Broker, Entry } from "./brokers/broker.js";
 import type { ContentClaim } from "./claim.js";
 import { type Envelope, type MessageKind } from "./envelope.js";
 import { chooseForm, type Offer } from "./form.js";
-import { Notary, Seen } from "./notary.js";
+import { Notary } from "./notary.js";
 import { Outbox } from "./outbox.js";
 import { Parcel } from "./parcel.js";
 import { saltBytes } from "./pieces.js";
 import { shipKv, shipLatent, type Shipment, type ShippingOptions } from "./shipping.js";
 import type { BusOptions } from "./options.js";
+import { addNew, Recent, seenLately } from "./brokers/recent.js";
 
 /** What an envelope says besides what every one does. */
 export type EnvelopeFields = Partial<Pick<Envelope, "validForMs" | "about" | "text" | "claims" | "why" | "label" | "traceparent" | "data">>;
@@ -69,13 +70,13 @@ export class Post {
   readonly id = randomUUID();
   readonly name: string;
   readonly outbox: Outbox;
-  readonly seen = new Seen(600_000, 65_536);
+  readonly seen = seenLately();
   readonly #notary: Notary;
   readonly #sequences = new Map<string, number>();
   readonly #lanes = new Map<string, Promise<void>>();
   readonly #takers = new Map<string, (envelope: Envelope, entry: Entry) => void>();
   /** The last ones, for who asks later whether a message was acknowledged. */
-  readonly #receipts = new Map<string, Envelope>();
+  readonly #receipts = new Recent<Envelope>(mostReceipts, Infinity);
   readonly #salt: Uint8Array;
   readonly #verify: KvVerifier | undefined;
   readonly #closed = new AbortController();
@@ -104,7 +105,6 @@ export class Post {
       if (kind === "receipt") {
         this.outbox.release(about);
         this.#receipts.set(about, envelope);
-        if (this.#receipts.size > mostReceipts) this.#receipts.delete(this.#receipts.keys().next().value ?? "");
       }
       this.#takers.get(about)?.(envelope, entry);
     });
@@ -235,7 +235,7 @@ export class Post {
   heard(entry: Entry): Envelope | undefined {
     try {
       const envelope = this.read(entry);
-      return this.seen.add(envelope.id) ? envelope : undefined;
+      return addNew(this.seen, envelope.id) ? envelope : undefined;
     } catch {
       return undefined;
     }

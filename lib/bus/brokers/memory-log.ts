@@ -1,6 +1,7 @@
 // A log in memory, the places of its readers, and a reader: entries in order, dropped when every cursor has passed them, and no more of them than there is
 // room for.
 import { LatentError } from "../../errors.js";
+import { addNew, Recent } from "./recent.js";
 import type { Entry, LogEntry, LogReader } from "./broker.js";
 
 /** How much of a log is kept. */
@@ -49,7 +50,7 @@ export interface Appending {
 export class Log {
   readonly cursors = new Map<string, Cursor>();
   readonly #entries: Kept[] = [];
-  readonly #ids = new Map<string, number>();
+  readonly #ids = new Recent<true>(idCount, idMs);
   readonly #waiting: Appending[] = [];
   /** Who was admitted last, so that one who floods the log does not keep the others out. */
   #lastOwner: object | undefined;
@@ -146,10 +147,7 @@ export class Log {
 
   /** Forgets ids that are old. */
   sweep(): void {
-    for (const [id, until] of this.#ids) {
-      if (until > now()) break;
-      this.#ids.delete(id);
-    }
+    this.#ids.age();
     this.trim();
   }
 
@@ -171,10 +169,8 @@ export class Log {
   }
 
   #keep({ id, entry, bytes, done }: Appending): void {
-    const isNew = !this.#ids.has(id);
+    const isNew = addNew(this.#ids, id);
     if (isNew) {
-      this.#ids.set(id, now() + idMs);
-      if (this.#ids.size > idCount) this.#ids.delete(this.#ids.keys().next().value ?? "");
       this.#entries.push({ sequence: this.#next++, entry, bytes, at: now() });
       this.#add(bytes);
       for (const { reader } of this.cursors.values()) reader?.wake();
