@@ -327,7 +327,7 @@ describe("a request is refused", () => {
 
   it("that a web page sends, or that is not said to be JSON", async () => {
     const json = { "content-type": "application/json" };
-    expect((await post(url, good, { headers: { ...json, origin: "http://example.com" } })).status).toBe(403);
+    expect((await post(url, good, { headers: { ...json, origin: "http://example.com" } })).status).toBe(401);
     expect((await post(url, good, { headers: { "content-type": "text/plain" } })).status).toBe(415);
   });
 
