@@ -249,11 +249,12 @@ export class MemoryBroker implements Broker {
     this.#core = core;
   }
 
-  async append(name: string, entry: Entry, { id, signal }: AppendOptions): Promise<void> {
+  async append(name: string, given: Entry, { id, signal }: AppendOptions): Promise<void> {
     this.#require(name);
     signal.throwIfAborted();
     requireId(id);
-    const bytes = requireEntry(entry);
+    const bytes = requireEntry(given);
+    const entry = this.#passed(given);
     this.#core.requireRoom(bytes);
     const log = this.#core.log(name);
     let kept = false;
@@ -320,7 +321,7 @@ export class MemoryBroker implements Broker {
   async signal(subject: string, entry: Entry): Promise<void> {
     this.#require(subject);
     requireEntry(entry);
-    this.#core.signal(subject, entry);
+    this.#core.signal(subject, this.#passed(entry));
   }
 
   async listen(subject: string, take: (entry: Entry) => void): Promise<() => void> {
@@ -399,6 +400,11 @@ export class MemoryBroker implements Broker {
       this.#open.delete(stop);
       stop();
     };
+  }
+
+  /** Without what others, who may be in another process, could not have. */
+  #passed(entry: Entry): Entry {
+    return this.passesObjects ? entry : { head: entry.head, body: entry.body };
   }
 
   #require(...names: readonly string[]): void {
