@@ -16,8 +16,8 @@ import { interleave, median, promptTokens, random, row, time } from "./harness.m
 import { qwenCacheModel, temporaryFolder } from "./models.mjs";
 import { importPeer } from "./servers.mjs";
 
-const rounds = 2;
-const messagesOfRound = 20;
+const rounds = 7;
+const messagesOfRound = 60;
 const latentRows = 512; // of 64 numbers
 const positions = 448;
 const pieceBytes = 512 << 10;
@@ -225,26 +225,21 @@ async function bulk(bench) {
   const times = await interleave(cases, { rounds });
   kv.dispose();
   await sequence.dispose();
+  // a process on this machine is reached by a socket or by shared memory, which is held against both
   const bare = {
-    "unix, shared memory": "memcpy",
-    unix: "bare unix",
-    "unix, a hub of its own": "bare unix",
-    http: "bare http",
-    NATS: "bare NATS",
+    "unix, shared memory": ["bare unix", "memcpy"],
+    unix: ["bare unix"],
+    "unix, a hub of its own": ["bare unix"],
+    http: ["bare http"],
+    NATS: ["bare NATS"],
   };
   return Object.entries(ways).map(([name, way]) => {
-    const peer = bare[name];
-    const ratio = peer === undefined ? null : times[name] / times[peer];
+    const peers = Object.fromEntries((bare[name] ?? []).map((peer) => [peer, times[peer]]));
+    const [channel] = Object.values(peers);
+    const ratio = channel === undefined ? null : times[name] / channel;
     const shape = `${(bytes / 1e6).toFixed(0)} MB of keys and values, Qwen3-4B's shape; way ${way}`;
     const target = ratio === null ? null : { what: "ratio", compare: "<=", limit: 1.3, unit: "x", value: ratio };
-    return row({
-      name: `bus bulk: ${name}`,
-      shape,
-      ms: times[name],
-      peers: peer === undefined ? {} : { [peer]: times[peer] },
-      ratio,
-      target,
-    });
+    return row({ name: `bus bulk: ${name}`, shape, ms: times[name], peers, ratio, target });
   });
 }
 
