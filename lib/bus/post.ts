@@ -1,6 +1,7 @@
 // The part of a bus that inboxes and agents share: it makes envelopes and reads them, ships content and opens it, keeps the order of what is sent, and
 // hears what comes for this peer.
 import { randomUUID } from "node:crypto";
+import { setMaxListeners } from "node:events";
 import type { Translator } from "../spaces/translator.js";
 import type { Latent } from "../spaces/latent.js";
 import { LatentError } from "../errors.js";
@@ -86,6 +87,8 @@ export class Post {
     readonly options: BusOptions,
   ) {
     this.name = options.name;
+    // everything that waits listens to it
+    setMaxListeners(0, this.#closed.signal);
     this.outbox = new Outbox(options.windowBytes);
     this.#notary = new Notary(options.sign, options.trust);
     this.#keys = saltKey(options.salt);
