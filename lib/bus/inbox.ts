@@ -5,11 +5,12 @@ import { LatentError, toLatentError } from "../errors.js";
 import { Model } from "../models/model.js";
 import { Pool } from "../models/pool.js";
 import { invalid } from "../check.js";
-import type { LogEntry, LogReader } from "./broker.js";
+import { blake3 } from "../kernels/statistics.js";
+import { entryBytes, type LogEntry, type LogReader } from "./brokers/broker.js";
+import { addNew, seenLately } from "./brokers/recent.js";
 import { checkName, type Envelope } from "./envelope.js";
-import { Message, newId, type DeadLetter, type MessageHome } from "./message.js";
-import { Seen } from "./notary.js";
-import { eitherOf, type Post } from "./post.js";
+import { Message, type DeadLetter, type MessageHome } from "./message.js";
+import { eitherOf, type EnvelopeFields, type Post } from "./post.js";
 
 /** Options of {@link Bus.inbox} and {@link Bus.subscribe}. */
 export interface InboxOptions {
@@ -32,6 +33,8 @@ export interface InboxOptions {
 export const inboxOptions = ["durable", "window", "maxTries", "accepts", "signal"] as const;
 
 const windowBytes = 8 << 20;
+/** More than a signature and a longer sequence take. */
+const signatureBytes = 1024;
 
 /** @internal What is read, and who is told of it. */
 export interface InboxPlace {
@@ -64,7 +67,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
   /** What was refused and comes again, in order. */
   readonly #again: LogEntry[] = [];
   readonly #tries = new Map<number, number>();
-  readonly #seen = new Seen(600_000, 65_536);
+  readonly #seen = seenLately();
   readonly #home: MessageHome;
   #wake: (() => void) | undefined;
   #iterated = false;
@@ -119,6 +122,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
     if (this.#iterated) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "an inbox can be read once");
     this.#iterated = true;
     const entries = this.#reader[Symbol.asyncIterator]();
+    const isOver = (): boolean => this.#closed || this.#post.closed;
     const abort = (): void => {
       this.#wake?.();
       void this.#reader.close();
@@ -127,13 +131,14 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
     let next: Promise<IteratorResult<LogEntry, unknown>> | undefined;
     try {
       for (;;) {
-        if (this.#closed || this.#post.closed) return;
+        if (isOver()) return;
         this.#signal.throwIfAborted();
         if (this.#paused || this.#unsettled.size >= this.#window) {
           await new Promise<void>((resolve) => (this.#wake = resolve));
           continue;
         }
         let entry = this.#again.shift();
+        const isRefused = entry !== undefined;
         if (entry === undefined) {
           next ??= entries.next();
           const woken = new Promise<undefined>(
@@ -147,12 +152,12 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
           if (result === undefined || this.isPaused) continue;
           next = undefined;
           if (result.done === true) {
-            if (!this.#post.closed) this.#signal.throwIfAborted();
+            if (!isOver()) this.#signal.throwIfAborted();
             return;
           }
           entry = result.value;
         }
-        const message = await this.#open(entry);
+        const message = await this.#open(entry, isRefused);
         if (message !== undefined) yield message;
       }
     } finally {
@@ -188,16 +193,15 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
   }
 
   /** The message of an entry; undefined when there is none for the reader, and the entry is done with. */
-  async #open(entry: LogEntry): Promise<Message | undefined> {
+  async #open(entry: LogEntry, isRefused: boolean): Promise<Message | undefined> {
     const tries = Math.max(entry.tries, (this.#tries.get(entry.sequence) ?? 0) + 1);
     this.#tries.set(entry.sequence, tries);
     let envelope: Envelope | undefined;
     try {
       envelope = this.#post.read(entry);
       const dead = this.#check(envelope, entry, tries);
-      // settled, but the bus did not hear of it, or sent again by somebody
-      if (!this.#seen.add(envelope.id) && tries === 1) {
-        await this.#settle(entry);
+      if (!addNew(this.#seen, envelope.id) && !isRefused) {
+        await this.#duplicate(entry, envelope.id);
         return undefined;
       }
       const message = new Message(envelope, this.#post.parcels(envelope, entry), tries, dead, this.#home);
@@ -207,6 +211,12 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
       await this.#bury(entry, envelope, toLatentError(error), tries);
       return undefined;
     }
+  }
+
+  /** The reader has had it, or has it: the bus did not hear of that, or somebody has sent it again. */
+  async #duplicate(entry: LogEntry, id: string): Promise<void> {
+    const has = [...this.#again, this.#unsettled.get(id)?.entry].some((one) => one?.sequence === entry.sequence);
+    if (!has) await this.#settle(entry);
   }
 
   #check(envelope: Envelope, entry: LogEntry, tries: number): DeadLetter | undefined {
@@ -225,7 +235,12 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
   async #acknowledge({ id, envelope }: Message): Promise<void> {
     const unsettled = this.#take(id);
     if (unsettled === undefined) return;
-    await this.#settle(unsettled.entry);
+    try {
+      await this.#settle(unsettled.entry);
+    } catch (error) {
+      this.#seen.delete(id);
+      throw error;
+    }
     this.#place.acknowledged(envelope);
   }
 
@@ -253,25 +268,31 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
     await this.#reader.acknowledge(entry.sequence);
   }
 
-  /** To the dead letters, with its content where that stands in the message; then it is done with here. A dead letter that nobody can use is dropped. */
+  /** To the dead letters; then it is done with here. A dead letter that nobody can use is dropped. */
   async #bury(entry: LogEntry, envelope: Envelope | undefined, error: Error, tries: number): Promise<void> {
     const code = LatentError.isInstance(error) ? error.code : "";
     if (envelope?.kind !== "dead") {
       const data = { inbox: this.#place.name, code, reason: error.message.slice(0, 1000), tries, head: entry.head.slice(0, 16_384) };
-      const { text, claims, label, conversation = "" } = envelope ?? {};
-      const fields = {
-        data,
-        ...(text !== undefined && { text }),
-        ...(claims !== undefined && { claims }),
-        ...(label !== undefined && { label }),
-      };
-      const dead = this.#post.envelope("dead", this.#place.name, conversation, fields, `dead-${envelope?.id ?? newId()}`);
-      const packed = { claims: claims ?? [], body: entry.body, object: entry.object, releases: [], bytes: 0 };
-      await this.#post.append(`dead.${this.#place.name}`, this.#signal, () => Promise.resolve({ envelope: dead, packed }));
+      // the id of what came may be of any length, and of anybody's choice
+      const id = `dead-${blake3(Buffer.from(entry.head))}`;
+      await this.#post.append(`dead.${this.#place.name}`, this.#signal, () => {
+        const dead = this.#post.envelope("dead", this.#place.name, envelope?.conversation ?? "", { data, ...contentOf(envelope) }, id);
+        const packed = { claims: envelope?.claims ?? [], body: entry.body, object: entry.object, releases: [], bytes: 0 };
+        if (envelope !== undefined && Buffer.byteLength(JSON.stringify(dead)) + entry.body.length <= entryBytes - signatureBytes)
+          return Promise.resolve({ envelope: dead, packed });
+        // what nobody vouches for, or does not fit beside the reason
+        const bare = this.#post.envelope("dead", this.#place.name, envelope?.conversation ?? "", { data }, id);
+        return Promise.resolve({ envelope: bare, packed: { ...packed, claims: [], body: new Uint8Array(0), object: undefined } });
+      });
     }
     await this.#settle(entry);
     if (envelope !== undefined) this.#place.buried(envelope, error);
   }
+}
+
+/** What a dead letter has of its message, so that it can be read as it was meant. */
+function contentOf({ text, claims, label }: Partial<Envelope> = {}): EnvelopeFields {
+  return { ...(text !== undefined && { text }), ...(claims !== undefined && { claims }), ...(label !== undefined && { label }) };
 }
 
 function deadLetterOf({ data }: Envelope): DeadLetter {

@@ -2,6 +2,11 @@
 // and goes when the receiver says so, or after a while.
 import { LatentError } from "../errors.js";
 
+interface Waiting {
+  readonly bytes: number;
+  readonly admit: () => void;
+}
+
 interface Held {
   readonly timer: NodeJS.Timeout;
   readonly release: () => void;
@@ -9,7 +14,8 @@ interface Held {
 
 export class Outbox {
   readonly #held = new Map<string, Held>();
-  readonly #waiting = new Set<() => void>();
+  /** In the order in which they came. */
+  readonly #waiting: Waiting[] = [];
   #bytes = 0;
   #closed = false;
 
@@ -20,29 +26,38 @@ export class Outbox {
     return this.#bytes;
   }
 
-  /** Resolves when so many bytes may be kept, with what to call when they no longer are. What is larger than the window may have it to itself. */
+  /**
+   * Resolves when so many bytes may be kept, with what to call when they no longer are. What is larger than the window may have it to itself. Who asked
+   * first is served first, so that what is large gets its turn.
+   */
   async reserve(bytes: number, signal: AbortSignal): Promise<() => void> {
     signal.throwIfAborted();
-    while (!this.#closed && this.#bytes > 0 && this.#bytes + bytes > this.windowBytes) {
-      await new Promise<void>((resolve) => {
-        const wake = (): void => {
-          this.#waiting.delete(wake);
-          signal.removeEventListener("abort", wake);
+    await new Promise<void>((resolve, reject) => {
+      const waiting = {
+        bytes,
+        admit: () => {
+          signal.removeEventListener("abort", abort);
           resolve();
-        };
-        this.#waiting.add(wake);
-        signal.addEventListener("abort", wake);
-      });
-      signal.throwIfAborted();
-    }
-    if (this.#closed) throw new LatentError("ERR_LATENT_BUS_DISCONNECTED", "the bus was closed");
-    this.#bytes += bytes;
+        },
+      };
+      const abort = (): void => {
+        this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
+        reject(signal.reason as Error);
+        this.#admit();
+      };
+      signal.addEventListener("abort", abort, { once: true });
+      this.#waiting.push(waiting);
+      this.#admit();
+    });
     let left = bytes;
-    return () => {
+    const free = (): void => {
       this.#bytes -= left;
       left = 0;
-      this.#wake();
+      this.#admit();
     };
+    if (!this.#closed) return free;
+    free();
+    throw new LatentError("ERR_LATENT_BUS_DISCONNECTED", "the bus was closed");
   }
 
   /** Keeps something for the receiver of the message `id`. */
@@ -68,10 +83,15 @@ export class Outbox {
   close(): void {
     this.#closed = true;
     for (const id of [...this.#held.keys()]) this.release(id);
-    this.#wake();
+    this.#admit();
   }
 
-  #wake(): void {
-    for (const wake of [...this.#waiting]) wake();
+  #admit(): void {
+    for (let next = this.#waiting[0]; next !== undefined; next = this.#waiting[0]) {
+      if (!this.#closed && this.#bytes > 0 && this.#bytes + next.bytes > this.windowBytes) return;
+      this.#waiting.shift();
+      this.#bytes += next.bytes;
+      next.admit();
+    }
   }
 }

@@ -1,6 +1,7 @@
 // The part of a bus that inboxes and agents share: it makes envelopes and reads them, ships content and opens it, keeps the order of what is sent, and
 // hears what comes for this peer.
 import { randomUUID } from "node:crypto";
+import { setMaxListeners } from "node:events";
 import type { Translator } from "../spaces/translator.js";
 import type { Latent } from "../spaces/latent.js";
 import { LatentError } from "../errors.js";
@@ -18,23 +19,24 @@ import {
   type Announcement,
   type Whereabouts,
 } from "./announcement.js";
-import type { Broker, Entry } from "./broker.js";
-import type { Claim } from "./claim.js";
+import type { Broker, Entry } from "./brokers/broker.js";
+import type { ContentClaim } from "./claim.js";
 import { type Envelope, type MessageKind } from "./envelope.js";
 import { chooseForm, type Offer } from "./form.js";
-import { Notary, Seen } from "./notary.js";
+import { Notary } from "./notary.js";
 import { Outbox } from "./outbox.js";
 import { Parcel } from "./parcel.js";
-import { saltKey } from "./pieces.js";
+import { saltBytes } from "./pieces.js";
 import { shipKv, shipLatent, type Shipment, type ShippingOptions } from "./shipping.js";
 import type { BusOptions } from "./options.js";
+import { addNew, Recent, seenLately } from "./brokers/recent.js";
 
 /** What an envelope says besides what every one does. */
 export type EnvelopeFields = Partial<Pick<Envelope, "validForMs" | "about" | "text" | "claims" | "why" | "label" | "traceparent" | "data">>;
 
 /** Content that is ready to go, in the order of its claims. */
 export interface Packed {
-  readonly claims: readonly Claim[];
+  readonly claims: readonly ContentClaim[];
   readonly body: Uint8Array;
   readonly object: object | undefined;
   /** What gives up what this side must keep of it. */
@@ -68,14 +70,14 @@ export class Post {
   readonly id = randomUUID();
   readonly name: string;
   readonly outbox: Outbox;
-  readonly seen = new Seen(600_000, 65_536);
+  readonly seen = seenLately();
   readonly #notary: Notary;
   readonly #sequences = new Map<string, number>();
   readonly #lanes = new Map<string, Promise<void>>();
   readonly #takers = new Map<string, (envelope: Envelope, entry: Entry) => void>();
   /** The last ones, for who asks later whether a message was acknowledged. */
-  readonly #receipts = new Map<string, Envelope>();
-  readonly #keys: Uint8Array | undefined;
+  readonly #receipts = new Recent<Envelope>(mostReceipts, Infinity);
+  readonly #salt: Uint8Array;
   readonly #verify: KvVerifier | undefined;
   readonly #closed = new AbortController();
   #directory: readonly Announcement[] = [];
@@ -85,10 +87,14 @@ export class Post {
     readonly broker: Broker,
     readonly options: BusOptions,
   ) {
+    // everything that waits listens to it, which is no leak
+    setMaxListeners(0, this.#closed.signal);
     this.name = options.name;
+    // everything that waits listens to it
+    setMaxListeners(0, this.#closed.signal);
     this.outbox = new Outbox(options.windowBytes);
     this.#notary = new Notary(options.sign, options.trust);
-    this.#keys = saltKey(options.salt);
+    this.#salt = saltBytes(options.salt);
     this.#verify = options.trust === undefined ? undefined : { keys: Object.values(options.trust) };
   }
 
@@ -101,7 +107,6 @@ export class Post {
       if (kind === "receipt") {
         this.outbox.release(about);
         this.#receipts.set(about, envelope);
-        if (this.#receipts.size > mostReceipts) this.#receipts.delete(this.#receipts.keys().next().value ?? "");
       }
       this.#takers.get(about)?.(envelope, entry);
     });
@@ -177,13 +182,19 @@ export class Post {
   ): Promise<Envelope> {
     const before = this.#lanes.get(log);
     let handed = (): void => undefined;
-    const lane = new Promise<void>((resolve) => (handed = resolve));
+    const own = new Promise<void>((resolve) => (handed = resolve));
+    // one that failed early does not let the next ones past those before it
+    const lane = before === undefined ? own : before.then(() => own);
     this.#lanes.set(log, lane);
+    void lane.then(() => {
+      if (this.#lanes.get(log) === lane) this.#lanes.delete(log);
+    });
     let packed: Packed | undefined;
     try {
+      // room in the outbox is taken in this order too: who comes later cannot hold what the one before it waits for
+      if (before !== undefined) await unlessAborted(before, signal);
       const prepared = await prepare();
       packed = prepared.packed;
-      if (before !== undefined) await before;
       signal.throwIfAborted();
       const envelope = { ...prepared.envelope, sequence: this.#count(log, prepared.envelope.conversation) };
       const entry: Entry = { head: this.#notary.headOf(envelope), body: packed.body, object: packed.object };
@@ -196,7 +207,6 @@ export class Post {
       throw error;
     } finally {
       handed();
-      if (this.#lanes.get(log) === lane) this.#lanes.delete(log);
     }
   }
 
@@ -227,7 +237,7 @@ export class Post {
   heard(entry: Entry): Envelope | undefined {
     try {
       const envelope = this.read(entry);
-      return this.seen.add(envelope.id) ? envelope : undefined;
+      return addNew(this.seen, envelope.id) ? envelope : undefined;
     } catch {
       return undefined;
     }
@@ -271,13 +281,13 @@ export class Post {
   /** The contents of a message. `done` is called once, when all of them have been disposed. */
   parcels(envelope: Envelope, entry: Entry, done: () => void = () => undefined): readonly [Parcel, ...Parcel[]] {
     const { claims = [], text, label = "", why = "", from } = envelope;
-    const opener = { broker: this.broker, key: this.#keys, verify: this.#verify };
+    const opener = { broker: this.broker, salt: this.#salt, verify: this.#verify };
     let left = Math.max(1, claims.length);
     const release = (): void => {
       if (--left === 0) done();
     };
     let at = 0;
-    const parcel = (claim: Claim | undefined, i: number): Parcel => {
+    const parcel = (claim: ContentClaim | undefined, i: number): Parcel => {
       const length = claim?.place.at === "inline" ? claim.bytes : 0;
       const body = entry.body.subarray(at, at + length);
       at += length;
@@ -356,13 +366,13 @@ export class Post {
     );
   }
 
-  #usable(claim: Claim, { accepts }: Announcement): boolean {
+  #usable(claim: ContentClaim, { accepts }: Announcement): boolean {
     return claim.form === "latent" ? accepts.spaces.includes(claim.space.id) : accepts.kv.includes(identityDigest(claim.identity));
   }
 
   #shipping({ keptMs, signal }: PackOptions): ShippingOptions {
     const { inlineBytes, sharedMemory, sign } = this.options;
-    return { broker: this.broker, inlineBytes, sharedMemory, keptMs, key: this.#keys, sign, signal };
+    return { broker: this.broker, inlineBytes, sharedMemory, keptMs, salt: this.#salt, sign, signal };
   }
 
   #count(log: string, conversation: string): number {
@@ -373,6 +383,23 @@ export class Post {
     this.#sequences.set(key, next);
     if (this.#sequences.size > mostConversations) this.#sequences.delete(this.#sequences.keys().next().value ?? "");
     return next;
+  }
+}
+
+/** Resolves with the promise, which never rejects; rejects when the signal aborts before. */
+async function unlessAborted(promise: Promise<void>, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted();
+  let abort = (): void => undefined;
+  const aborted = new Promise<never>((_resolve, reject) => {
+    abort = (): void => {
+      reject(signal.reason as Error);
+    };
+    signal.addEventListener("abort", abort, { once: true });
+  });
+  try {
+    await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener("abort", abort);
   }
 }
 

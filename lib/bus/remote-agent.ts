@@ -8,7 +8,7 @@ import { KvHandle } from "../kv/handle.js";
 import { checkGenerateOptions } from "../models/generation.js";
 import { Latent } from "../spaces/latent.js";
 import { ownMachine, ownProcess, type Announcement } from "./announcement.js";
-import type { Entry } from "./broker.js";
+import type { Entry } from "./brokers/broker.js";
 import { checkConversation, checkText, checkTraceparent, longestMs, type Envelope } from "./envelope.js";
 import { newId } from "./message.js";
 import { Parcel } from "./parcel.js";
@@ -186,35 +186,35 @@ export class RemoteAgent {
     try {
       const receiver = await this.#find(waitMs, signal);
       const given: PackedOffer[] = [];
-      for (const one of received) {
-        if (isNote(one)) continue;
-        const offer = one instanceof Parcel ? one : one instanceof Latent ? { latent: one } : { kv: one };
-        given.push(await this.#post.pack(offer, { receiver, keptMs: deadlineMs, signal }));
-      }
-      const { id, reply } = this.#expect(emit, signal);
-      const packed = Post.join(given);
-      this.#post.keep(id, packed, deadlineMs);
-      const data: AgentRequest = {
-        op: call.op,
-        question: call.question,
-        medium: call.medium ?? "text",
-        notes: [...received.filter(isNote), ...given.flatMap(noteOf)],
-        generate: call.generate ?? {},
-        machine: ownMachine(),
-        process: ownProcess(),
-      };
-      const fields = {
-        data: { ...data },
-        validForMs: deadlineMs,
-        ...(packed.claims.length > 0 && { claims: packed.claims }),
-        ...(options.traceparent !== undefined && { traceparent: options.traceparent }),
-      };
+      const { id, reply, end } = this.#expect(emit, signal);
       try {
-        const sent = this.#post.envelope("request", this.name, conversation, fields, id);
-        await this.#post.append(`agent.${this.name}`, signal, () => Promise.resolve({ envelope: sent, packed }));
+        await this.#post.append(`agent.${this.name}`, signal, async () => {
+          for (const one of received) {
+            if (!isNote(one)) given.push(await this.#pack(one, given, receiver, deadlineMs, signal));
+          }
+          const packed = Post.join(given);
+          this.#post.keep(id, packed, deadlineMs);
+          const data: AgentRequest = {
+            op: call.op,
+            question: call.question,
+            medium: call.medium ?? "text",
+            notes: [...received.filter(isNote), ...given.flatMap(noteOf)],
+            generate: call.generate ?? {},
+            machine: ownMachine(),
+            process: ownProcess(),
+          };
+          const fields = {
+            data: { ...data },
+            validForMs: deadlineMs,
+            ...(packed.claims.length > 0 && { claims: packed.claims }),
+            ...(options.traceparent !== undefined && { traceparent: options.traceparent }),
+          };
+          return { envelope: this.#post.envelope("request", this.name, conversation, fields, id), packed };
+        });
         const { envelope, entry } = await reply;
         return { parcel: this.#parcelOf(envelope, entry), hop: this.#hopOf(envelope, given, performance.now() - started) };
       } finally {
+        end();
         // the agent has read it by now, or is not to any more
         this.#post.outbox.release(id);
       }
@@ -223,10 +223,33 @@ export class RemoteAgent {
     }
   }
 
-  /** Resolves with the reply; rejects with what the agent says of its failure, or when the signal aborts, and then the agent is told. */
-  #expect(emit: (delta: string) => void, signal: AbortSignal): { id: string; reply: Promise<{ envelope: Envelope; entry: Entry }> } {
+  /** The next content of a request. If it cannot be had, what was packed before it is given up. */
+  async #pack(
+    one: Exclude<Received, Note>,
+    before: readonly PackedOffer[],
+    receiver: Announcement,
+    keptMs: number,
+    signal: AbortSignal,
+  ): Promise<PackedOffer> {
+    try {
+      const offer = one instanceof Parcel ? one : one instanceof Latent ? { latent: one } : { kv: one };
+      return await this.#post.pack(offer, { receiver, keptMs, signal });
+    } catch (error) {
+      for (const release of before.flatMap(({ releases }) => releases)) release();
+      throw error;
+    }
+  }
+
+  /**
+   * Resolves with the reply; rejects with what the agent says of its failure, or when the signal aborts, and then the agent is told. `end` waits no more.
+   */
+  #expect(
+    emit: (delta: string) => void,
+    signal: AbortSignal,
+  ): { id: string; reply: Promise<{ envelope: Envelope; entry: Entry }>; end: () => void } {
     const post = this.#post;
     const id = newId();
+    let end = (): void => undefined;
     const subject = `agent.${this.name}`;
     const reply = new Promise<{ envelope: Envelope; entry: Entry }>((resolve, reject) => {
       let parts = 0;
@@ -254,7 +277,7 @@ export class RemoteAgent {
         void post.signalTo(subject, post.envelope("cancel", this.name, "", { about: id }));
         reject(signal.reason as Error);
       };
-      const end = (): void => {
+      end = (): void => {
         clearInterval(nudge);
         stop();
         signal.removeEventListener("abort", abort);
@@ -264,7 +287,7 @@ export class RemoteAgent {
     });
     // it is awaited when the request has been sent
     reply.catch(() => undefined);
-    return { id, reply };
+    return { id, reply, end };
   }
 
   async #find(waitMs: number, signal: AbortSignal): Promise<Announcement> {

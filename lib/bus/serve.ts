@@ -1,6 +1,6 @@
 // Agents that others on the bus can call. Each has an inbox; requests of one conversation are carried out in order, others side by side, and a request is
 // done with when its answer has been sent, so that an agent that dies over it leaves it to whoever serves the name next.
-import { checkArray, checkCallback, checkInteger, checkKeys, fallback, invalid } from "../check.js";
+import { checkArray, checkCallback, checkInteger, checkKeys, checkOneOf, fallback, invalid } from "../check.js";
 import { Agent } from "../agents/agent.js";
 import { requireStore } from "../agents/stage.js";
 import { LatentError } from "../errors.js";
@@ -24,6 +24,8 @@ export interface ServeOptions {
   readonly concurrency?: number;
   /** Take over latents of other spaces for the agents. The caller disposes them. Default: none. */
   readonly translators?: readonly Translator[];
+  /** Texts of others: above the question in one message (`inline`, default), or as user messages of their own (`message`). */
+  readonly notes?: "inline" | "message";
   /** What the agents' prompts are looked up in, and put into. The caller closes it. Default: none. */
   readonly store?: KvStore;
   /** How often a request is tried, if it takes its agent down with it. Default 3. */
@@ -38,6 +40,7 @@ export interface ServeOptions {
 interface ServeSettings {
   readonly concurrency: number;
   readonly translators: readonly Translator[];
+  readonly notes: "inline" | "message";
   readonly store: KvStore | undefined;
   readonly maxTries: number;
   readonly onEnd: (agent: string, error: Error) => void;
@@ -70,7 +73,7 @@ export class Served implements AsyncDisposable {
 
   /** @internal */
   static async start(post: Post, agents: readonly Agent[], options: ServeOptions): Promise<Served> {
-    checkKeys("options", options, ["pools", "concurrency", "translators", "store", "maxTries", "onEnd"]);
+    checkKeys("options", options, ["pools", "concurrency", "translators", "notes", "store", "maxTries", "onEnd"]);
     const named = new Set<string>();
     for (const agent of checkArray("agents", agents) as readonly unknown[]) {
       if (!(agent instanceof Agent)) throw invalid("agents", "agents made by model.agent()", agent);
@@ -88,6 +91,7 @@ export class Served implements AsyncDisposable {
     const settings: ServeSettings = {
       concurrency: checkInteger("concurrency", fallback(options.concurrency, 4), 1, 64),
       translators,
+      notes: checkOneOf("notes", fallback(options.notes, "inline"), ["inline", "message"]),
       store: options.store,
       maxTries: checkInteger("maxTries", fallback(options.maxTries, 3), 1, 1000),
       onEnd: fallback(options.onEnd, () => undefined),
@@ -262,11 +266,12 @@ class ServedAgent {
     };
     try {
       const request = checkRequest(envelope.data);
-      const { translators, store } = this.#settings;
+      const { translators, notes, store } = this.#settings;
       const { offer, counts } = await takeTurn({
         agent: this.#agent,
         pool: this.#pool,
         translators,
+        noteStyle: notes,
         store,
         request,
         contents: envelope.claims === undefined ? [] : message.contents,

@@ -6,7 +6,7 @@ import { invalid } from "../check.js";
 import { chatCompletions, type ChatCompletions } from "../bus/chat-completions.js";
 import type { Bus } from "../bus/bus.js";
 import { connect } from "../bus/connect.js";
-import { listen, type Hub } from "../bus/hub.js";
+import { listen, type Hub } from "../bus/brokers/hub/hub.js";
 import { metric } from "../bus/metrics.js";
 import type { Served } from "../bus/serve.js";
 import { LatentError } from "../errors.js";

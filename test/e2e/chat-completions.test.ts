@@ -1,7 +1,7 @@
 // The endpoint as any OpenAI client meets it: over plain HTTP, with the shapes that such clients read.
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { chatCompletions, type ChatCompletions, type ChatOptions } from "../../lib/bus/chat-completions.js";
-import { listen, type Hub } from "../../lib/bus/hub.js";
+import { listen, type Hub } from "../../lib/bus/brokers/hub/hub.js";
 import { bundledModel, KvStore, loadModel, pipe, type Agent, type Model } from "../../lib/index.js";
 
 interface Completion {
@@ -327,7 +327,7 @@ describe("a request is refused", () => {
 
   it("that a web page sends, or that is not said to be JSON", async () => {
     const json = { "content-type": "application/json" };
-    expect((await post(url, good, { headers: { ...json, origin: "http://example.com" } })).status).toBe(403);
+    expect((await post(url, good, { headers: { ...json, origin: "http://example.com" } })).status).toBe(401);
     expect((await post(url, good, { headers: { "content-type": "text/plain" } })).status).toBe(415);
   });
 

@@ -5,7 +5,7 @@ import path from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import type { Bus } from "../../lib/bus/bus.js";
 import { connect } from "../../lib/bus/connect.js";
-import { listen } from "../../lib/bus/hub.js";
+import { listen } from "../../lib/bus/brokers/hub/hub.js";
 import { bundledModel } from "../../lib/index.js";
 import { latentwire, startLatentwire, type Running } from "./command.js";
 import { folder } from "./helpers.js";
