@@ -1,7 +1,7 @@
 // What a bus promises, wherever it is: one suite, run against the memory, hubs, a worker's port and NATS. It asserts no times.
 import { randomUUID } from "node:crypto";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import type { Broker } from "../../lib/bus/broker.js";
+import type { Broker } from "../../lib/bus/brokers/broker.js";
 import { Bus, type Sent, type TapEvent } from "../../lib/bus/bus.js";
 import type { BusSettings } from "../../lib/bus/options.js";
 import { checkBusSettings } from "../../lib/bus/options.js";
@@ -241,7 +241,7 @@ export function busSuite(name: string, start: () => Promise<BusPlace>): void {
         using content = latent(500_000);
         // nothing moves inside of one thread
         if (name !== "memory")
-          expect((await errorOf(a.send(fresh(), { latent: content, text: "\"".repeat(262_144) }))).code).toBe("ERR_LATENT_BUS_LIMIT");
+          expect((await errorOf(a.send(fresh(), { latent: content, text: '"'.repeat(262_144) }))).code).toBe("ERR_LATENT_BUS_LIMIT");
         expect(a.keptBytes).toBe(0);
       });
 
