@@ -1,14 +1,18 @@
 #include "addon/engine_objects.h"
 
+#include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <system_error>
 #include <thread>
 
 #include "addon/args.h"
+#include "addon/env_jobs.h"
 #include "addon/errors.h"
 #include "addon/tensor_object.h"
 #include "core/thread_pool.h"
 #include "engine/failure.h"
+#include "engine/pool.h"
 
 namespace latentwire::addon {
 
@@ -77,12 +81,23 @@ napi_value tensor_of(napi_env env, const std::vector<float>& values, std::vector
   return TensorObject::wrap(env, std::move(tensor));
 }
 
+void end_before_libraries() {
+  constexpr int often_enough = 16;
+  static std::atomic<int> registered{0};
+  if (registered.fetch_add(1, std::memory_order_relaxed) >= often_enough) return;
+  std::atexit([] {
+    EnvJobs::end_all();
+    Pool::stop_all();
+  });
+}
+
 namespace {
 
 Napi::Value load_runtime(const Napi::CallbackInfo& info) {
   std::string directory = require_string(info, 0, "directory");
   return {info.Env(), start_on_thread(info.Env(), nullptr, [directory = std::move(directory)](Job&) -> Job::ToValue {
             const Runtime& runtime = Runtime::load(directory);
+            end_before_libraries();
             return [&runtime](napi_env raw) -> napi_value {
               const Napi::Env env(raw);
               Napi::Object out = Napi::Object::New(env);
@@ -119,6 +134,7 @@ Napi::Value load_model(const Napi::CallbackInfo& info) {
               }
               return !job.cancelled();
             });
+            end_before_libraries();
             return [model = std::move(model)](napi_env env) -> napi_value { return wrap_model(env, model); };
           })};
 }

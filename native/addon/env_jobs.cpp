@@ -124,8 +124,28 @@ void Job::finish(Status status, ToValue value) {
   owner->end(*self, std::move(message));
 }
 
+namespace {
+
+// Of all environments that live. Never freed: threads of jobs may outlive what the process frees at its end.
+struct Environments {
+  std::mutex mutex;
+  std::vector<std::weak_ptr<EnvJobs>> jobs;
+};
+
+Environments& environments() {
+  static Environments& all = *new Environments;
+  return all;
+}
+
+}  // namespace
+
 std::shared_ptr<EnvJobs> EnvJobs::create(napi_env env) {
   auto jobs = std::make_shared<EnvJobs>();
+  {
+    const std::lock_guard lock(environments().mutex);
+    std::erase_if(environments().jobs, [](const std::weak_ptr<EnvJobs>& one) { return one.expired(); });
+    environments().jobs.push_back(jobs);
+  }
   // the hook owns a reference of its own: instance data may go before or after it
   auto* held = new std::shared_ptr<EnvJobs>(jobs);
   if (napi_add_env_cleanup_hook(env, on_environment_end, held) != napi_ok) {
@@ -221,7 +241,18 @@ void EnvJobs::on_environment_end(void* self) {
   (*held)->close();
 }
 
-void EnvJobs::close() {
+void EnvJobs::end_all() {
+  std::vector<std::shared_ptr<EnvJobs>> living;
+  {
+    const std::lock_guard lock(environments().mutex);
+    for (const auto& one : environments().jobs) {
+      if (auto jobs = one.lock()) living.push_back(std::move(jobs));
+    }
+  }
+  for (const auto& jobs : living) jobs->end_running();
+}
+
+void EnvJobs::end_running() {
   std::vector<std::shared_ptr<Job>> jobs;
   {
     const std::lock_guard lock(mutex_);
@@ -232,6 +263,11 @@ void EnvJobs::close() {
   jobs.clear();
   std::unique_lock lock(mutex_);
   all_ended_.wait(lock, [this] { return running_.empty(); });
+}
+
+void EnvJobs::close() {
+  end_running();
+  const std::lock_guard lock(mutex_);
   if (channel_ != nullptr) napi_release_threadsafe_function(channel_, napi_tsfn_release);
   channel_ = nullptr;
 }

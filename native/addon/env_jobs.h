@@ -75,6 +75,9 @@ class EnvJobs : public std::enable_shared_from_this<EnvJobs> {
   // Cancels the running job of that id; one that has ended is left alone. JavaScript thread.
   void cancel(uint64_t id);
 
+  // Cancels the jobs of all environments and waits until they have ended. Any thread.
+  static void end_all();
+
   bool closing() const noexcept { return closing_.load(std::memory_order_acquire); }
 
  private:
@@ -88,6 +91,7 @@ class EnvJobs : public std::enable_shared_from_this<EnvJobs> {
   bool post(std::unique_ptr<Event> event);
   void end(const Job& job, std::unique_ptr<Event> event);
   void close();
+  void end_running();
   void deliver(napi_env env, Job& job, const Job::ToValue& value);
   void settle(napi_env env, Job& job, const Status& status, const Job::ToValue& value);
 

@@ -3,8 +3,24 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <set>
 
 namespace latentwire {
+
+namespace {
+
+// Pools with a thread. Never freed: the process may exit while another thread disposes one.
+struct Running {
+  std::mutex mutex;
+  std::set<Pool*> pools;
+};
+
+Running& running() {
+  static Running& all = *new Running;
+  return all;
+}
+
+}  // namespace
 
 Pool::Pool(std::shared_ptr<Model> model, const Options& options)
     : model_(std::move(model)),
@@ -22,6 +38,8 @@ Pool::Pool(std::shared_ptr<Model> model, const Options& options)
     throw;
   }
   thread_ = std::thread([this] { run(); });
+  const std::lock_guard lock(running().mutex);
+  running().pools.insert(this);
 }
 
 Pool::~Pool() { close(); }
@@ -143,7 +161,7 @@ void Pool::wake() {
   changed_.notify_one();
 }
 
-void Pool::close() {
+void Pool::stop() {
   {
     const std::lock_guard lock(mutex_);
     closed_ = true;
@@ -151,6 +169,20 @@ void Pool::close() {
   wake();
   const std::lock_guard lock(join_mutex_);
   if (thread_.joinable()) thread_.join();
+}
+
+void Pool::stop_all() {
+  const std::lock_guard lock(running().mutex);
+  for (Pool* pool : running().pools) pool->stop();
+}
+
+void Pool::close() {
+  {
+    const std::lock_guard lock(running().mutex);
+    running().pools.erase(this);
+  }
+  stop();
+  const std::lock_guard lock(join_mutex_);
   free_context();
   keeps_large_memory_.reset();
 }

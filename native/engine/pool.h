@@ -69,6 +69,8 @@ class Pool {
   void wake();
   // Stops the thread; what was queued ends with ERR_LATENT_DISPOSED. Idempotent.
   void close();
+  // Stops the threads of all pools: when the process exits in the middle of something, before the libraries that they are in are torn down.
+  static void stop_all();
   bool closed() const noexcept { return closed_.load(std::memory_order_acquire); }
   Counters counters() const;
 
@@ -109,6 +111,7 @@ class Pool {
   std::shared_ptr<SequenceState> fork(const SequenceState& source);
 
  private:
+  void stop();
   struct Placed {
     Request* request;
     int32_t batch_row;
