@@ -151,7 +151,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
           if (result === undefined || this.isPaused) continue;
           next = undefined;
           if (result.done === true) {
-            if (!this.#post.closed) this.#signal.throwIfAborted();
+            this.#throwIfAborted();
             return;
           }
           entry = result.value;
@@ -189,6 +189,11 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
   /** Same as {@link close}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  /** The end of the bus is a quiet one. */
+  #throwIfAborted(): void {
+    if (!this.#post.closed) this.#signal.throwIfAborted();
   }
 
   /** The message of an entry; undefined when there is none for the reader, and the entry is done with. */
