@@ -196,23 +196,23 @@ describe.each(places)("processes over %s", (_name, begin) => {
     longTest,
   );
 
-  it.each([3_600_000, -3_600_000])(
-    "are not disturbed by a clock that is wrong by %i ms, but by what signatures are good for",
-    async (jump) => {
-      const box = `clock${jump < 0 ? "-slow" : "-fast"}`;
-      const reader = await open(place.address);
-      const reading = (async () => {
-        for await (const message of await reader.inbox(box)) await message.ack();
-      })();
-      const sender = run(place.address, "send", { box, count: 3, validForMs: 60_000 }, ["--import", script("bus-clock.mjs")], {
-        CLOCK_JUMP_MS: String(jump),
-      });
-      await sender.gone;
-      expect(sender.said.all.map(({ end }) => end)).toEqual(Array(3).fill("acknowledged"));
-      await reader.close();
-      await reading;
-    },
-  );
+  it.each([3_600_000, -3_600_000])("are not disturbed by a clock that is wrong by %i ms, where nothing is signed", async (jump) => {
+    const box = `clock${jump < 0 ? "-slow" : "-fast"}`;
+    const reader = await open(place.address);
+    const reading = (async () => {
+      for await (const message of await reader.inbox(box)) {
+        await message.ack();
+        if (message.text === "m2") break;
+      }
+    })();
+    const sender = run(place.address, "send", { box, count: 3, validForMs: 60_000 }, ["--import", script("bus-clock.mjs")], {
+      CLOCK_JUMP_MS: String(jump),
+    });
+    await sender.gone;
+    expect(sender.said.all.map(({ end }) => end)).toEqual(Array(3).fill("acknowledged"));
+    await reader.close();
+    await reading;
+  });
 
   it(
     "take no more memory than the window for a receiver that is slow",
@@ -220,7 +220,7 @@ describe.each(places)("processes over %s", (_name, begin) => {
       const [count, bytes, windowBytes] = [64, 4 << 20, 16 << 20];
       const receiver = await open(place.address);
       await using model = await loadModel(bundledModel());
-    const inbox = await receiver.inbox("slow", { window: 1, accepts: model });
+      const inbox = await receiver.inbox("slow", { window: 1, accepts: model });
       const sender = run(place.address, "flood", { box: "slow", count, bytes, connect: { windowBytes, inlineBytes: 0 } }, ["--expose-gc"]);
       let received = 0;
       for await (const message of inbox) {
@@ -253,6 +253,7 @@ describe("hubs that are killed", () => {
       for await (const message of await b.inbox("box")) {
         got.take(message.text ?? "");
         await message.ack();
+        if (got.all.length === 21) break;
       }
     })();
     await a.send("box", "before");
@@ -263,7 +264,6 @@ describe("hubs that are killed", () => {
     await Promise.all(sent);
     await got.until((all) => all.length >= 21);
     expect(got.all).toEqual(["before", ...range(20).map(String)]);
-    await b.close();
     await reading;
   });
 });
@@ -328,6 +328,7 @@ describe("networks that are cut", () => {
           for await (const message of await b.inbox("cut", { window: 4 })) {
             got.take(message.text ?? "");
             await message.ack();
+            if (got.all.length === 300) break;
           }
         })(),
       );
@@ -341,7 +342,6 @@ describe("networks that are cut", () => {
       await Promise.all(sent);
       await got.until((all) => all.length >= 300);
       expect(got.all).toEqual(range(300).map(String));
-      await Promise.all([a.close(), b.close()]);
       expect(await reading).toBe("resolved");
       proxy.close();
       await hub?.close({ drainMs: 0 });
@@ -356,7 +356,8 @@ describe("floods", () => {
     const hub = await listen("http://127.0.0.1:0", { ratePerSecond: 2000 });
     const [flood, honest, reader] = [await open(hub.url), await open(hub.url), await open(hub.url)];
     const reading = (async () => {
-      for await (const message of await reader.inbox("busy", { window: 100 })) await message.ack();
+      // what is under way when the bus closes cannot be acknowledged
+      for await (const message of await reader.inbox("busy", { window: 100 })) await message.ack().catch(() => undefined);
     })();
     const stop = new AbortController();
     let flooded = 0;
