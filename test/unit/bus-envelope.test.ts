@@ -109,10 +109,10 @@ function changed(value: unknown, path: readonly number[], by: unknown, key: stri
   const next = entries.map(([own, inner], i) => [own, i === at ? changed(inner, rest, by, key) : inner] as const);
   // one more than there are: a key that nobody knows
   if (at === entries.length) next.push([key, by]);
+  if (Array.isArray(value)) return next.map(([, inner]) => inner);
   // parsed, so that `__proto__` is a key of its own, as it is in what comes
-  return Array.isArray(value)
-    ? next.map(([, inner]) => inner)
-    : (JSON.parse(`{${next.map(([own, inner]) => `${JSON.stringify(own)}:${JSON.stringify(inner)}`).join(",")}}`) as unknown);
+  const json = `{${next.map(([own, inner]) => `${JSON.stringify(own)}:${JSON.stringify(inner)}`).join(",")}}`;
+  return JSON.parse(json) as unknown;
 }
 
 const strange = fc.oneof(
