@@ -1,56 +1,11 @@
 // The peers that keep bytes for somebody else: Redis (values of 1 MiB) and the object store of NATS JetStream, each a server of its own on this
 // machine, in memory, with one client that puts the bytes and gets them again. Where a server or its client is not installed, it is left out.
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import net from "node:net";
 import path from "node:path";
-import { createRequire } from "node:module";
 import process from "node:process";
-import { pathToFileURL } from "node:url";
 import { temporaryFolder } from "./models.mjs";
+import { freePort, importPeer, startServer } from "./servers.mjs";
 
-const require = createRequire(import.meta.url);
 const pieceBytes = 1 << 20;
-
-async function importPeer(name) {
-  try {
-    return await import(pathToFileURL(require.resolve(name)).href);
-  } catch {
-    return undefined;
-  }
-}
-
-async function freePort() {
-  const server = net.createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
-}
-
-/** Starts a server and waits until it takes connections; `undefined` where it is not installed. */
-async function startServer(command, args, port) {
-  const child = spawn(command, args, { stdio: "ignore" });
-  let ended = false;
-  child.once("error", () => (ended = true));
-  child.once("exit", () => (ended = true));
-  for (let i = 0; i < 200 && !ended; i++) {
-    const socket = net.connect(port, "127.0.0.1");
-    try {
-      await once(socket, "connect");
-      socket.destroy();
-      return async () => {
-        child.kill("SIGKILL");
-        if (!ended) await once(child, "exit");
-      };
-    } catch {
-      await new Promise((resolve) => setTimeout(resolve, 25));
-    }
-  }
-  child.kill("SIGKILL");
-  return undefined;
-}
 
 async function startRedis() {
   const redis = await importPeer("@redis/client");

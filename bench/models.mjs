@@ -1,10 +1,10 @@
 // The models that are measured: the bundled one, which is tiny, and one ten times its width with random weights, made by the tests' own writer.
+import { execFileSync } from "node:child_process";
 import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
-import ts from "typescript";
 import { root } from "../scripts/common.mjs";
 import { bundledModel, loadModel } from "../dist/index.js";
 
@@ -18,12 +18,14 @@ function temporaryFolder() {
   return folder;
 }
 
-/** The writer is TypeScript and no part of the package, so it is translated here, types dropped. */
+/** The writer is TypeScript and no part of the package, so its types are dropped: elsewhere, for a compiler in the heap makes every collection of it slower. */
 async function fixtureWriter() {
-  const source = fs.readFileSync(path.join(root, "test", "fixtures", "gguf.ts"), "utf8");
-  const { outputText } = ts.transpileModule(source, { compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 } });
+  const source = path.join(root, "test", "fixtures", "gguf.ts");
   const file = path.join(temporaryFolder(), "gguf.mjs");
-  fs.writeFileSync(file, outputText);
+  const translate = `import ts from "typescript"; import fs from "node:fs";
+    const compilerOptions = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 };
+    fs.writeFileSync(process.argv[2], ts.transpileModule(fs.readFileSync(process.argv[1], "utf8"), { compilerOptions }).outputText);`;
+  execFileSync(process.execPath, ["--input-type=module", "-e", translate, source, file], { cwd: root });
   return import(pathToFileURL(file).href);
 }
 

@@ -1,6 +1,6 @@
 // Runs the benchmarks and prints one table a suite.
 //
-//   npm run -s bench -- [--json] [--save] [--suite=main-job|kv|kernels|spaces|eval] [--threads=N] [--compare=file] [filter]
+//   npm run -s bench -- [--json] [--save] [--suite=main-job|kv|kernels|spaces|eval|bus] [--threads=N] [--compare=file] [filter]
 //
 // filter: part of a row's name. --json: the rows on stdout as one array. --save: also writes them, with date and hardware, to
 // bench/results/<suite>.json. --threads: of the kernels (1). --compare: adds the ratio to the rows of an older file. Every number is a median of
@@ -18,11 +18,12 @@ const suites = {
   kernels: ["kernels", "native-benches"],
   spaces: ["spaces", "between-models"],
   eval: ["evaluation", "agents"],
+  bus: ["bus", "bus-agents"],
 };
 
 function parse() {
   const { values, positionals } = commandLine(
-    "[--json] [--save] [--suite=main-job|kv|kernels|spaces|eval] [--threads=N] [--compare=file] [filter]",
+    "[--json] [--save] [--suite=main-job|kv|kernels|spaces|eval|bus] [--threads=N] [--compare=file] [filter]",
     {
       options: {
         json: { type: "boolean" },
@@ -52,7 +53,22 @@ function cell(value) {
 }
 
 function print({ rows, hardware }) {
-  const keys = ["name", "shape", "dtype", "ms", "peers", "ratio", "right", "placebo", "verdict", "limitShare", "target", "met", "against"];
+  const keys = [
+    "name",
+    "shape",
+    "dtype",
+    "ms",
+    "p99",
+    "peers",
+    "ratio",
+    "right",
+    "placebo",
+    "verdict",
+    "limitShare",
+    "target",
+    "met",
+    "against",
+  ];
   const head = keys.filter((key) => rows.some((one) => one[key] !== undefined));
   const lines = [head, ...rows.map((one) => head.map((key) => cell(one[key] ?? null)))];
   const widths = head.map((_, i) => Math.max(...lines.map((line) => line[i].length)));
@@ -75,7 +91,7 @@ function compare(rows, file) {
 
 const options = parse();
 // before the pool of threads is made; keys and values are moved by all of them
-if (options.suite !== "kv") process.env.LATENTWIRE_THREADS ??= String(options.threads);
+if (options.suite !== "kv" && options.suite !== "bus") process.env.LATENTWIRE_THREADS ??= String(options.threads);
 const all = [];
 for (const [suite, topics] of Object.entries(suites)) {
   if (options.suite !== undefined && options.suite !== suite) continue;

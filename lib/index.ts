@@ -189,6 +189,31 @@ export { Agent, type AgentOptions, type Note } from "./agents/agent.js";
 export { pipe, type Pipe, type PipeOptions } from "./agents/pipe.js";
 export { team, type JoinMode, type Team, type TeamOptions } from "./agents/team.js";
 export type { Hop, HopTranslator, Medium, RunEvent, RunResult, RunStream, RunTotals, StoredPositions, StoreUse } from "./agents/events.js";
+export { connect, type ConnectOptions } from "./bus/connect.js";
+export { Bus, type Content, type SendOptions, type Sent, type TapEvent } from "./bus/bus.js";
+export type { BusSettings } from "./bus/options.js";
+export type { BusKey, BusTrust } from "./bus/notary.js";
+export type { Offer } from "./bus/form.js";
+export type { Accepts, Announcement } from "./bus/announcement.js";
+export type { Envelope, MessageKind } from "./bus/envelope.js";
+export type { ContentClaim, KvClaim, LatentClaim, Place } from "./bus/claim.js";
+export { Inbox, type InboxOptions } from "./bus/inbox.js";
+export { Message, type DeadLetter } from "./bus/message.js";
+export { Parcel, type ParcelReference } from "./bus/parcel.js";
+export {
+  RemoteAgent,
+  type AskOptions,
+  type BusHop,
+  type Received,
+  type RemoteAnswer,
+  type RemoteReply,
+  type RemoteThought,
+} from "./bus/remote-agent.js";
+export type { AgentCounts, SentGenerateOptions } from "./bus/request.js";
+export { Served, type ServedCounts, type ServeOptions } from "./bus/serve.js";
+export { Hub, listen, type HubCloseOptions, type HubOptions, type HubTls } from "./bus/brokers/hub/hub.js";
+export type { MemoryLimits } from "./bus/brokers/memory-broker.js";
+export type { NatsOptions, NatsTls } from "./bus/brokers/nats/nats-broker.js";
 export {
   evaluate,
   type EvalExample,

@@ -63,6 +63,12 @@ const TABLES = [
     cells: (row) => [row.name, row.shape, row.ms, row.peers, row.ratio, row.target, row.met],
   },
   {
+    file: "docs/message-passing.md",
+    results: "bus",
+    head: ["what", "shape", "ms", "p99, ms", "compared with, ms", "ratio", "target", "met"],
+    cells: (row) => [row.name, row.shape, row.ms, row.p99, row.peers, row.ratio, row.target, row.met],
+  },
+  {
     file: "docs/different-models.md",
     results: "spaces",
     rows: (row) => row.right !== undefined,

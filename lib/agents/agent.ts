@@ -53,6 +53,13 @@ export class Agent {
     checkGenerateOptions(this.generate);
   }
 
+  /** The same agent with other ways to speak when it answers; what is left out stays. */
+  with(generate: GenerateOptions): Agent {
+    const { model, name, system, think } = this;
+    const spoken = { ...this.generate, ...generate };
+    return new Agent(model, { name, ...(system !== undefined && { system }), user: this.#user, think, generate: spoken });
+  }
+
   /**
    * The agent's chat messages. Notes of earlier agents come as user messages of their own (`message`), or above the question in one message with
    * their senders' names (`inline`), which templates that insist on alternating roles need.

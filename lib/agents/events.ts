@@ -1,5 +1,6 @@
 // What a run reports while it goes on and when it ends. Prefilled tokens, latent steps, decoded tokens and bytes are separate counts everywhere.
 import type { LatentErrorCode } from "../errors.js";
+import type { GenerationResult } from "../models/generation.js";
 import type { TranslatorCard } from "../spaces/translator.js";
 import type { TranslatorReport } from "../spaces/report.js";
 
@@ -65,6 +66,8 @@ export interface RunTotals extends StoredPositions {
 export interface RunResult {
   /** What the last agent said. */
   readonly text: string;
+  /** Why it ended there: the model was done (`end`), a stop string came (`stop`), or it was as long as it may be (`length`). */
+  readonly reason: GenerationResult["reason"];
   readonly hops: readonly Hop[];
   /** Over all agents, the last one included. They add up to the pool's own counters. */
   readonly totals: RunTotals;

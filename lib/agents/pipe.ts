@@ -245,7 +245,7 @@ async function execute(plan: Plan, emit: Emit, signal: AbortSignal): Promise<Run
   const notes: Note[] = [];
   let inherited: Sequence | undefined;
   let received: Thought["latents"];
-  let text = "";
+  let answer: Pick<RunResult, "text" | "reason"> = { text: "", reason: "end" };
   try {
     for (const [i, agent] of agents.entries()) {
       const began = performance.now();
@@ -267,7 +267,9 @@ async function execute(plan: Plan, emit: Emit, signal: AbortSignal): Promise<Run
       const held = sequence.length;
       await readPrompt(turn, agent.think.policy === "hidden" && medium !== undefined ? "last" : "none");
       if (medium === undefined) {
-        ({ text } = await speak(turn, agent.generate, true));
+        // an answer ends where the context does
+        const room = sequence.pool.info.contextLength - sequence.length;
+        answer = await speak(turn, { ...agent.generate, maxTokens: Math.min(agent.generate.maxTokens ?? 256, room) }, true);
         break;
       }
       const thought = await think(turn, medium);
@@ -299,7 +301,7 @@ async function execute(plan: Plan, emit: Emit, signal: AbortSignal): Promise<Run
   const totals = sum(all, bytes, performance.now() - start);
   // rows that were fed are already among the prefilled positions
   const reread = hops.reduce((total, hop) => total + (hop.medium === "kv" ? hop.positions : 0), 0);
-  const result = resultOf(text, hops, totals, reread, store);
+  const result = resultOf(answer, hops, totals, reread, store);
   emit({ type: "run-end", result });
   return result;
 }

@@ -6,7 +6,7 @@ import { KvStore } from "../kv/store.js";
 import { Pool } from "../models/pool.js";
 import type { Sequence } from "../models/sequence.js";
 import { samplingOf } from "../policies/thought.js";
-import type { GenerateOptions } from "../models/generation.js";
+import type { GenerateOptions, GenerationResult } from "../models/generation.js";
 import type { Agent, Note } from "./agent.js";
 import type { Hop, Medium, RunResult, RunTotals } from "./events.js";
 import type { StoreOfRun } from "./store-of-run.js";
@@ -36,12 +36,18 @@ export function sum(counts: readonly Counts[], bytes: number, ms: number): RunTo
 }
 
 /** `reread`: positions that crossed as cells and would have to be prefilled as text. */
-export function resultOf(text: string, hops: readonly Hop[], totals: RunTotals, reread: number, store: StoreOfRun | undefined): RunResult {
+export function resultOf(
+  { text, reason }: Pick<RunResult, "text" | "reason">,
+  hops: readonly Hop[],
+  totals: RunTotals,
+  reread: number,
+  store: StoreOfRun | undefined,
+): RunResult {
   const asText = {
     prefillTokens: totals.prefillTokens + totals.fromRam + totals.fromDisk + reread,
     decodedTokens: totals.decodedTokens + totals.latentSteps,
   };
-  return { text, hops, totals, asText, ...(store === undefined ? {} : { store: store.use }) };
+  return { text, reason, hops, totals, asText, ...(store === undefined ? {} : { store: store.use }) };
 }
 
 export interface Turn {
@@ -90,14 +96,14 @@ export async function readPrompt(turn: Turn, hidden: "none" | "last"): Promise<v
 }
 
 /** Generates and reports the text; `final` marks the answer. */
-export async function speak(turn: Turn, options: GenerateOptions, final: boolean): Promise<{ text: string; tokens: readonly number[] }> {
+export async function speak(turn: Turn, options: GenerateOptions, final: boolean): Promise<GenerationResult> {
   const generation = turn.sequence.generate({ ...options, signal: turn.signal });
   for await (const { text } of generation) {
     if (text !== "") turn.emit({ type: "text-delta", agent: turn.agent.name, delta: text, final });
   }
-  const { text, tokens } = await generation.result;
-  turn.counts.decodedTokens += tokens.length;
-  return { text, tokens };
+  const result = await generation.result;
+  turn.counts.decodedTokens += result.tokens.length;
+  return result;
 }
 
 /** What a turn made for the next agent. */

@@ -184,7 +184,7 @@ async function execute({ experts, join }: Members, plan: Plan, emit: Emit, signa
     const turn: Turn = { agent: join, sequence, question: plan.question, notes, noteStyle: plan.notes, store, counts, emit, signal: both };
     emit({ type: "agent-start", agent: join.name, inherited: sequence.length });
     await readPrompt(turn, "none");
-    const { text } = await speak(turn, join.generate, true);
+    const answer = await speak(turn, join.generate, true);
 
     const all: Counts[] = [...begun.map((expert) => expert.counts), counts];
     const totals = sum(
@@ -193,7 +193,7 @@ async function execute({ experts, join }: Members, plan: Plan, emit: Emit, signa
       performance.now() - start,
     );
     const reread = mode === "concat" ? hops.reduce((total, hop) => total + hop.positions, 0) : 0;
-    const result = resultOf(text, hops, totals, reread, store);
+    const result = resultOf(answer, hops, totals, reread, store);
     emit({ type: "run-end", result });
     return result;
   } finally {

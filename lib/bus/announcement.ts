@@ -66,10 +66,17 @@ export function identityDigest(identity: KvIdentity): string {
 
 const digestOf = (text: string): string => createHash("sha256").update(text).digest("hex").slice(0, 32);
 
-/** "" where memory is not shared. Digests, because what a machine is called is nobody's business. */
-export const ownMachine = (): string => (machineIdentity() === "" ? "" : digestOf(machineIdentity()));
+let machine: string | undefined;
+let own: string | undefined;
 
-export const ownProcess = (): string => digestOf(`${machineIdentity()} ${hostname()} ${process.pid}`);
+/** "" where memory is not shared. Digests, because what a machine is called is nobody's business. */
+export function ownMachine(): string {
+  return (machine ??= machineIdentity() === "" ? "" : digestOf(machineIdentity()));
+}
+
+export function ownProcess(): string {
+  return (own ??= digestOf(`${machineIdentity()} ${hostname()} ${process.pid}`));
+}
 
 export function encodeAnnouncement(announcement: Announcement): string {
   return JSON.stringify({ v: 1, ...announcement });

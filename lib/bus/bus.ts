@@ -7,7 +7,7 @@ import { LatentError } from "../errors.js";
 import type { KvHandle } from "../kv/handle.js";
 import type { Latent } from "../spaces/latent.js";
 import { acceptsOf, nothingButText, type Announcement } from "./announcement.js";
-import type { Broker, Tapped } from "./broker.js";
+import type { Broker, Tapped } from "./brokers/broker.js";
 import { checkConversation, checkName, checkTraceparent, decodeEnvelope, longestMs, type Envelope } from "./envelope.js";
 import { checkOffer, type Offer } from "./form.js";
 import { Inbox, inboxOptions, type InboxOptions, type InboxPlace } from "./inbox.js";
@@ -66,6 +66,9 @@ export interface TapEvent {
   /** Of the head and the body together. */
   readonly bytes: number;
 }
+
+/** How often who only listens asks whether the bus is still there. */
+const askMs = 2000;
 
 const sendOptions = ["conversation", "form", "validForMs", "keptMs", "traceparent", "signal"] as const;
 
@@ -185,6 +188,7 @@ export class Bus implements AsyncDisposable {
   /**
    * Everything that goes over the bus, as it goes, for people who watch: envelopes, and how large they are. Leaving the loop stops it. A watcher that is
    * slow misses some.
+   * @throws {@link LatentError} `ERR_LATENT_BUS_DISCONNECTED`; the signal's reason on abort
    */
   async *tap(options: { readonly signal?: AbortSignal } = {}): AsyncGenerator<TapEvent, void, undefined> {
     checkKeys("options", options, ["signal"]);
@@ -203,14 +207,24 @@ export class Bus implements AsyncDisposable {
       wake();
     };
     signal.addEventListener("abort", abort);
+    let lost: Error | undefined;
+    // on a bus that was lost nothing comes any more, and nothing says so to who only listens
+    const asking = setInterval(() => {
+      this.#post.broker.touch("0".repeat(64), 0).catch((error: unknown) => {
+        lost = error instanceof Error ? error : new Error(String(error));
+        wake();
+      });
+    }, askMs);
     try {
       while (!signal.aborted) {
         const event = seen.shift();
         if (event !== undefined) yield event;
+        else if (lost !== undefined) throw lost;
         else await new Promise<void>((resolve) => (wake = resolve));
       }
       if (options.signal?.aborted === true) throw options.signal.reason;
     } finally {
+      clearInterval(asking);
       signal.removeEventListener("abort", abort);
       stop();
     }

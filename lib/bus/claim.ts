@@ -6,7 +6,8 @@ import { placeOf, type KvSharedReference } from "../kv/shared.js";
 import type { LatentKind } from "../spaces/latent.js";
 import { makeSpace, type Space } from "../spaces/space.js";
 import type { Dtype } from "../tensor.js";
-import { pieceBytes } from "./broker.js";
+import { pieceBytes } from "./brokers/broker.js";
+import { Recent } from "./brokers/recent.js";
 
 /** Where content lies. */
 export type Place =
@@ -18,6 +19,7 @@ export type Place =
   /** In pieces, on the bus. `root` is the digest of the list of their digests, or of the piece if there is one alone. */
   | { readonly at: "bus"; readonly root: string; readonly pieces: number };
 
+/** What a message says of latents. */
 export interface LatentClaim {
   readonly form: "latent";
   readonly kind: LatentKind;
@@ -32,6 +34,7 @@ export interface LatentClaim {
   readonly place: Place;
 }
 
+/** What a message says of keys and values. */
 export interface KvClaim {
   readonly form: "kv";
   readonly identity: KvIdentity;
@@ -46,18 +49,19 @@ export interface KvClaim {
   readonly place: Place;
 }
 
-export type Claim = LatentClaim | KvClaim;
+/** What a message says of its content. */
+export type ContentClaim = LatentClaim | KvClaim;
 
 const digest = /^[0-9a-f]{64}$/;
 const latentKinds = ["embeds", "hidden", "relative", "pooled"] as const;
 const dtypes = ["f32", "f16", "bf16", "i8", "i32"] as const;
 const places = ["inline", "process", "shared-memory", "bus"] as const;
-/** A list of digests fits into one piece. */
-export const mostPieces = 16_384;
+/** A list of digests, and a salt, fits into one piece. */
+export const mostPieces = 16_383;
 const most = Number.MAX_SAFE_INTEGER;
 
 /** @throws LatentError `ERR_LATENT_INVALID_ARGUMENT` */
-export function checkClaim(value: unknown): Claim {
+export function checkClaim(value: unknown): ContentClaim {
   if (typeof value !== "object" || value === null) throw invalid("claim", "an object", value);
   return checkOneOf("claim.form", Reflect.get(value, "form"), ["latent", "kv"]) === "latent" ? checkLatent(value) : checkKv(value);
 }
@@ -98,10 +102,17 @@ function checkKv(value: object): KvClaim {
   };
 }
 
+const spaceFields = ["weights", "layer", "dimension", "positions", "normalisation"] as const;
+/** The digest of these was computed before. */
+const knownSpaces = new Recent<Space>(64, Infinity);
+
 /** A space by its fields, whose digest its id must be. */
 function checkSpace(value: unknown): Space {
   checkKeys("claim.space", value, ["id", "weights", "layer", "dimension", "positions", "normalisation"]);
   const given = value as Readonly<Record<keyof Space, unknown>>;
+  const id = checkDigest("claim.space.id", given.id, false);
+  const known = knownSpaces.get(id);
+  if (known !== undefined && spaceFields.every((field) => known[field] === given[field])) return known;
   const space = makeSpace({
     weights: checkString("claim.space.weights", given.weights),
     layer: checkOneOf("claim.space.layer", given.layer, ["embeds", "hidden", "relative", "pooled"]),
@@ -109,7 +120,8 @@ function checkSpace(value: unknown): Space {
     positions: checkString("claim.space.positions", given.positions),
     normalisation: checkString("claim.space.normalisation", given.normalisation),
   });
-  if (space.id !== given.id) throw invalid("claim.space.id", "the digest of its fields", given.id);
+  if (space.id !== id) throw invalid("claim.space.id", "the digest of its fields", id);
+  knownSpaces.set(id, space);
   return space;
 }
 

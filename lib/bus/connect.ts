@@ -1,12 +1,12 @@
 // Where a bus is: by its address.
 import { MessagePort } from "node:worker_threads";
 import { checkKeys, invalid } from "../check.js";
-import type { Broker } from "./broker.js";
+import type { Broker } from "./brokers/broker.js";
 import { Bus } from "./bus.js";
-import { connectHub, connectPort } from "./connect-hub.js";
-import { Hub } from "./hub.js";
-import { MemoryCore } from "./memory-broker.js";
-import { connectNats, type NatsOptions, type NatsTls } from "./nats-broker.js";
+import { connectHub, connectPort } from "./brokers/hub/connect-hub.js";
+import { Hub } from "./brokers/hub/hub.js";
+import { MemoryCore } from "./brokers/memory-broker.js";
+import { connectNats, type NatsOptions, type NatsTls } from "./brokers/nats/nats-broker.js";
 import { busSettings, checkBusSettings, type BusSettings } from "./options.js";
 
 /** Options of {@link connect}. */

@@ -2,8 +2,9 @@
 // strictly, and nothing of it is used before all of it was checked.
 import { checkArray, checkInteger, checkKeys, checkOneOf, checkString, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
-import { checkClaim, type Claim } from "./claim.js";
+import { checkClaim, type ContentClaim } from "./claim.js";
 
+/** What a message is for. */
 export type MessageKind =
   /** For an inbox or a topic. */
   | "message"
@@ -43,7 +44,7 @@ export interface Envelope {
   /** The whole content, or what stands for it where the content is of no use. */
   readonly text?: string;
   /** Of the content; the bodies of those that are `inline` stand one after another in the body of the entry. */
-  readonly claims?: readonly Claim[];
+  readonly claims?: readonly ContentClaim[];
   /** Why the content travels in this form, in a line. */
   readonly why?: string;
   /** What its maker says of where the content comes from. Decides about nothing. */
@@ -151,7 +152,7 @@ function readEnvelope(value: unknown): Envelope {
   };
 }
 
-function checkClaims(claims: unknown): readonly Claim[] {
+function checkClaims(claims: unknown): readonly ContentClaim[] {
   const list = checkArray("claims", claims as readonly unknown[]);
   if (list.length > mostClaims) throw invalid("claims", `at most ${mostClaims}`, claims);
   return list.map(checkClaim);

@@ -6,10 +6,10 @@ import { Model } from "../models/model.js";
 import { Pool } from "../models/pool.js";
 import { invalid } from "../check.js";
 import { blake3 } from "../kernels/statistics.js";
-import { entryBytes, type LogEntry, type LogReader } from "./broker.js";
+import { entryBytes, type LogEntry, type LogReader } from "./brokers/broker.js";
+import { addNew, seenLately } from "./brokers/recent.js";
 import { checkName, type Envelope } from "./envelope.js";
 import { Message, type DeadLetter, type MessageHome } from "./message.js";
-import { Seen } from "./notary.js";
 import { eitherOf, type EnvelopeFields, type Post } from "./post.js";
 
 /** Options of {@link Bus.inbox} and {@link Bus.subscribe}. */
@@ -67,7 +67,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
   /** What was refused and comes again, in order. */
   readonly #again: LogEntry[] = [];
   readonly #tries = new Map<number, number>();
-  readonly #seen = new Seen(600_000, 65_536);
+  readonly #seen = seenLately();
   readonly #home: MessageHome;
   #wake: (() => void) | undefined;
   #iterated = false;
@@ -122,6 +122,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
     if (this.#iterated) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "an inbox can be read once");
     this.#iterated = true;
     const entries = this.#reader[Symbol.asyncIterator]();
+    const isOver = (): boolean => this.#closed || this.#post.closed;
     const abort = (): void => {
       this.#wake?.();
       void this.#reader.close();
@@ -130,7 +131,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
     let next: Promise<IteratorResult<LogEntry, unknown>> | undefined;
     try {
       for (;;) {
-        if (this.#closed || this.#post.closed) return;
+        if (isOver()) return;
         this.#signal.throwIfAborted();
         if (this.#paused || this.#unsettled.size >= this.#window) {
           await new Promise<void>((resolve) => (this.#wake = resolve));
@@ -151,7 +152,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
           if (result === undefined || this.isPaused) continue;
           next = undefined;
           if (result.done === true) {
-            this.#throwIfAborted();
+            if (!isOver()) this.#signal.throwIfAborted();
             return;
           }
           entry = result.value;
@@ -191,11 +192,6 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
     await this.close();
   }
 
-  /** The end of the bus is a quiet one. */
-  #throwIfAborted(): void {
-    if (!this.#post.closed) this.#signal.throwIfAborted();
-  }
-
   /** The message of an entry; undefined when there is none for the reader, and the entry is done with. */
   async #open(entry: LogEntry, isRefused: boolean): Promise<Message | undefined> {
     const tries = Math.max(entry.tries, (this.#tries.get(entry.sequence) ?? 0) + 1);
@@ -204,7 +200,7 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
     try {
       envelope = this.#post.read(entry);
       const dead = this.#check(envelope, entry, tries);
-      if (!this.#seen.add(envelope.id) && !isRefused) {
+      if (!addNew(this.#seen, envelope.id) && !isRefused) {
         await this.#duplicate(entry, envelope.id);
         return undefined;
       }

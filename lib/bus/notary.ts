@@ -67,30 +67,3 @@ export class Notary {
 
 const sealOf = (json: string): Uint8Array => Buffer.from(blake3(Buffer.from(json)), "hex");
 const forged = (why: string): LatentError => new LatentError("ERR_LATENT_BUS_FORGED", `a message was refused: ${why}`);
-
-/** What came already, for as long as it could come again. */
-export class Seen {
-  readonly #until = new Map<string, number>();
-
-  constructor(
-    readonly keptMs: number,
-    readonly most: number,
-  ) {}
-
-  /** False if it was added before. */
-  add(id: string): boolean {
-    const now = performance.now();
-    for (const [old, until] of this.#until) {
-      if (until > now && this.#until.size < this.most) break;
-      this.#until.delete(old);
-    }
-    if (this.#until.has(id)) return false;
-    this.#until.set(id, now + this.keptMs);
-    return true;
-  }
-
-  /** It may come again: it was not used. */
-  delete(id: string): void {
-    this.#until.delete(id);
-  }
-}

@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import type { KvCodecChoice } from "../kv/codec.js";
 import type { KvSigner } from "../kv/signature.js";
 import { Translator } from "../spaces/translator.js";
-import { entryBytes } from "./broker.js";
+import { entryBytes } from "./brokers/broker.js";
 import { checkName, longestMs } from "./envelope.js";
 import type { BusTrust } from "./notary.js";
 
@@ -18,7 +18,7 @@ export interface BusSettings {
   readonly trust?: BusTrust;
   /** Take messages from these buses only, and content of these spaces only (ids; of keys and values the model's `weights`). Default: from all, of all. */
   readonly allow?: { readonly peers?: readonly string[]; readonly spaces?: readonly string[] };
-  /** Content is named by digests that this is part of: who has another salt cannot find it, or learn that it is there. Default: none. */
+  /** Part of all content that is kept on the bus: who has another salt cannot find it by its digest, or learn that it is there. Default: none. */
   readonly salt?: string;
   /** Take over latents for receivers of other spaces. The caller disposes them. Default: none. */
   readonly translators?: readonly Translator[];

@@ -13,14 +13,14 @@ import { Latent, type LatentKind } from "../spaces/latent.js";
 import type { Space } from "../spaces/space.js";
 import type { Medium } from "../agents/events.js";
 import { ownMachine, ownProcess, type Whereabouts } from "./announcement.js";
-import type { Broker } from "./broker.js";
-import type { Claim, KvClaim, LatentClaim } from "./claim.js";
+import type { Broker } from "./brokers/broker.js";
+import type { ContentClaim, KvClaim, LatentClaim } from "./claim.js";
 import { getPieces, touchPieces } from "./pieces.js";
 import type { Shipped } from "./shipping.js";
 
 /** @internal What came, and with what it is opened. */
 export interface ParcelContent {
-  readonly claim: Claim | undefined;
+  readonly claim: ContentClaim | undefined;
   readonly text: string | undefined;
   readonly label: string;
   readonly why: string;
@@ -32,7 +32,7 @@ export interface ParcelContent {
 /** @internal */
 export interface ParcelOpener {
   readonly broker: Pick<Broker, "get" | "put" | "touch" | "drop">;
-  readonly key: Uint8Array | undefined;
+  readonly salt: Uint8Array;
   readonly verify: KvReceiverOptions["verify"] | undefined;
 }
 
@@ -159,8 +159,8 @@ export class Parcel {
     if (place.at === "shared-memory")
       return await pool.readKv(place.reference, { ...withSignal(options.signal), ...(verify !== undefined && { verify }) });
     if (place.at === "inline") return await pool.readKv(this.content.body, reading);
-    const { key, broker } = this.#opener;
-    return await pool.readKv(getPieces(broker, place, { key, signal: options.signal ?? new AbortController().signal }), reading);
+    const { salt, broker } = this.#opener;
+    return await pool.readKv(getPieces(broker, place, { salt, signal: options.signal ?? new AbortController().signal }), reading);
   }
 
   /** Tells the sender that this side has done with it: what it kept for it can go. Idempotent. */
@@ -186,13 +186,13 @@ export class Parcel {
     if (place === undefined || place.at === "inline") return true;
     if (place.at === "process") return receiver?.process === place.process && ownProcess() === place.process;
     if (place.at === "shared-memory") return ownMachine() !== "" && receiver?.machine === ownMachine();
-    return await touchPieces(this.#opener.broker, place, keptMs, signal);
+    return await touchPieces(this.#opener.broker, place, { salt: this.#opener.salt, keptMs, signal });
   }
 
-  #claim<F extends Claim["form"]>(form: F): Extract<Claim, { form: F }> {
+  #claim<F extends ContentClaim["form"]>(form: F): Extract<ContentClaim, { form: F }> {
     if (this.#disposed) throw new LatentError("ERR_LATENT_DISPOSED", "the parcel was disposed");
     const { claim } = this.content;
-    if (claim?.form === form) return claim as Extract<Claim, { form: F }>;
+    if (claim?.form === form) return claim as Extract<ContentClaim, { form: F }>;
     throw new LatentError("ERR_LATENT_BUS_FORM", `this came as ${this.form}, not as ${form}`, { details: { form: this.form } });
   }
 
@@ -213,7 +213,7 @@ export class Parcel {
     if (place.at !== "bus") return gone("latents in shared memory");
     const bytes = new Uint8Array(claim.bytes);
     let at = 0;
-    for await (const piece of getPieces(this.#opener.broker, place, { key: this.#opener.key, signal })) {
+    for await (const piece of getPieces(this.#opener.broker, place, { salt: this.#opener.salt, signal })) {
       if (at + piece.length > bytes.length) break;
       bytes.set(piece, at);
       at += piece.length;

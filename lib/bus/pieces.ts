@@ -1,8 +1,8 @@
 // Content on a bus: cut into pieces that are named by their digests, so that each is checked when it comes, what is there already is not sent again, and
-// a transfer that broke off goes on where it was. With a salt the names tell nobody else what the content is.
+// a transfer that broke off goes on where it was. With a salt, which each piece then begins with, the names tell nobody else what the content is.
 import { LatentError } from "../errors.js";
 import { blake3 } from "../kernels/statistics.js";
-import { pieceBytes, type Broker } from "./broker.js";
+import { pieceBytes, type Broker } from "./brokers/broker.js";
 import { mostPieces } from "./claim.js";
 
 /** So many pieces are on their way at a time. */
@@ -17,27 +17,23 @@ export interface PieceList {
   readonly pieces: number;
 }
 
-/** The key that names pieces: whoever has another salt finds none of them. */
-export function saltKey(salt: string | undefined): Uint8Array | undefined {
-  return salt === undefined ? undefined : Buffer.from(blake3(Buffer.from(salt)), "hex");
-}
-
-function nameOf(piece: Uint8Array, key: Uint8Array | undefined): string {
-  return blake3(piece, key === undefined ? {} : { key });
+/** What pieces begin with: nothing, or 32 bytes that only those can know who have the salt. Whoever has another one finds none of them. */
+export function saltBytes(salt: string | undefined): Uint8Array {
+  return salt === undefined ? new Uint8Array(0) : Buffer.from(blake3(Buffer.from(salt)), "hex");
 }
 
 /** Puts content there, piece by piece, the list of them last: who has the root has all of it. */
 export async function putPieces(
   keeper: PieceKeeper,
   content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
-  options: { readonly key: Uint8Array | undefined; readonly keptMs: number; readonly signal: AbortSignal },
+  options: { readonly salt: Uint8Array; readonly keptMs: number; readonly signal: AbortSignal },
 ): Promise<PieceList> {
-  const { key, keptMs, signal } = options;
+  const { salt, keptMs, signal } = options;
   const names: string[] = [];
   const going = new Set<Promise<void>>();
   let failure: Error | undefined;
   const put = async (piece: Uint8Array): Promise<string> => {
-    const name = nameOf(piece, key);
+    const name = blake3(piece);
     while (going.size >= ahead && failure === undefined) await Promise.race(going);
     if (failure !== undefined) throw failure;
     const one: Promise<void> = keeper
@@ -49,7 +45,7 @@ export async function putPieces(
     going.add(one);
     return name;
   };
-  for await (const piece of cut(content)) {
+  for await (const piece of cut(content, salt)) {
     if (names.length === mostPieces)
       throw new LatentError("ERR_LATENT_BUS_LIMIT", `content is larger than ${mostPieces * pieceBytes} bytes`, {
         details: { limit: mostPieces * pieceBytes },
@@ -61,8 +57,8 @@ export async function putPieces(
   throwIf(failure);
   const [first = ""] = names;
   if (names.length === 1) return { root: first, pieces: 1 };
-  const list = Buffer.from(names.join(""), "hex");
-  const root = nameOf(list, key);
+  const list = Buffer.concat([salt, Buffer.from(names.join(""), "hex")]);
+  const root = blake3(list);
   await keeper.put(root, list, keptMs, signal);
   return { root, pieces: names.length };
 }
@@ -75,14 +71,16 @@ function throwIf(error: Error | undefined): void {
 export async function* getPieces(
   keeper: Pick<PieceKeeper, "get">,
   list: PieceList,
-  options: { readonly key: Uint8Array | undefined; readonly signal: AbortSignal },
+  options: { readonly salt: Uint8Array; readonly signal: AbortSignal },
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  const { key, signal } = options;
+  const { salt, signal } = options;
   const fetch = async (name: string): Promise<Uint8Array> => {
     const piece = await keeper.get(name, signal);
     if (piece === undefined) throw new LatentError("ERR_LATENT_BUS_GONE", `piece ${name} is not kept any more`);
-    if (nameOf(piece, key) !== name) throw new LatentError("ERR_LATENT_BUS_DIGEST", `piece ${name} has another digest`);
-    return piece;
+    if (blake3(piece) !== name) throw new LatentError("ERR_LATENT_BUS_DIGEST", `piece ${name} has another digest`);
+    if (Buffer.compare(piece.subarray(0, salt.length), salt) !== 0)
+      throw new LatentError("ERR_LATENT_BUS_DIGEST", `piece ${name} was made with another salt`);
+    return piece.subarray(salt.length);
   };
   const names = list.pieces === 1 ? [list.root] : namesIn(await fetch(list.root), list);
   const coming: Promise<Uint8Array>[] = [];
@@ -109,19 +107,31 @@ function namesIn(list: Uint8Array, { root, pieces }: PieceList): readonly string
 }
 
 /** Keeps all of it for a while longer; false if some of it is gone. */
-export async function touchPieces(keeper: PieceKeeper, list: PieceList, keptMs: number, signal: AbortSignal): Promise<boolean> {
+export async function touchPieces(
+  keeper: PieceKeeper,
+  list: PieceList,
+  { salt, keptMs, signal }: { readonly salt: Uint8Array; readonly keptMs: number; readonly signal: AbortSignal },
+): Promise<boolean> {
   if (!(await keeper.touch(list.root, keptMs))) return false;
   if (list.pieces === 1) return true;
   const names = await keeper.get(list.root, signal);
   if (names === undefined) return false;
-  const there = await Promise.all(namesIn(names, list).map((name) => keeper.touch(name, keptMs)));
+  const there = await Promise.all(namesIn(names.subarray(salt.length), list).map((name) => keeper.touch(name, keptMs)));
   return there.every(Boolean);
 }
 
-/** The same bytes in pieces of `pieceBytes`, in memory of their own; one empty piece of nothing. */
-async function* cut(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): AsyncGenerator<Uint8Array, void, undefined> {
-  let piece = Buffer.allocUnsafeSlow(pieceBytes);
-  let filled = 0;
+/** The same bytes in pieces of `pieceBytes`, the salt in front of each, in memory of their own; one piece of nothing. */
+async function* cut(
+  content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  salt: Uint8Array,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const fresh = (): Buffer => {
+    const buffer = Buffer.allocUnsafeSlow(pieceBytes);
+    buffer.set(salt);
+    return buffer;
+  };
+  let piece = fresh();
+  let filled = salt.length;
   let any = false;
   for await (const bytes of content) {
     for (let at = 0; at < bytes.length;) {
@@ -132,10 +142,10 @@ async function* cut(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): 
       if (filled < pieceBytes) continue;
       any = true;
       yield piece;
-      piece = Buffer.allocUnsafeSlow(pieceBytes);
-      filled = 0;
+      piece = fresh();
+      filled = salt.length;
     }
   }
   // what is kept for a while is not kept in a larger buffer
-  if (filled > 0 || !any) yield new Uint8Array(piece.subarray(0, filled));
+  if (filled > salt.length || !any) yield new Uint8Array(piece.subarray(0, filled));
 }

@@ -19,23 +19,24 @@ import {
   type Announcement,
   type Whereabouts,
 } from "./announcement.js";
-import type { Broker, Entry } from "./broker.js";
-import type { Claim } from "./claim.js";
+import type { Broker, Entry } from "./brokers/broker.js";
+import type { ContentClaim } from "./claim.js";
 import { type Envelope, type MessageKind } from "./envelope.js";
 import { chooseForm, type Offer } from "./form.js";
-import { Notary, Seen } from "./notary.js";
+import { Notary } from "./notary.js";
 import { Outbox } from "./outbox.js";
 import { Parcel } from "./parcel.js";
-import { saltKey } from "./pieces.js";
+import { saltBytes } from "./pieces.js";
 import { shipKv, shipLatent, type Shipment, type ShippingOptions } from "./shipping.js";
 import type { BusOptions } from "./options.js";
+import { addNew, Recent, seenLately } from "./brokers/recent.js";
 
 /** What an envelope says besides what every one does. */
 export type EnvelopeFields = Partial<Pick<Envelope, "validForMs" | "about" | "text" | "claims" | "why" | "label" | "traceparent" | "data">>;
 
 /** Content that is ready to go, in the order of its claims. */
 export interface Packed {
-  readonly claims: readonly Claim[];
+  readonly claims: readonly ContentClaim[];
   readonly body: Uint8Array;
   readonly object: object | undefined;
   /** What gives up what this side must keep of it. */
@@ -69,14 +70,14 @@ export class Post {
   readonly id = randomUUID();
   readonly name: string;
   readonly outbox: Outbox;
-  readonly seen = new Seen(600_000, 65_536);
+  readonly seen = seenLately();
   readonly #notary: Notary;
   readonly #sequences = new Map<string, number>();
   readonly #lanes = new Map<string, Promise<void>>();
   readonly #takers = new Map<string, (envelope: Envelope, entry: Entry) => void>();
   /** The last ones, for who asks later whether a message was acknowledged. */
-  readonly #receipts = new Map<string, Envelope>();
-  readonly #keys: Uint8Array | undefined;
+  readonly #receipts = new Recent<Envelope>(mostReceipts, Infinity);
+  readonly #salt: Uint8Array;
   readonly #verify: KvVerifier | undefined;
   readonly #closed = new AbortController();
   #directory: readonly Announcement[] = [];
@@ -86,12 +87,14 @@ export class Post {
     readonly broker: Broker,
     readonly options: BusOptions,
   ) {
+    // everything that waits listens to it, which is no leak
+    setMaxListeners(0, this.#closed.signal);
     this.name = options.name;
     // everything that waits listens to it
     setMaxListeners(0, this.#closed.signal);
     this.outbox = new Outbox(options.windowBytes);
     this.#notary = new Notary(options.sign, options.trust);
-    this.#keys = saltKey(options.salt);
+    this.#salt = saltBytes(options.salt);
     this.#verify = options.trust === undefined ? undefined : { keys: Object.values(options.trust) };
   }
 
@@ -104,7 +107,6 @@ export class Post {
       if (kind === "receipt") {
         this.outbox.release(about);
         this.#receipts.set(about, envelope);
-        if (this.#receipts.size > mostReceipts) this.#receipts.delete(this.#receipts.keys().next().value ?? "");
       }
       this.#takers.get(about)?.(envelope, entry);
     });
@@ -235,7 +237,7 @@ export class Post {
   heard(entry: Entry): Envelope | undefined {
     try {
       const envelope = this.read(entry);
-      return this.seen.add(envelope.id) ? envelope : undefined;
+      return addNew(this.seen, envelope.id) ? envelope : undefined;
     } catch {
       return undefined;
     }
@@ -279,13 +281,13 @@ export class Post {
   /** The contents of a message. `done` is called once, when all of them have been disposed. */
   parcels(envelope: Envelope, entry: Entry, done: () => void = () => undefined): readonly [Parcel, ...Parcel[]] {
     const { claims = [], text, label = "", why = "", from } = envelope;
-    const opener = { broker: this.broker, key: this.#keys, verify: this.#verify };
+    const opener = { broker: this.broker, salt: this.#salt, verify: this.#verify };
     let left = Math.max(1, claims.length);
     const release = (): void => {
       if (--left === 0) done();
     };
     let at = 0;
-    const parcel = (claim: Claim | undefined, i: number): Parcel => {
+    const parcel = (claim: ContentClaim | undefined, i: number): Parcel => {
       const length = claim?.place.at === "inline" ? claim.bytes : 0;
       const body = entry.body.subarray(at, at + length);
       at += length;
@@ -364,13 +366,13 @@ export class Post {
     );
   }
 
-  #usable(claim: Claim, { accepts }: Announcement): boolean {
+  #usable(claim: ContentClaim, { accepts }: Announcement): boolean {
     return claim.form === "latent" ? accepts.spaces.includes(claim.space.id) : accepts.kv.includes(identityDigest(claim.identity));
   }
 
   #shipping({ keptMs, signal }: PackOptions): ShippingOptions {
     const { inlineBytes, sharedMemory, sign } = this.options;
-    return { broker: this.broker, inlineBytes, sharedMemory, keptMs, key: this.#keys, sign, signal };
+    return { broker: this.broker, inlineBytes, sharedMemory, keptMs, salt: this.#salt, sign, signal };
   }
 
   #count(log: string, conversation: string): number {

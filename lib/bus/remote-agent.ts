@@ -8,7 +8,7 @@ import { KvHandle } from "../kv/handle.js";
 import { checkGenerateOptions } from "../models/generation.js";
 import { Latent } from "../spaces/latent.js";
 import { ownMachine, ownProcess, type Announcement } from "./announcement.js";
-import type { Entry } from "./broker.js";
+import type { Entry } from "./brokers/broker.js";
 import { checkConversation, checkText, checkTraceparent, longestMs, type Envelope } from "./envelope.js";
 import { newId } from "./message.js";
 import { Parcel } from "./parcel.js";

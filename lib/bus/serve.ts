@@ -1,6 +1,6 @@
 // Agents that others on the bus can call. Each has an inbox; requests of one conversation are carried out in order, others side by side, and a request is
 // done with when its answer has been sent, so that an agent that dies over it leaves it to whoever serves the name next.
-import { checkArray, checkInteger, checkKeys, fallback, invalid } from "../check.js";
+import { checkArray, checkCallback, checkInteger, checkKeys, checkOneOf, fallback, invalid } from "../check.js";
 import { Agent } from "../agents/agent.js";
 import { requireStore } from "../agents/stage.js";
 import { LatentError } from "../errors.js";
@@ -24,17 +24,26 @@ export interface ServeOptions {
   readonly concurrency?: number;
   /** Take over latents of other spaces for the agents. The caller disposes them. Default: none. */
   readonly translators?: readonly Translator[];
+  /** Texts of others: above the question in one message (`inline`, default), or as user messages of their own (`message`). */
+  readonly notes?: "inline" | "message";
   /** What the agents' prompts are looked up in, and put into. The caller closes it. Default: none. */
   readonly store?: KvStore;
   /** How often a request is tried, if it takes its agent down with it. Default 3. */
   readonly maxTries?: number;
+  /**
+   * Called when an agent is not served here any more though nobody closed it: its name is served elsewhere now (`ERR_LATENT_BUS_SUPERSEDED`), or the bus was
+   * lost. Must not throw.
+   */
+  readonly onEnd?: (agent: string, error: Error) => void;
 }
 
 interface ServeSettings {
   readonly concurrency: number;
   readonly translators: readonly Translator[];
+  readonly notes: "inline" | "message";
   readonly store: KvStore | undefined;
   readonly maxTries: number;
+  readonly onEnd: (agent: string, error: Error) => void;
 }
 
 /** Counts of what was served. */
@@ -42,6 +51,11 @@ export interface ServedCounts {
   readonly running: number;
   readonly answered: number;
   readonly failed: number;
+}
+
+/** Counts of one agent. */
+export interface ServedAgentCounts extends ServedCounts {
+  readonly name: string;
 }
 
 /** How long an answer is kept for a requester that has not heard it. */
@@ -59,7 +73,7 @@ export class Served implements AsyncDisposable {
 
   /** @internal */
   static async start(post: Post, agents: readonly Agent[], options: ServeOptions): Promise<Served> {
-    checkKeys("options", options, ["pools", "concurrency", "translators", "store", "maxTries"]);
+    checkKeys("options", options, ["pools", "concurrency", "translators", "notes", "store", "maxTries", "onEnd"]);
     const named = new Set<string>();
     for (const agent of checkArray("agents", agents) as readonly unknown[]) {
       if (!(agent instanceof Agent)) throw invalid("agents", "agents made by model.agent()", agent);
@@ -73,11 +87,14 @@ export class Served implements AsyncDisposable {
     for (const one of translators as readonly unknown[])
       if (!(one instanceof Translator)) throw invalid("translators", "an array of Translators", one);
     requireStore(options.store);
+    checkCallback("onEnd", options.onEnd);
     const settings: ServeSettings = {
       concurrency: checkInteger("concurrency", fallback(options.concurrency, 4), 1, 64),
       translators,
+      notes: checkOneOf("notes", fallback(options.notes, "inline"), ["inline", "message"]),
       store: options.store,
       maxTries: checkInteger("maxTries", fallback(options.maxTries, 3), 1, 1000),
+      onEnd: fallback(options.onEnd, () => undefined),
     };
     const own = new Map<Model, Pool>();
     const started: ServedAgent[] = [];
@@ -109,6 +126,11 @@ export class Served implements AsyncDisposable {
       }),
       { running: 0, answered: 0, failed: 0 },
     );
+  }
+
+  /** Of each agent, in their order. */
+  get agents(): readonly ServedAgentCounts[] {
+    return this.#agents.map(({ name, counts }) => ({ name, ...counts }));
   }
 
   /**
@@ -188,6 +210,10 @@ class ServedAgent {
     return served;
   }
 
+  get name(): string {
+    return this.#agent.name;
+  }
+
   get counts(): ServedCounts {
     return { running: this.#running.size, answered: this.#answered, failed: this.#failed };
   }
@@ -210,9 +236,8 @@ class ServedAgent {
   async #read(inbox: Inbox): Promise<void> {
     try {
       for await (const message of inbox) this.#begin(message);
-    } catch {
-      // the name is served elsewhere now, or the bus was lost: there is nobody to tell but those who ask for the counts
-      this.#failed++;
+    } catch (error) {
+      this.#settings.onEnd(this.name, error instanceof Error ? error : new Error(String(error)));
     }
   }
 
@@ -241,11 +266,12 @@ class ServedAgent {
     };
     try {
       const request = checkRequest(envelope.data);
-      const { translators, store } = this.#settings;
+      const { translators, notes, store } = this.#settings;
       const { offer, counts } = await takeTurn({
         agent: this.#agent,
         pool: this.#pool,
         translators,
+        noteStyle: notes,
         store,
         request,
         contents: envelope.claims === undefined ? [] : message.contents,

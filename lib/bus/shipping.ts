@@ -9,15 +9,15 @@ import type { KvShared } from "../kv/shared.js";
 import type { KvSigner } from "../kv/signature.js";
 import type { Latent } from "../spaces/latent.js";
 import { ownMachine, ownProcess, type Whereabouts } from "./announcement.js";
-import type { Broker } from "./broker.js";
-import type { Claim, KvClaim, LatentClaim, Place } from "./claim.js";
+import type { Broker } from "./brokers/broker.js";
+import type { ContentClaim, KvClaim, LatentClaim, Place } from "./claim.js";
 import { putPieces } from "./pieces.js";
 
 /** What goes by its reference inside of a process. Handles of the bus's own: they are disposed when the receiver has done with them. */
 export type Shipped = Latent | KvHandle;
 
 export interface Shipment {
-  readonly claim: Claim;
+  readonly claim: ContentClaim;
   readonly body: Uint8Array;
   readonly object?: Shipped;
   /** What the sender must keep until the receiver has it. */
@@ -31,7 +31,7 @@ export interface ShippingOptions {
   readonly inlineBytes: number;
   readonly sharedMemory: boolean;
   readonly keptMs: number;
-  readonly key: Uint8Array | undefined;
+  readonly salt: Uint8Array;
   readonly sign: Omit<KvSigner, "context"> | undefined;
   readonly signal: AbortSignal;
 }

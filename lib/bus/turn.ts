@@ -16,6 +16,8 @@ export interface TurnOfAgent {
   readonly agent: Agent;
   readonly pool: Pool;
   readonly translators: readonly Translator[];
+  /** How texts of others stand in the prompt. */
+  readonly noteStyle: "inline" | "message";
   readonly store: KvStore | undefined;
   readonly request: AgentRequest;
   readonly contents: readonly Parcel[];
@@ -37,7 +39,7 @@ export async function takeTurn(of: TurnOfAgent): Promise<{ readonly offer: Offer
       sequence,
       question: request.question,
       notes,
-      noteStyle: "inline",
+      noteStyle: of.noteStyle,
       store: of.store === undefined ? undefined : new StoreOfRun(of.store),
       counts,
       emit: (event) => {

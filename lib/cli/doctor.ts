@@ -1,4 +1,4 @@
-// `latentwire doctor`: can this machine run the package, and if not, what to do. Fails (exit 1) if any check fails. A GPU is no condition: where
+// `latentwire doctor`: can this machine run the package, and if not, what to do; and, if asked, whether a bus can be used. Fails (exit 1) if any check fails. A GPU is no condition: where
 // there is none to be used, it says at which stage it was missed.
 import { deviceStatus } from "../devices.js";
 import { LatentError } from "../errors.js";
@@ -8,11 +8,16 @@ import { loadModel } from "../models/model.js";
 import { loadRuntime } from "../models/runtime.js";
 import { native } from "../native.js";
 import { Tensor } from "../tensor.js";
+import type { Bus } from "../bus/bus.js";
+import { connectTo, type BusAccessOptions } from "./bus-access.js";
 import type { Output } from "./output.js";
+
+/** How long a bus may take to answer. */
+const busMs = 10_000;
 
 interface Check {
   readonly name: string;
-  readonly status: "ok" | "fail" | "none";
+  readonly status: "ok" | "warn" | "fail" | "none";
   readonly found: string;
   readonly fix: string;
 }
@@ -48,7 +53,32 @@ async function checkGpu(): Promise<Check> {
   });
 }
 
-export async function doctor(output: Output, _options: object, signal: AbortSignal): Promise<void> {
+/** Whether a bus answers and lets this side in, and who is there. */
+async function checkBus(address: string, options: BusAccessOptions, signal: AbortSignal): Promise<readonly Check[]> {
+  let present: Check = { name: "agents", status: "none", found: "not asked, for the bus cannot be reached", fix: "" };
+  const reached = await check("bus", async () => {
+    const late = AbortSignal.timeout(busMs);
+    try {
+      await using bus = await connectTo(address, options, undefined, AbortSignal.any([signal, late]));
+      present = whoIsThere(bus);
+      return `${bus.address} answers, and lets this side in`;
+    } catch (error) {
+      if (late.aborted) throw new LatentError("ERR_LATENT_BUS_DISCONNECTED", `nothing answered within ${busMs} ms`, { cause: error });
+      throw error;
+    }
+  });
+  return [reached, present];
+}
+
+function whoIsThere(bus: Bus): Check {
+  const names = (all: readonly { readonly name: string }[]): string => [...new Set(all.map(({ name }) => name))].sort().join(", ");
+  const [agents, inboxes] = [names(bus.agents()), names(bus.inboxes())];
+  const found = `agents: ${agents || "none"}; inboxes: ${inboxes || "none"}`;
+  if (agents !== "") return { name: "agents", status: "ok", found, fix: "" };
+  return { name: "agents", status: "warn", found, fix: "Nobody serves agents there now; `latentwire serve --connect` does." };
+}
+
+export async function doctor(output: Output, options: BusAccessOptions & { readonly bus?: string }, signal: AbortSignal): Promise<void> {
   const checks = [
     await check("node", () => {
       const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
@@ -69,6 +99,7 @@ export async function doctor(output: Output, _options: object, signal: AbortSign
       return `the bundled model thinks: ${pool.counters().latentSteps} latent steps`;
     }),
     await checkGpu(),
+    ...(options.bus === undefined ? [] : await checkBus(options.bus, options, signal)),
   ];
   output.result(checks, () =>
     output.table(

@@ -16,7 +16,10 @@ import { evalCommand } from "./eval.js";
 import { inspect } from "./inspect.js";
 import { quality } from "./kv-quality.js";
 import { run } from "./run.js";
+import { send } from "./send.js";
+import { serve } from "./serve.js";
 import { similarity } from "./similarity.js";
+import { tap } from "./tap.js";
 import { Output, type GlobalOptions } from "./output.js";
 
 const interrupted = new AbortController();
@@ -82,6 +85,19 @@ function codecs(value: string): readonly string[] {
   return names;
 }
 
+/** The token itself is no option: arguments can be seen by others on the machine. */
+function withBusAccess(given: Command): Command {
+  return given
+    .option("--token-file <file>", "holds the token of the bus (default: the variable LATENTWIRE_BUS_TOKEN)")
+    .option("--tls-ca <file>", "for https: and tls:, PEM: who signed the certificates of the other side")
+    .option("--tls-cert <file>", "PEM: own certificate")
+    .option("--tls-key <file>", "PEM: its key");
+}
+
+function collected(value: string, before: readonly string[] = []): readonly string[] {
+  return [...before, value];
+}
+
 function packageVersion(): string {
   const { version } = JSON.parse(readFileSync(path.join(packageRoot, "package.json"), "utf8")) as { readonly version: string };
   return version;
@@ -105,9 +121,42 @@ function build(): Command {
   command(program, "run", "run a pipe of agents", run)
     .argument("<question>", "what the agents are asked")
     .requiredOption("--model <file>", "a GGUF file")
-    .requiredOption("--team <file>", 'JSON: { "agents": [{ "name", "system"?, "user"?, "think"?, "generate"? }] }')
+    .requiredOption("--team <file>", 'JSON: { "agents": [{ "name", "model"?, "system"?, "user"?, "think"?, "generate"? }] }')
     .option("--medium <medium>", "kv, latent or text", oneOf("kv", "latent", "text"), "kv");
-  command(program, "doctor", "check that this machine can run latentwire", doctor);
+  withBusAccess(
+    command(program, "serve", "serve agents to others: on a hub that is opened, on a bus that is there, or both", serve)
+      .requiredOption("--agents <file>", 'JSON: { "agents": [{ "name", "model"?, "system"?, "user"?, "think"?, "generate"? }] }')
+      .option("--model <file>", "a GGUF file, of the agents that name none")
+      .option("--listen <address>", "open a hub: unix:/PATH, http://HOST:PORT or https://HOST:PORT (port 0: a free one)")
+      .option("--connect <address>", "serve on a bus that is there: nats://HOST:PORT, tls:, unix:, http: or https:")
+      .option("--name <name>", "who this side is to others (default: a random name)")
+      .option("--team <name=agent,agent>", "agents in a row, as a model of chat completions (default: team, all in their order)", collected)
+      .option("--medium <medium>", "of teams: kv, latent or text (default: kv, and text between models)", oneOf("kv", "latent", "text"))
+      .option("--concurrency <count>", "requests of an agent, and chat completions, at a time", count, 4)
+      .option("--drain-ms <ms>", "how long what runs may take after SIGTERM or SIGINT", count, 10_000),
+  );
+  withBusAccess(
+    command(program, "send", "ask an agent on a bus, or put a message into an inbox", send)
+      .argument("<address>", "of the bus: unix:/PATH, http://HOST:PORT, https:, nats: or tls:")
+      .argument("<name>", "of the agent, or of the inbox")
+      .argument("<text>", "the question, or the message")
+      .option("--inbox", "put it into the inbox of that name")
+      .option("--think <medium>", "let the agent think instead of answer, for kv, latent or text", oneOf("kv", "latent", "text"))
+      .option("--deadline-ms <ms>", "how long an agent may take (default: 120000), or a message is of use (default: always)", count)
+      .option("--name <name>", "who this side is to others (default: a random name)"),
+  );
+  withBusAccess(
+    command(program, "tap", "show what goes over a bus: envelopes, never content", tap).argument(
+      "<address>",
+      "of the bus: unix:/PATH, http://HOST:PORT, https:, nats: or tls:",
+    ),
+  );
+  withBusAccess(
+    command(program, "doctor", "check that this machine can run latentwire", doctor).option(
+      "--bus <address>",
+      "check as well that this bus answers, and who is there",
+    ),
+  );
   const kv = program.command("kv").description("keys and values");
   command(kv, "quality", "what number formats and codecs of keys and values do to a model's predictions", quality)
     .requiredOption("--model <file>", "a GGUF file")
@@ -169,7 +218,7 @@ try {
   await build().parseAsync();
 } catch (error) {
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
-  else if (interrupted.signal.aborted) process.exitCode = 130;
+  else if (interrupted.signal.aborted || (error instanceof DOMException && error.name === "AbortError")) process.exitCode = 130;
   else {
     const text = LatentError.isInstance(error)
       ? `${error.code}: ${error.message}\n  ${error.hint}`

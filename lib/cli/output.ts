@@ -23,8 +23,18 @@ export class Output {
     process.stdout.write(this.json ? `${JSON.stringify(value)}\n` : `${plain()}\n`);
   }
 
+  /** A part of a text that is not complete, for people who read along; the result says it again to programs. */
+  part(text: string): void {
+    if (!this.json) process.stdout.write(text);
+  }
+
   progress(line: string): void {
     if (!this.#options.quiet) process.stderr.write(`${line}\n`);
+  }
+
+  /** What others have written, on one line, without what a terminal would obey. */
+  safe(text: string): string {
+    return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, " ");
   }
 
   strong(text: string): string {

@@ -107,6 +107,17 @@ Status thin_svd(const DenseMatrix& a, Svd* out) {
   });
 }
 
+Status singular_values(const DenseMatrix& a, std::vector<double>* out) {
+  if (a.rows < 1 || a.columns < 1) return Status::fail(Code::invalid_argument, "singular values need at least one row and one column");
+  if (!all_finite(a)) return not_finite();
+  return guarded([&]() -> Status {
+    const Eigen::BDCSVD<EigenColumns> svd{EigenColumns(view(a))};
+    if (svd.info() != Eigen::Success) return Status::fail(Code::non_finite, "the singular values did not converge");
+    out->assign(svd.singularValues().begin(), svd.singularValues().end());
+    return {};
+  });
+}
+
 Status truncated_svd(const DenseMatrix& a, int64_t k, uint64_t seed, const std::atomic<bool>* cancel, Svd* out) {
   const int64_t shorter = std::min(a.rows, a.columns);
   if (k < 1 || k > shorter)

@@ -31,6 +31,9 @@ struct Svd {
 // k = min(n, d). Fails with invalid_argument (an empty matrix), non_finite or out_of_memory.
 Status thin_svd(const DenseMatrix& a, Svd* out);
 
+// The values alone, [k]; as thin_svd.
+Status singular_values(const DenseMatrix& a, std::vector<double>* out);
+
 // The k largest, 1 <= k <= min(n, d). Exact unless the matrix is large and k is small against it: then by a seeded random projection with
 // power iterations (Halko et al. 2011), whose values fall short by a share that the gap in the spectrum decides.
 Status truncated_svd(const DenseMatrix& a, int64_t k, uint64_t seed, const std::atomic<bool>* cancel, Svd* out);

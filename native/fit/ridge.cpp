@@ -4,7 +4,6 @@
 
 #include <Eigen/Cholesky>
 #include <Eigen/QR>
-#include <Eigen/SVD>
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -117,10 +116,13 @@ Status solve_least_squares(const DenseMatrix& x, const DenseMatrix& y, const Lea
     }
     if (is_cancelled(cancel)) return cancelled_fit();
     LinearFit fit;
-    const EigenVector values = is_tall ? EigenVector(Eigen::BDCSVD<EigenColumns>(reduced).singularValues()) : EigenVector::Zero(1);
-    if (values.minCoeff() > options.rcond * values.maxCoeff()) {
+    std::vector<double> values{0};
+    if (is_tall) {
+      if (Status status = singular_values(dense(reduced), &values); !status.ok()) return status;
+    }
+    if (values.back() > options.rcond * values.front()) {
       fit.w = dense(reduced.triangularView<Eigen::Upper>().solve(wanted));
-      fit.condition = values.maxCoeff() / values.minCoeff();
+      fit.condition = values.front() / values.back();
     } else {
       Svd svd;
       if (Status status = thin_svd(dense(reduced), &svd); !status.ok()) return status;

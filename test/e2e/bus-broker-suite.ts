@@ -2,8 +2,8 @@
 import { randomBytes, randomUUID } from "node:crypto";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { blake3 } from "../../lib/kernels/statistics.js";
-import { entryBytes, pieceBytes } from "../../lib/bus/broker.js";
-import type { Broker, Entry, LogEntry, LogReader, Present, Tapped } from "../../lib/bus/broker.js";
+import { entryBytes, pieceBytes } from "../../lib/bus/brokers/broker.js";
+import type { Broker, Entry, LogEntry, LogReader, Present, Tapped } from "../../lib/bus/brokers/broker.js";
 
 /** How many bytes a log of the broker under test must be set to hold. */
 export const suiteLogBytes = 4 << 20;

@@ -4,10 +4,10 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MessageChannel } from "node:worker_threads";
-import { connectHub, connectPort } from "../../lib/bus/connect-hub.js";
-import type { ConnectHubOptions } from "../../lib/bus/connect-hub.js";
-import { listen } from "../../lib/bus/hub.js";
-import type { HubOptions } from "../../lib/bus/hub.js";
+import { connectHub, connectPort } from "../../lib/bus/brokers/hub/connect-hub.js";
+import type { ConnectHubOptions } from "../../lib/bus/brokers/hub/connect-hub.js";
+import { listen } from "../../lib/bus/brokers/hub/hub.js";
+import type { HubOptions } from "../../lib/bus/brokers/hub/hub.js";
 import { brokerSuite, suiteLogBytes } from "./bus-broker-suite.js";
 import type { Started } from "./bus-broker-suite.js";
 

@@ -1,5 +1,5 @@
 // The broker in memory, by the suite that all brokers must pass.
-import { MemoryCore } from "../../lib/bus/memory-broker.js";
+import { MemoryCore } from "../../lib/bus/brokers/memory-broker.js";
 import { brokerSuite, suiteLogBytes } from "./bus-broker-suite.js";
 
 brokerSuite("memory", async () => {

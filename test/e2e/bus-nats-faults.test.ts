@@ -6,16 +6,20 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { nkeys } from "@nats-io/transport-node";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import type { Broker, Entry, Present } from "../../lib/bus/broker.js";
-import { connectNats } from "../../lib/bus/nats-broker.js";
-import type { NatsOptions } from "../../lib/bus/nats-broker.js";
+import type { Broker, Entry, Present } from "../../lib/bus/brokers/broker.js";
+import { connectNats } from "../../lib/bus/brokers/nats/nats-broker.js";
+import type { NatsOptions } from "../../lib/bus/brokers/nats/nats-broker.js";
+import { outstandingEntries } from "../../lib/bus/brokers/nats/nats-cursor.js";
+import { loadNats } from "../../lib/bus/brokers/nats/nats-client.js";
+import { NatsLink } from "../../lib/bus/brokers/nats/nats-link.js";
+import { NatsLogs } from "../../lib/bus/brokers/nats/nats-log.js";
 import { LatentError } from "../../lib/errors.js";
 import { append, begin, entryOf, headOf, open, Seen, take } from "./bus-broker-suite.js";
 import { freePort, natsServer } from "./servers.js";
 import type { NatsServer } from "./servers.js";
 
 const script = fileURLToPath(new URL("bus-broker-process.mjs", import.meta.url));
-const built = new URL("../../dist/bus/nats-broker.js", import.meta.url).href;
+const built = new URL("../../dist/bus/brokers/nats/nats-broker.js", import.meta.url).href;
 const never = new AbortController().signal;
 const range = (from: number, to: number): string[] => Array.from({ length: to - from }, (_, i) => String(from + i));
 
@@ -272,6 +276,65 @@ describe("a server that refuses", () => {
   });
 });
 
+describe("a cursor", () => {
+  it("that is forgotten elsewhere ends its reader", async () => {
+    const server = await start();
+    const [a, b] = [await connect(server), await connect(server)];
+    await append(a, "log", "1");
+    const reader = await open(a, "log");
+    const iterator = begin(reader);
+    const [one] = await take(iterator, 1);
+    const next = iterator.next();
+    await b.forget("log", "reader");
+    expect((await next).done).toBe(true);
+    expect((await errorOf(reader.acknowledge(one?.sequence ?? 0))).code).toBe("ERR_LATENT_BUS_DISCONNECTED");
+    await append(b, "log", "2");
+    expect((await take(begin(await open(b, "log")), 1)).map(headOf)).toEqual(["2"]);
+  });
+
+  it("that is taken while its reader's connection is broken is noticed by it", async () => {
+    const server = await start();
+    const [a, b] = [await connect(server), await connect(server)];
+    const heads = range(0, 50);
+    for (const head of heads) await append(a, "log", head);
+    const old = await open(a, "log");
+    const olds = begin(old);
+    const [first] = await take(olds, 1);
+    await old.acknowledge(first?.sequence ?? 0);
+    await server.kill();
+    const ended = errorOf(
+      (async (): Promise<void> => {
+        for (;;) await take(olds, 1);
+      })(),
+    );
+    const young = open(b, "log");
+    await server.start();
+    const entries = await take(begin(await young), heads.length - 1);
+    expect(entries.map(headOf)).toEqual(heads.slice(1));
+    expect((await ended).code).toBe("ERR_LATENT_BUS_SUPERSEDED");
+    expect((await errorOf(old.acknowledge(2))).code).toBe("ERR_LATENT_BUS_SUPERSEDED");
+  });
+
+  it("that has much unacknowledged stops its reader until it has less", async () => {
+    const server = await start();
+    const broker = await connect(server);
+    const count = outstandingEntries + 10;
+    const sent = Promise.all(range(0, count).map((head) => append(broker, "log", head, head, new AbortController().signal)));
+    const reader = await open(broker, "log");
+    const iterator = begin(reader);
+    const entries = await take(iterator, outstandingEntries);
+    const next = take(iterator, 1);
+    const order: string[] = [];
+    const more = next.then(() => order.push("more"));
+    await append(broker, "other", "a round trip");
+    order.push("acknowledged");
+    await reader.acknowledge(entries[7]?.sequence ?? 0);
+    await more;
+    await sent;
+    expect(order).toEqual(["acknowledged", "more"]);
+  });
+});
+
 describe("what is kept", () => {
   let server: NatsServer;
   beforeAll(async () => {
@@ -301,6 +364,31 @@ describe("what is kept", () => {
     await broker.put(other, randomBytes(500_000), 600_000, never);
     expect((await broker.get(one, never))?.length).toBe(400_000);
     expect(await broker.touch("3".repeat(64), 600_000)).toBe(false);
+  });
+
+  it("of a log ends when it has had neither entries nor cursors for some time", async () => {
+    const broker = await connect(server, { prefix: "swept" });
+    await append(broker, "has-an-entry", "1");
+    await open(broker, "has-a-cursor");
+    await append(broker, "forgotten", "1");
+    await broker.forget("forgotten", "reader");
+
+    const modules = await loadNats();
+    const link = await NatsLink.connect(modules, server.url, { servers: server.url }, 10_000, undefined);
+    const layout = { prefix: "swept", storage: "file", replicas: 1, logBytes: 1 << 20, pieceBytes: 1 << 20, unreadMs: 600_000 } as const;
+    link.setClock(new Date(Date.now() + 60_000).toISOString());
+    const names = async (): Promise<string[]> => {
+      const all: string[] = [];
+      for await (const { config } of link.jsm.streams.list("swept.log.>")) all.push(config.name);
+      return all.sort();
+    };
+    await new NatsLogs(link, layout).sweep(600_000);
+    expect(await names()).toEqual(["swept_log_forgotten", "swept_log_has-a-cursor", "swept_log_has-an-entry"]);
+    await new NatsLogs(link, layout).sweep(0);
+    expect(await names()).toEqual(["swept_log_has-a-cursor", "swept_log_has-an-entry"]);
+    await link.close();
+    await append(broker, "forgotten", "2");
+    expect((await take(begin(await open(broker, "forgotten")), 1)).map(headOf)).toEqual(["2"]);
   });
 
   it("is apart from what is under another prefix", async () => {

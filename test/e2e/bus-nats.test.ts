@@ -1,5 +1,5 @@
 // The broker on NATS JetStream, on a real nats-server: the suite that all brokers must pass.
-import { connectNats } from "../../lib/bus/nats-broker.js";
+import { connectNats } from "../../lib/bus/brokers/nats/nats-broker.js";
 import { brokerSuite, suiteLogBytes } from "./bus-broker-suite.js";
 import { natsServer } from "./servers.js";
 

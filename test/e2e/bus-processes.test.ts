@@ -241,9 +241,11 @@ describe.each(places)("processes over %s", (_name, begin) => {
 describe("hubs that are killed", () => {
   it("are found again when they are back, and what was not answered is", async () => {
     const address = socketAddress();
-    const begin = async (): Promise<Child> => {
-      const hub = start([script("bus-hub-process.mjs"), built, address]);
-      await heard(hub, "listening");
+    const begin = async (): Promise<ChildProcess> => {
+      const args = [script("bus-hub-process.mjs"), `${built}/bus/hub.js`, address];
+      const hub = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "inherit", "ipc"] });
+      children.add(hub);
+      await once(hub, "message");
       return hub;
     };
     const first = await begin();
@@ -258,7 +260,8 @@ describe("hubs that are killed", () => {
     })();
     await a.send("box", "before");
     await got.until((all) => all.length === 1);
-    await first.kill();
+    first.kill("SIGKILL");
+    await once(first, "exit");
     const sent = range(20).map((i) => a.send("box", String(i)));
     await begin();
     await Promise.all(sent);

@@ -1,7 +1,7 @@
 // What a bus promises, wherever it is: one suite, run against the memory, hubs, a worker's port and NATS. It asserts no times.
 import { randomUUID } from "node:crypto";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import type { Broker } from "../../lib/bus/broker.js";
+import type { Broker } from "../../lib/bus/brokers/broker.js";
 import { Bus, type Sent, type TapEvent } from "../../lib/bus/bus.js";
 import type { BusSettings } from "../../lib/bus/options.js";
 import { checkBusSettings } from "../../lib/bus/options.js";

@@ -3,10 +3,10 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MessageChannel } from "node:worker_threads";
-import { connectHub, connectPort } from "../../lib/bus/connect-hub.js";
-import { listen } from "../../lib/bus/hub.js";
-import { MemoryCore } from "../../lib/bus/memory-broker.js";
-import { connectNats } from "../../lib/bus/nats-broker.js";
+import { connectHub, connectPort } from "../../lib/bus/brokers/hub/connect-hub.js";
+import { listen } from "../../lib/bus/brokers/hub/hub.js";
+import { MemoryCore } from "../../lib/bus/brokers/memory-broker.js";
+import { connectNats } from "../../lib/bus/brokers/nats/nats-broker.js";
 import { busSuite } from "./bus-suite.js";
 import { natsServer } from "./servers.js";
 

@@ -1,7 +1,7 @@
 // The record that says how far a reader is: against a plain model of it, over the lives of many readers that close or are killed.
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { CursorState, parseCursor } from "../../lib/bus/nats-cursor.js";
+import { CursorState, parseCursor } from "../../lib/bus/brokers/nats/nats-cursor.js";
 import { codeOf } from "../helpers.js";
 
 const bytesOf = (data: string): Uint8Array => new TextEncoder().encode(data);
