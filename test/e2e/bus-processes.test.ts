@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { Bus } from "../../lib/bus/bus.js";
 import { connect, type ConnectOptions } from "../../lib/bus/connect.js";
-import { listen } from "../../lib/bus/hub.js";
+import { listen } from "../../lib/bus/brokers/hub/hub.js";
 import { bundledModel, loadModel } from "../../lib/index.js";
 import { codeOf, Seen } from "./bus-broker-suite.js";
 import { natsServer } from "./servers.js";
@@ -242,7 +242,7 @@ describe("hubs that are killed", () => {
   it("are found again when they are back, and what was not answered is", async () => {
     const address = socketAddress();
     const begin = async (): Promise<ChildProcess> => {
-      const args = [script("bus-hub-process.mjs"), `${built}/bus/hub.js`, address];
+      const args = [script("bus-hub-process.mjs"), `${built}/bus/brokers/hub/hub.js`, address];
       const hub = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "inherit", "ipc"] });
       children.add(hub);
       await once(hub, "message");
