@@ -51,6 +51,16 @@ export async function takeOne(messages: AsyncIterator<Message>): Promise<Message
   return message;
 }
 
+/** The same broker, but for one of its calls. */
+function changed<K extends keyof Broker>(broker: Broker, key: K, call: Broker[K]): Broker {
+  return new Proxy(broker, {
+    get(target, found) {
+      const value: unknown = found === key ? call : Reflect.get(target, found, target);
+      return typeof value === "function" ? (value.bind(target) as unknown) : value;
+    },
+  });
+}
+
 const begin = (inbox: Inbox): AsyncIterator<Message> => inbox[Symbol.asyncIterator]();
 /** At once, on a machine that has time; what it waits for needs no longer than the test may take. */
 const eventually = <T>(what: () => T): ReturnType<typeof expect.poll<T>> => expect.poll(what, { timeout: 50_000, interval: 1 });
@@ -326,18 +336,11 @@ export function busSuite(name: string, start: () => Promise<BusPlace>): void {
           return other;
         };
         const damaging = (broker: Broker): Broker =>
-          new Proxy(broker, {
-            get(target, key) {
-              if (key === "get")
-                return async (...args: Parameters<Broker["get"]>) => flipped((await target.get(...args)) ?? new Uint8Array(0));
-              if (key === "append")
-                return async (log: string, entry: Parameters<Broker["append"]>[1], options: Parameters<Broker["append"]>[2]) => {
-                  await target.append(log, { ...entry, body: flipped(entry.body) }, options);
-                };
-              const value: unknown = Reflect.get(target, key, target);
-              return typeof value === "function" ? value.bind(target) : value;
-            },
-          });
+          changed(
+            changed(broker, "get", async (piece, signal) => flipped((await broker.get(piece, signal)) ?? new Uint8Array(0))),
+            "append",
+            (log, entry, options) => broker.append(log, { ...entry, body: flipped(entry.body) }, options),
+          );
         const [a, b] = [await connect({ inlineBytes: 5000 }, damaging), await connect({}, damaging)];
         const messages = begin(await b.inbox(box, { accepts: finch }));
         for (const bytes of [2000, 2_000_000]) {
@@ -357,14 +360,7 @@ export function busSuite(name: string, start: () => Promise<BusPlace>): void {
 
       it.skipIf(name === "memory")("is gone when it was not kept long enough", async () => {
         const box = fresh();
-        const dropping = (broker: Broker): Broker =>
-          new Proxy(broker, {
-            get(target, key) {
-              if (key === "get") return () => Promise.resolve(undefined);
-              const value: unknown = Reflect.get(target, key, target);
-              return typeof value === "function" ? value.bind(target) : value;
-            },
-          });
+        const dropping = (broker: Broker): Broker => changed(broker, "get", () => Promise.resolve(undefined));
         const [a, b] = [await connect({ inlineBytes: 0 }), await connect({}, dropping)];
         using one = latent(2_000_000);
         await a.send(box, one);
@@ -378,15 +374,9 @@ export function busSuite(name: string, start: () => Promise<BusPlace>): void {
         const spying =
           (of: string) =>
           (broker: Broker): Broker =>
-            new Proxy(broker, {
-              get(target, key) {
-                const value: unknown = Reflect.get(target, key, target);
-                if (key !== "put") return typeof value === "function" ? value.bind(target) : value;
-                return async (...args: Parameters<Broker["put"]>) => {
-                  names.set(of, (names.get(of) ?? new Set()).add(args[0]));
-                  await target.put(...args);
-                };
-              },
+            changed(broker, "put", (piece, ...rest) => {
+              names.set(of, (names.get(of) ?? new Set()).add(piece));
+              return broker.put(piece, ...rest);
             });
         for (const [of, salt] of [
           ["a", "s"],

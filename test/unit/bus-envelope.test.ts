@@ -21,7 +21,7 @@ const never = new AbortController().signal;
 const runs = (count: number): { numRuns: number; endOnFailure: boolean } => ({ ...runsOf(count), endOnFailure: true });
 const bad = "ERR_LATENT_INVALID_ARGUMENT";
 
-const name = fc.string({ minLength: 1, maxLength: 64, unit: fc.constantFrom(..."azAZ09_-") });
+const name = fc.string({ minLength: 1, maxLength: 64, unit: fc.constantFrom("a", "z", "A", "Z", "0", "9", "_", "-") });
 const short = fc.string({ maxLength: 40, unit: "binary" });
 const hex = (digits: number): fc.Arbitrary<string> =>
   fc.uint8Array({ minLength: digits / 2, maxLength: digits / 2 }).map((bytes) => Buffer.from(bytes).toString("hex"));
@@ -88,7 +88,7 @@ const envelope: fc.Arbitrary<Envelope> = fc.record(
     data,
   },
   { requiredKeys: ["v", "id", "kind", "from", "peer", "to", "conversation", "sequence", "sentAt"] },
-) as fc.Arbitrary<Envelope>;
+);
 
 /** What the reader makes of it: "read", or the code of the refusal. Any other error is thrown on. */
 function verdict(json: string): string {
@@ -105,15 +105,15 @@ function verdict(json: string): string {
 function changed(value: unknown, path: readonly number[], by: unknown, key: string): unknown {
   const [first, ...rest] = path;
   if (first === undefined || typeof value !== "object" || value === null) return by;
-  const entries = Object.entries(value);
+  const entries: [string, unknown][] = Object.entries(value);
   const at = first % (entries.length + 1);
   const next = entries.map(([own, inner], i) => [own, i === at ? changed(inner, rest, by, key) : inner] as const);
   // one more than there are: a key that nobody knows
   if (at === entries.length) next.push([key, by]);
+  if (Array.isArray(value)) return next.map(([, inner]) => inner);
   // parsed, so that `__proto__` is a key of its own, as it is in what comes
-  return Array.isArray(value)
-    ? next.map(([, inner]) => inner)
-    : JSON.parse(`{${next.map(([own, inner]) => `${JSON.stringify(own)}:${JSON.stringify(inner) ?? "null"}`).join(",")}}`);
+  const json = `{${next.map(([own, inner]) => `${JSON.stringify(own)}:${JSON.stringify(inner)}`).join(",")}}`;
+  return JSON.parse(json) as unknown;
 }
 
 const strange = fc.oneof(
