@@ -51,7 +51,7 @@ export interface Sent {
   readonly sequence: number;
   readonly ms: number;
   /**
-   * Resolves when a reader has acknowledged it. Of use on {@link Bus.send} with one reader.
+   * Resolves when a reader has acknowledged it. Of use on {@link Bus.send} with one reader; readers of topics say nothing.
    * @throws {@link LatentError} `ERR_LATENT_BUS_PEER` (it went to the dead letters; `details.code` tells why), `ERR_LATENT_BUS_DISCONNECTED`; the signal's reason on
    * abort
    */
@@ -307,9 +307,11 @@ export class Bus implements AsyncDisposable {
         return await post.announce("inbox", name, accepts === undefined ? nothingButText : acceptsOf(accepts, post.options.translators));
       },
       acknowledged: (envelope) => {
-        post.receipt(envelope);
+        // one reader of a topic does not know of the others, for whom the content is kept as long as its sender said
+        if (what !== "topic") post.receipt(envelope);
       },
       buried: (envelope, error) => {
+        if (what === "topic") return;
         const code = LatentError.isInstance(error) ? error.code : "";
         post.receipt(envelope, { code, reason: error.message.slice(0, 1000) });
       },

@@ -198,7 +198,8 @@ export class Parcel {
 
   #shipped<T extends Shipped>(type: new (...args: never) => T): T {
     const { object } = this.content;
-    return object instanceof type ? object : gone("what lies in another process");
+    // who sent it keeps it no longer than it said
+    return object instanceof type && !object.disposed ? object : gone("what lies in another process, or was not kept until now,");
   }
 
   async #bytes(claim: LatentClaim, signal: AbortSignal): Promise<Uint8Array> {

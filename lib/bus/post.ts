@@ -90,6 +90,8 @@ export class Post {
     // everything that waits listens to it, which is no leak
     setMaxListeners(0, this.#closed.signal);
     this.name = options.name;
+    // everything that waits listens to it
+    setMaxListeners(0, this.#closed.signal);
     this.outbox = new Outbox(options.windowBytes);
     this.#notary = new Notary(options.sign, options.trust);
     this.#salt = saltBytes(options.salt);

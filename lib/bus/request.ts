@@ -43,10 +43,7 @@ export function checkRequest(value: unknown): AgentRequest {
   const fields = value as Readonly<Record<keyof AgentRequest, unknown>>;
   const notes = checkArray("notes", fields.notes as readonly unknown[]);
   if (notes.length > mostNotes) throw invalid("notes", `at most ${mostNotes}`, notes);
-  const generate = fields.generate as SentGenerateOptions;
-  if (typeof generate === "object" && ("signal" in generate || "priority" in generate))
-    throw invalid("generate", "options that can be sent", generate);
-  checkGenerateOptions(generate);
+  const generate = checkSent(fields.generate);
   return {
     op: checkOneOf("op", fields.op, ops),
     question: checkText(fields.question),
@@ -60,6 +57,13 @@ export function checkRequest(value: unknown): AgentRequest {
     machine: checkString("machine", fields.machine),
     process: checkString("process", fields.process),
   };
+}
+
+function checkSent(generate: unknown): SentGenerateOptions {
+  if (typeof generate !== "object" || generate === null || "signal" in generate || "priority" in generate)
+    throw invalid("generate", "options that can be sent", generate);
+  checkGenerateOptions(generate);
+  return generate;
 }
 
 /** @throws LatentError `ERR_LATENT_INVALID_ARGUMENT` */

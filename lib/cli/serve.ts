@@ -51,10 +51,11 @@ export async function serve(output: Output, options: ServeCommand): Promise<void
     output.result(service.facts(agents), () => service.line(agents));
     await service.run(signal);
   } catch (error) {
-    await service.close(0);
+    await service.close(0, signals.now);
     throw error;
   }
-  await service.close(options.drainMs);
+  await service.close(options.drainMs, signals.now);
+  if (signals.now.aborted) process.exitCode = 130;
 }
 
 class Service {
@@ -112,10 +113,14 @@ class Service {
     if (!signal.aborted && !isTakenOver(this.#over.signal.reason)) this.#over.signal.throwIfAborted();
   }
 
-  /** Answers what runs, for so long. Who is connected stays so until then; nobody else is let in. */
-  async close(drainMs: number): Promise<void> {
+  /** Answers what runs, for so long, or until `now`. Who is connected stays so until then; nobody else is let in. */
+  async close(drainMs: number, now: AbortSignal): Promise<void> {
     this.#isReady = false;
     this.#hub?.drain();
+    const cut = (): void => {
+      for (const one of [this.chat, ...this.#served]) void one.close({ drainMs: 0 }).catch(() => undefined);
+    };
+    now.addEventListener("abort", cut, { once: true });
     await Promise.all([...this.#buses.map((bus) => bus.close({ drainMs })), this.chat.close({ drainMs })]);
     await this.#hub?.close({ drainMs: Math.min(drainMs, 5000) });
   }
@@ -171,14 +176,19 @@ class Service {
   }
 }
 
-/** SIGINT and SIGTERM: the first one asks for the end, the second one is it. */
+/** SIGINT and SIGTERM: after the first one nothing is begun any more, with the second one what runs is cut off. */
 class Signals implements Disposable {
   readonly #stop = new AbortController();
+  readonly #now = new AbortController();
   readonly #hear: () => void;
 
   constructor(output: Output) {
     this.#hear = () => {
-      if (this.#stop.signal.aborted) process.exit(130);
+      if (this.#stop.signal.aborted) {
+        // not process.exit(), under which the engine would still be computing
+        this.#now.abort();
+        return;
+      }
       output.progress("ending; what runs is answered first (once more ends at once)");
       this.#stop.abort(new DOMException("interrupted", "AbortError"));
     };
@@ -187,6 +197,10 @@ class Signals implements Disposable {
 
   get signal(): AbortSignal {
     return this.#stop.signal;
+  }
+
+  get now(): AbortSignal {
+    return this.#now.signal;
   }
 
   [Symbol.dispose](): void {

@@ -3,6 +3,7 @@ import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import path from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
+import type { Bus } from "../../lib/bus/bus.js";
 import { connect } from "../../lib/bus/connect.js";
 import { listen } from "../../lib/bus/brokers/hub/hub.js";
 import { bundledModel } from "../../lib/index.js";
@@ -62,6 +63,22 @@ async function end(server: Running): Promise<void> {
   expect(await server.ended).toMatchObject({ code: 0 });
 }
 
+/** What goes before a tap has begun is not shown: so again and again. */
+async function sendUntil(bus: Bus, shown: Promise<unknown>): Promise<void> {
+  const watched = { isShown: false };
+  const seen = shown.finally(() => (watched.isShown = true));
+  seen.catch(() => undefined);
+  await using inbox = await bus.inbox("box");
+  await bus.send("box", "a secret");
+  for await (const message of inbox) {
+    await message.ack();
+    if (watched.isShown) break;
+    // within one process all of it happens before any socket gets its turn
+    await new Promise((resolve) => setImmediate(resolve));
+    await bus.send("box", "a secret");
+  }
+}
+
 afterEach(async () => {
   for (const server of running.splice(0)) {
     server.kill("SIGKILL");
@@ -116,19 +133,10 @@ describe("over a unix socket", () => {
   it("tap shows who sends what to whom, never what it says", async () => {
     await using hub = await listen(socket());
     await using bus = await connect(hub, { name: "me" });
-    await using inbox = await bus.inbox("box");
     const taps = [startLatentwire(["tap", hub.url]), startLatentwire(["tap", hub.url, "--json", "--quiet"])];
     running.push(...taps);
-    const shown = Promise.all([taps[0]?.said(/message.*\n/), taps[1]?.said(/"kind":"message".*\n/)]);
-    let isShown = false;
-    void shown.finally(() => (isShown = true));
-    // what goes before the taps have begun is not shown
-    for await (const message of inbox) {
-      if (message.text === "last") break;
-      await message.ack();
-      await new Promise((resolve) => setTimeout(resolve, 50));
-      await bus.send("box", isShown ? "last" : "a secret");
-    }
+    const shown = Promise.all([taps[0]?.said(/ message .*\n/), taps[1]?.said(/"kind":"message".*\n/)]);
+    await sendUntil(bus, shown);
     const [plain, json] = await shown;
     expect(plain).toMatch(/^\d{4}-\d\d-\d\dT[\d:.]+Z {2}me -> inbox\.box {2}message {2}text {2}\d+ B {2}.+$/m);
     expect(JSON.parse(/^\{.*"kind":"message".*\}$/m.exec(json ?? "")?.[0] ?? "")).toMatchObject({
@@ -176,11 +184,15 @@ describe("over a unix socket", () => {
   it("a tap ends with the bus that was lost", async () => {
     const hub = await listen(socket());
     await using bus = await connect(hub.url, { reconnectMs: 0 });
-    const seen = (async () => {
-      for await (const event of bus.tap()) expect(event).toBeDefined();
-    })();
+    const events = bus.tap();
+    await sendUntil(bus, events.next());
+    const lost = expect(
+      (async () => {
+        for await (const event of events) expect(event).toBeDefined();
+      })(),
+    ).rejects.toMatchObject({ code: "ERR_LATENT_BUS_DISCONNECTED" });
     await hub.close({ drainMs: 0 });
-    await expect(seen).rejects.toMatchObject({ code: "ERR_LATENT_BUS_DISCONNECTED" });
+    await lost;
   });
 
   it("who serves a name last has it, and the one before ends in peace", async () => {
@@ -282,7 +294,7 @@ describe("a server that is told to end", () => {
     await server.said(/ending/);
     server.kill("SIGTERM");
     expect(await server.ended).toMatchObject({ code: 130 });
-    await expect(streamed.text()).rejects.toThrow();
+    expect(await streamed.text()).toContain("the server is ending");
   });
 });
 

@@ -1,5 +1,5 @@
 // The command line in a process of its own, as a user has it.
-import { spawn } from "node:child_process";
+import { spawn, type ChildProcess } from "node:child_process";
 import path from "node:path";
 
 const main = path.resolve("dist/cli/main.js");
@@ -18,9 +18,14 @@ export interface Running {
   readonly ended: Promise<Ended>;
 }
 
+const started = new Set<ChildProcess>();
+process.on("exit", () => {
+  for (const child of started) child.kill("SIGKILL");
+});
+
 export function startLatentwire(args: readonly string[], env: NodeJS.ProcessEnv = {}): Running {
   const child = spawn(process.execPath, [main, ...args], { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
-  process.once("exit", () => child.kill("SIGKILL"));
+  started.add(child);
   const told = { stdout: "", stderr: "" };
   const waiting = new Set<() => void>();
   let code: number | null | undefined;
@@ -34,6 +39,7 @@ export function startLatentwire(args: readonly string[], env: NodeJS.ProcessEnv 
     child.on("error", reject);
     child.on("close", (exit) => {
       code = exit;
+      started.delete(child);
       for (const look of waiting) look();
       resolve({ code: exit, ...told });
     });
