@@ -38,6 +38,10 @@ clean_up() {
     kill "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
   done
+  # the kernel drops them with their namespaces, but later
+  for link in /sys/class/net/"$bridge"-*; do
+    if [[ -e $link ]]; then ip link delete "${link##*/}" || true; fi
+  done
   for host in "${hosts[@]}"; do
     if [[ -e /run/netns/$bridge-$host ]]; then
       ip netns pids "$bridge-$host" | xargs -r kill -9 2>/dev/null || true

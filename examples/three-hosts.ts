@@ -134,6 +134,8 @@ async function killWhenAsked(
 }
 
 async function runConversations(): Promise<boolean> {
+  // hosts are ended when this exits, which it does not do by itself on a signal
+  for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => process.exit(1));
   await using bus = await join("caller");
   const running = new Map(Object.keys(hosts).map((name) => [name, start(name)]));
   const hops: Crossing[] = [];
