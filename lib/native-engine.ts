@@ -181,6 +181,8 @@ export interface NativeModel {
 }
 
 export interface NativeEngineModule {
+  /** Ends the jobs of all environments and the threads of all pools, for good. */
+  endAll(): void;
   loadRuntime(directory: string): NativeJob<NativeRuntimeInfo>;
   loadModel(
     path: string,

@@ -2,6 +2,7 @@
 import { createRequire } from "node:module";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import { isMainThread } from "node:worker_threads";
 import { LatentError } from "./errors.js";
 import type { NativeDeviceModule, NativeDeviceShare } from "./native-device.js";
 import type { NativeEngineModule } from "./native-engine.js";
@@ -75,8 +76,16 @@ let loaded: NativeModule | undefined;
  * @throws {@link LatentError} `ERR_LATENT_NATIVE_LOAD`
  */
 export function native(): NativeModule {
-  loaded ??= loadNative(process.env["LATENTWIRE_NATIVE_PATH"], packageRoot);
-  return loaded;
+  if (loaded !== undefined) return loaded;
+  const addon = loadNative(process.env["LATENTWIRE_NATIVE_PATH"], packageRoot);
+  // `process.exit` frees what the libraries use while other threads still run in them; the environments of workers end their own
+  if (isMainThread) {
+    process.once("exit", () => {
+      addon.endAll();
+    });
+  }
+  loaded = addon;
+  return addon;
 }
 
 /** Loads `file`, or what `root` has for this platform; see {@link native}. */

@@ -1,7 +1,5 @@
 #include "addon/engine_objects.h"
 
-#include <atomic>
-#include <cstdlib>
 #include <cstring>
 #include <system_error>
 #include <thread>
@@ -81,23 +79,20 @@ napi_value tensor_of(napi_env env, const std::vector<float>& values, std::vector
   return TensorObject::wrap(env, std::move(tensor));
 }
 
-void end_before_libraries() {
-  constexpr int often_enough = 16;
-  static std::atomic<int> registered{0};
-  if (registered.fetch_add(1, std::memory_order_relaxed) >= often_enough) return;
-  std::atexit([] {
-    EnvJobs::end_all();
-    Pool::stop_all();
-  });
-}
-
 namespace {
+
+// endAll(): see NativeEngine. The libraries free what they use while their code still runs on other threads, if a process exits in the
+// middle of it.
+Napi::Value end_all(const Napi::CallbackInfo& info) {
+  EnvJobs::end_all();
+  Pool::stop_all();
+  return info.Env().Undefined();
+}
 
 Napi::Value load_runtime(const Napi::CallbackInfo& info) {
   std::string directory = require_string(info, 0, "directory");
   return {info.Env(), start_on_thread(info.Env(), nullptr, [directory = std::move(directory)](Job&) -> Job::ToValue {
             const Runtime& runtime = Runtime::load(directory);
-            end_before_libraries();
             return [&runtime](napi_env raw) -> napi_value {
               const Napi::Env env(raw);
               Napi::Object out = Napi::Object::New(env);
@@ -134,7 +129,6 @@ Napi::Value load_model(const Napi::CallbackInfo& info) {
               }
               return !job.cancelled();
             });
-            end_before_libraries();
             return [model = std::move(model)](napi_env env) -> napi_value { return wrap_model(env, model); };
           })};
 }
@@ -146,6 +140,7 @@ void init_engine(Napi::Env env, Napi::Object exports) {
   init_pool(env);
   init_sequence(env);
   exports.Set("loadRuntime", Napi::Function::New(env, load_runtime, "loadRuntime"));
+  exports.Set("endAll", Napi::Function::New(env, end_all, "endAll"));
   exports.Set("loadModel", Napi::Function::New(env, load_model, "loadModel"));
 }
 

@@ -37,10 +37,6 @@ napi_value start_request(Napi::Env env, const std::shared_ptr<Pool>& pool, const
                          const std::shared_ptr<Job>& job, Harvest harvest, napi_value listener, std::function<void()> prepare = {});
 
 napi_value to_int32_array(napi_env env, const std::vector<int32_t>& values);
-// Has all jobs and pools end when the process exits, before the libraries that they are in are torn down, which `process.exit` does while they run. What is
-// registered last is called first, and the libraries make some of their statics at first use: so this is called after what uses them.
-void end_before_libraries();
-
 napi_value tensor_of(napi_env env, const std::vector<float>& values, std::vector<int64_t> shape);
 
 }  // namespace latentwire::addon

@@ -175,7 +175,6 @@ class ModelObject : public TaggedWrap<ModelObject> {
       throw_status(call.Env(), Status::fail(Code::dtype, "quantised values need flash attention: kvType must be f32, f16 or bf16"));
     return {call.Env(), start_on_thread(call.Env(), nullptr, [source = model(call.Env()), options](Job&) -> Job::ToValue {
               auto pool = std::make_shared<Pool>(source, options);
-              end_before_libraries();
               return [pool](napi_env env) -> napi_value { return wrap_pool(env, pool); };
             })};
   }

@@ -69,7 +69,7 @@ class Pool {
   void wake();
   // Stops the thread; what was queued ends with ERR_LATENT_DISPOSED. Idempotent.
   void close();
-  // Stops the threads of all pools: when the process exits in the middle of something, before the libraries that they are in are torn down.
+  // Stops the threads of all pools, for good: the process is about to exit.
   static void stop_all();
   bool closed() const noexcept { return closed_.load(std::memory_order_acquire); }
   Counters counters() const;
