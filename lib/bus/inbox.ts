@@ -35,6 +35,8 @@ export const inboxOptions = ["durable", "window", "maxTries", "accepts", "signal
 const windowBytes = 8 << 20;
 /** More than a signature and a longer sequence take. */
 const signatureBytes = 1024;
+/** Dead letters that nobody reads hold nothing up: one that has no room for so long is dropped. */
+const deadMs = 2000;
 
 /** @internal What is read, and who is told of it. */
 export interface InboxPlace {
@@ -275,7 +277,8 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
       const data = { inbox: this.#place.name, code, reason: error.message.slice(0, 1000), tries, head: entry.head.slice(0, 16_384) };
       // the id of what came may be of any length, and of anybody's choice
       const id = `dead-${blake3(Buffer.from(entry.head))}`;
-      await this.#post.append(`dead.${this.#place.name}`, this.#signal, () => {
+      const place = AbortSignal.any([this.#signal, AbortSignal.timeout(deadMs)]);
+      const append = this.#post.append(`dead.${this.#place.name}`, place, () => {
         const dead = this.#post.envelope("dead", this.#place.name, envelope?.conversation ?? "", { data, ...contentOf(envelope) }, id);
         const packed = { claims: envelope?.claims ?? [], body: entry.body, object: entry.object, releases: [], bytes: 0 };
         if (envelope !== undefined && Buffer.byteLength(JSON.stringify(dead)) + entry.body.length <= entryBytes - signatureBytes)
@@ -283,6 +286,9 @@ export class Inbox implements AsyncIterable<Message>, AsyncDisposable {
         // what nobody vouches for, or does not fit beside the reason
         const bare = this.#post.envelope("dead", this.#place.name, envelope?.conversation ?? "", { data }, id);
         return Promise.resolve({ envelope: bare, packed: { ...packed, claims: [], body: new Uint8Array(0), object: undefined } });
+      });
+      await append.catch((failure: unknown) => {
+        if (this.#signal.aborted) throw failure;
       });
     }
     await this.#settle(entry);

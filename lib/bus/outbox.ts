@@ -28,10 +28,24 @@ export class Outbox {
 
   /**
    * Resolves when so many bytes may be kept, with what to call when they no longer are. What is larger than the window may have it to itself. Who asked
-   * first is served first, so that what is large gets its turn.
+   * first is served first, so that what is large gets its turn. `isMore`: part of something that has room already, for which it must not wait.
    */
-  async reserve(bytes: number, signal: AbortSignal): Promise<() => void> {
+  async reserve(bytes: number, signal: AbortSignal, isMore = false): Promise<() => void> {
     signal.throwIfAborted();
+    if (isMore) this.#bytes += bytes;
+    else await this.#room(bytes, signal);
+    let left = bytes;
+    const free = (): void => {
+      this.#bytes -= left;
+      left = 0;
+      this.#admit();
+    };
+    if (!this.#closed) return free;
+    free();
+    throw new LatentError("ERR_LATENT_BUS_DISCONNECTED", "the bus was closed");
+  }
+
+  async #room(bytes: number, signal: AbortSignal): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       const waiting = {
         bytes,
@@ -49,15 +63,6 @@ export class Outbox {
       this.#waiting.push(waiting);
       this.#admit();
     });
-    let left = bytes;
-    const free = (): void => {
-      this.#bytes -= left;
-      left = 0;
-      this.#admit();
-    };
-    if (!this.#closed) return free;
-    free();
-    throw new LatentError("ERR_LATENT_BUS_DISCONNECTED", "the bus was closed");
   }
 
   /** Keeps something for the receiver of the message `id`. */

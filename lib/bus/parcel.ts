@@ -13,9 +13,8 @@ import { Latent, type LatentKind } from "../spaces/latent.js";
 import type { Space } from "../spaces/space.js";
 import type { Medium } from "../agents/events.js";
 import { ownMachine, ownProcess, type Whereabouts } from "./announcement.js";
-import type { Broker } from "./brokers/broker.js";
 import type { ContentClaim, KvClaim, LatentClaim } from "./claim.js";
-import { getPieces, touchPieces } from "./pieces.js";
+import { getPieces, touchPieces, type PieceKeeper } from "./pieces.js";
 import type { Shipped } from "./shipping.js";
 
 /** @internal What came, and with what it is opened. */
@@ -31,7 +30,7 @@ export interface ParcelContent {
 
 /** @internal */
 export interface ParcelOpener {
-  readonly broker: Pick<Broker, "get" | "put" | "touch" | "drop">;
+  readonly broker: PieceKeeper;
   readonly salt: Uint8Array;
   readonly verify: KvReceiverOptions["verify"] | undefined;
 }

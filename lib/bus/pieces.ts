@@ -10,11 +10,16 @@ const ahead = 8;
 const digestBytes = 32;
 
 /** Where pieces are kept. */
-export type PieceKeeper = Pick<Broker, "put" | "get" | "touch" | "drop">;
+export type PieceKeeper = Pick<Broker, "put" | "get" | "touch" | "drop" | "countsPieces">;
 
 export interface PieceList {
   readonly root: string;
   readonly pieces: number;
+}
+
+/** A list that was put, and how to say that nobody needs it any more. */
+export interface PutPieces extends PieceList {
+  readonly drop: () => void;
 }
 
 /** What pieces begin with: nothing, or 32 bytes that only those can know who have the salt. Whoever has another one finds none of them. */
@@ -27,7 +32,7 @@ export async function putPieces(
   keeper: PieceKeeper,
   content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   options: { readonly salt: Uint8Array; readonly keptMs: number; readonly signal: AbortSignal },
-): Promise<PieceList> {
+): Promise<PutPieces> {
   const { salt, keptMs, signal } = options;
   const names: string[] = [];
   const going = new Set<Promise<void>>();
@@ -56,11 +61,16 @@ export async function putPieces(
   // `failure` is set by promises that have settled by now
   throwIf(failure);
   const [first = ""] = names;
-  if (names.length === 1) return { root: first, pieces: 1 };
+  const drop = (): void => {
+    if (keeper.countsPieces) for (const name of names) void keeper.drop(name).catch(() => undefined);
+  };
+  if (names.length === 1) return { root: first, pieces: 1, drop };
   const list = Buffer.concat([salt, Buffer.from(names.join(""), "hex")]);
   const root = blake3(list);
   await keeper.put(root, list, keptMs, signal);
-  return { root, pieces: names.length };
+  const pieces = names.length;
+  names.push(root);
+  return { root, pieces, drop };
 }
 
 function throwIf(error: Error | undefined): void {

@@ -49,6 +49,8 @@ export interface PackOptions {
   /** Who it is for; where that is, if it has not said what it can use. */
   readonly receiver: Announcement | undefined;
   readonly where?: Whereabouts | undefined;
+  /** Other content of the same message has been packed before it. */
+  readonly isMore?: boolean;
   readonly keptMs: number;
   readonly signal: AbortSignal;
 }
@@ -105,7 +107,8 @@ export class Post {
       if (envelope === undefined || envelope.to !== this.id) return;
       const { kind, about = "" } = envelope;
       if (kind === "receipt") {
-        this.outbox.release(about);
+        // a dead letter may still be read
+        if (envelope.data === undefined) this.outbox.release(about);
         this.#receipts.set(about, envelope);
       }
       this.#takers.get(about)?.(envelope, entry);
@@ -310,7 +313,7 @@ export class Post {
   }
 
   async #shipKv(kv: KvHandle, codec: KvCodecChoice | undefined, options: PackOptions): Promise<Packed> {
-    return await this.#reserved(kv.info.bytes, options.signal, () =>
+    return await this.#reserved(kv.info.bytes, options, () =>
       shipKv(kv, options.receiver ?? options.where, codec, this.#shipping(options)),
     );
   }
@@ -320,18 +323,18 @@ export class Post {
       using translated = await translator.translate(latent, { signal: options.signal });
       return await this.#shipLatent(translated, undefined, options);
     }
-    return await this.#reserved(latent.bytes, options.signal, () =>
+    return await this.#reserved(latent.bytes, options, () =>
       shipLatent(latent, options.receiver ?? options.where, this.#shipping(options)),
     );
   }
 
   /** While it is made, and as long as this side keeps it, its bytes count. */
-  async #reserved(bytes: number, signal: AbortSignal, ship: () => Promise<Shipment>): Promise<Packed> {
-    const free = await this.outbox.reserve(bytes, signal);
+  async #reserved(bytes: number, { signal, isMore }: PackOptions, ship: () => Promise<Shipment>): Promise<Packed> {
+    const free = await this.outbox.reserve(bytes, signal, isMore);
     try {
-      const { claim, body, object, release, bytes: moved } = await ship();
-      const releases = release === undefined ? [] : [release, free];
+      const { claim, body, object, release, drop, bytes: moved } = await ship();
       if (release === undefined) free();
+      const releases = release === undefined ? (drop === undefined ? [] : [drop]) : [release, free];
       return { claims: [claim], body, object, releases, bytes: moved };
     } catch (error) {
       free();

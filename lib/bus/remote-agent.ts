@@ -233,7 +233,7 @@ export class RemoteAgent {
   ): Promise<PackedOffer> {
     try {
       const offer = one instanceof Parcel ? one : one instanceof Latent ? { latent: one } : { kv: one };
-      return await this.#post.pack(offer, { receiver, keptMs, signal });
+      return await this.#post.pack(offer, { receiver, keptMs, signal, isMore: before.length > 0 });
     } catch (error) {
       for (const release of before.flatMap(({ releases }) => releases)) release();
       throw error;

@@ -22,6 +22,8 @@ export interface Shipment {
   readonly object?: Shipped;
   /** What the sender must keep until the receiver has it. */
   readonly release?: () => void;
+  /** Lets the bus forget it. */
+  readonly drop?: () => void;
   /** Bytes that were or will be moved for it. */
   readonly bytes: number;
 }
@@ -60,8 +62,8 @@ export async function shipLatent(latent: Latent, receiver: Whereabouts | undefin
     const body = Buffer.concat(pieces);
     return { claim: claim(bytes, { at: "inline" }, blake3(body)), body, bytes };
   }
-  const list = await putPieces(options.broker, pieces, options);
-  return { claim: claim(bytes, { at: "bus", ...list }), body: nothing, bytes };
+  const { drop, ...list } = await putPieces(options.broker, pieces, options);
+  return { claim: claim(bytes, { at: "bus", ...list }), body: nothing, drop, bytes };
 }
 
 export async function shipKv(
@@ -106,8 +108,8 @@ export async function shipKv(
       yield piece;
     }
   };
-  const list = await putPieces(options.broker, counted(), options);
-  return { claim: claim({ at: "bus", ...list }), body: nothing, bytes: moved };
+  const { drop, ...list } = await putPieces(options.broker, counted(), options);
+  return { claim: claim({ at: "bus", ...list }), body: nothing, drop, bytes: moved };
 }
 
 /** Undefined where memory cannot be shared, which is no failure: it is sent. */

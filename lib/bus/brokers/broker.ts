@@ -109,6 +109,8 @@ export interface Broker {
   readonly address: string;
   /** Entries reach their reader without being copied, and with their object. */
   readonly passesObjects: boolean;
+  /** Whether a piece that was put twice is there until it was dropped twice, so that who put it can drop it and take nothing from others. */
+  readonly countsPieces: boolean;
 
   /**
    * Resolves when the broker keeps the entry. Appends of one connection to one log keep the order of the calls, retries included. While the log holds as many
@@ -145,6 +147,7 @@ export interface Broker {
   touch(name: string, keptMs: number): Promise<boolean>;
   /** Undefined if it is not (any more) there. */
   get(name: string, signal: AbortSignal): Promise<Uint8Array | undefined>;
+  /** Who put it needs it no more. */
   drop(name: string): Promise<void>;
 
   /** Everything that goes through the broker, as it goes. Entries of logs and signals; pieces are not shown. */

@@ -40,6 +40,8 @@ const now = (): number => performance.now();
 interface Piece {
   readonly bytes: Uint8Array;
   until: number;
+  /** How many need it: it goes when each of them has dropped it, or after its time. */
+  holders: number;
 }
 
 /** What all connections to one memory share. */
@@ -164,12 +166,13 @@ export class MemoryCore {
     const have = this.#pieces.get(name);
     if (have !== undefined) {
       have.until = Math.max(have.until, until);
+      have.holders++;
       return;
     }
     if (this.#pieceBytes + bytes.length > this.limits.pieceBytes) this.#sweep();
     const { pieceBytes } = this.limits;
     if (this.#pieceBytes + bytes.length > pieceBytes) throw tooMuch(`${pieceBytes} bytes of content`, pieceBytes);
-    this.#pieces.set(name, { bytes, until });
+    this.#pieces.set(name, { bytes, until, holders: 1 });
     this.#pieceBytes += bytes.length;
     this.#sweeper ??= setInterval(() => {
       this.#sweep();
@@ -181,6 +184,7 @@ export class MemoryCore {
     const piece = this.#pieces.get(name);
     if (piece === undefined) return false;
     piece.until = Math.max(piece.until, now() + keptMs);
+    piece.holders++;
     return true;
   }
 
@@ -191,8 +195,8 @@ export class MemoryCore {
 
   /** @internal */
   drop(name: string): void {
-    this.#pieceBytes -= this.#pieces.get(name)?.bytes.length ?? 0;
-    this.#pieces.delete(name);
+    const piece = this.#pieces.get(name);
+    if (piece !== undefined && --piece.holders === 0) this.#remove(name, piece);
   }
 
   /** @internal */
@@ -220,13 +224,18 @@ export class MemoryCore {
     });
   }
 
+  #remove(name: string, piece: Piece): void {
+    this.#pieceBytes -= piece.bytes.length;
+    this.#pieces.delete(name);
+  }
+
   #sweep(): void {
     for (const [name, log] of this.#logs) {
       log.sweep();
       if (log.isEmpty) this.#logs.delete(name);
     }
-    for (const [name, { until }] of this.#pieces) {
-      if (until <= now()) this.drop(name);
+    for (const [name, piece] of this.#pieces) {
+      if (piece.until <= now()) this.#remove(name, piece);
     }
     if (this.#logs.size > 0 || this.#pieces.size > 0) return;
     clearInterval(this.#sweeper);
@@ -236,6 +245,7 @@ export class MemoryCore {
 
 /** @internal */
 export class MemoryBroker implements Broker {
+  readonly countsPieces = true;
   readonly #core: MemoryCore;
   readonly #closed = new AbortController();
   /** What is to be undone when the connection ends. */

@@ -17,6 +17,7 @@ type Listener<T> = Set<(one: T) => void>;
  */
 export class RemoteBroker implements Broker {
   readonly passesObjects = false;
+  readonly countsPieces = true;
   readonly #link: Link;
   readonly #readers = new Map<number, RemoteReader>();
   readonly #listeners = new Map<string, Listener<Entry>>();

@@ -105,6 +105,7 @@ export async function connectNats(url: string, options: NatsOptions = {}): Promi
 
 class NatsBroker implements Broker {
   readonly passesObjects = false;
+  readonly countsPieces = false;
   readonly #link: NatsLink;
   readonly #layout: NatsLayout;
   readonly #logs: NatsLogs;
