@@ -114,7 +114,9 @@ const single = [
   "unit/translator",
 ];
 const evaluation = ["statistics", "suite", "relay", "harness", "report"].map((name) => `unit/eval-${name}`);
-const without = ["unit/docs", "unit/scripts", ...evaluation, "e2e/cli-spaces", "e2e/cli-eval", ...(thread ? single : [])];
+// messages and sockets are Node's; what a bus hands over is tested by itself
+const bus = ["unit/bus-*", "e2e/bus*", "e2e/cli-bus", "e2e/chat-completions", "e2e/exit"];
+const without = ["unit/docs", "unit/scripts", ...evaluation, ...bus, "e2e/cli-spaces", "e2e/cli-eval", ...(thread ? single : [])];
 const excluded = without.map((name) => `--exclude=test/${name}.test.ts`);
 const suites =
   rest.length > 0

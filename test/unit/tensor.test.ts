@@ -109,6 +109,19 @@ describe("Tensor", () => {
     }
   });
 
+  it("has its memory as long as one of its handles", () => {
+    const tensor = Tensor.fromTyped("f32", [2, 2], Float32Array.of(1, 2, 3, 4));
+    const alias = tensor.alias();
+    expect(alias).toMatchObject({ dtype: "f32", shape: [2, 2], byteLength: 16 });
+    tensor.dispose();
+    expect(alias.disposed).toBe(false);
+    const second = alias.alias();
+    alias.dispose();
+    expect([...second.toFloat32()]).toEqual([1, 2, 3, 4]);
+    second.dispose();
+    expect(() => second.alias()).toThrow(expect.objectContaining({ code: "ERR_LATENT_DISPOSED" }));
+  });
+
   it("is disposed once and then says so, but keeps its description", async () => {
     const tensor = Tensor.zeros([2]);
     expect(tensor.disposed).toBe(false);
