@@ -210,7 +210,8 @@ export {
   type RemoteThought,
 } from "./bus/remote-agent.js";
 export type { AgentCounts, SentGenerateOptions } from "./bus/request.js";
-export { Served, type ServedCounts, type ServeOptions } from "./bus/serve.js";
+export { Served, type ServedAgentCounts, type ServedCounts, type ServeOptions } from "./bus/serve.js";
+export { chatCompletions, type ChatCompletions, type ChatCounts, type ChatOptions } from "./bus/chat-completions.js";
 export { Hub, listen, type HubCloseOptions, type HubOptions, type HubTls } from "./bus/brokers/hub/hub.js";
 export type { MemoryLimits } from "./bus/brokers/memory-broker.js";
 export type { NatsOptions, NatsTls } from "./bus/brokers/nats/nats-broker.js";
