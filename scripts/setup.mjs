@@ -18,11 +18,12 @@ const {
   options: { tests: { type: "boolean" }, rebuild: { type: "boolean" }, only: { type: "string", choices: ["native", "ts"] } },
 }).values;
 
-/** Headers that no npm package has: what to look for, and the Debian package that brings it. */
-const HEADERS = [
+/** What no npm package has: the header or program to look for, and the Debian package that brings it. */
+const SYSTEM = [
   { file: "eigen3/Eigen/Core", package: "libeigen3-dev", tests: false },
   { file: "xxhash.h", package: "libxxhash-dev", tests: false },
   { file: "doctest/doctest.h", package: "doctest-dev", tests: true },
+  { program: "nats-server", package: "nats-server", tests: true },
 ];
 const INCLUDE_FOLDERS = ["/usr/include", "/usr/local/include", "/opt/homebrew/include"];
 
@@ -40,13 +41,13 @@ function checkTools() {
   }
 }
 
-function installHeaders() {
-  const missing = HEADERS.filter((header) => withTests || !header.tests)
-    .filter((header) => !INCLUDE_FOLDERS.some((folder) => fs.existsSync(path.join(folder, header.file))))
-    .map((header) => header.package);
+function installFromSystem() {
+  const isThere = ({ file, program }) =>
+    file === undefined ? has(program) : INCLUDE_FOLDERS.some((folder) => fs.existsSync(path.join(folder, file)));
+  const missing = SYSTEM.filter((one) => (withTests || !one.tests) && !isThere(one)).map((one) => one.package);
   if (missing.length === 0) return;
   const command = `apt-get install -y --no-install-recommends ${missing.join(" ")}`;
-  if (process.getuid?.() !== 0 || !has("apt-get")) fail(`missing headers. Run: sudo ${command}`);
+  if (process.getuid?.() !== 0 || !has("apt-get")) fail(`missing: ${missing.join(", ")}. Run: sudo ${command}`);
   say(command);
   const env = { DEBIAN_FRONTEND: "noninteractive" };
   if (run("sh", ["-c", command], { env, quiet: true, soft: true }) !== 0) {
@@ -67,7 +68,7 @@ function buildNative() {
   const fresh = !stale(addon, sources) && (!withTests || !stale(tests, [...sources, ...filesBelow("test/native", [".cpp", ".h"])]));
   if (fresh && !rebuild) return;
   checkTools();
-  installHeaders();
+  installFromSystem();
   say(`building the addon${withTests ? " and its C++ tests" : ""} (CMake)`);
   const definitions = {
     CMAKE_BUILD_TYPE: "Release",
@@ -91,5 +92,7 @@ function buildTypeScript() {
 }
 
 installPackages();
+// the servers of tests too, whatever is built already
+if (withTests) installFromSystem();
 if (only !== "ts") buildNative();
 if (only !== "native") buildTypeScript();
