@@ -1,4 +1,5 @@
 // What every broker must keep, whatever it is made of: one suite, run against the memory, a hub, a worker and NATS. It asserts no times, and never looks inside.
+import { setMaxListeners } from "node:events";
 import { randomBytes, randomUUID } from "node:crypto";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { blake3 } from "../../lib/kernels/statistics.js";
@@ -15,6 +16,8 @@ export interface Started {
 }
 
 const never = new AbortController().signal;
+// many calls of a test wait with it
+setMaxListeners(0, never);
 const longMs = 600_000;
 const windowBytes = 1 << 20;
 
