@@ -85,7 +85,8 @@ if [[ $namespaces == yes ]]; then
     LATENTWIRE_HOSTS+="ip netns exec $bridge-$host unshare --pid --fork --kill-child --mount-proc"$'\n'
   done
 fi
-LATENTWIRE_TOKEN=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+# begins with a letter: nats-server reads the variable as a value of its configuration, and takes what begins like a number for one
+LATENTWIRE_TOKEN="t$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')"
 export LATENTWIRE_HOSTS LATENTWIRE_TOKEN
 
 # TypeScript, without its types

@@ -3,7 +3,7 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { decodeAnnouncement, encodeAnnouncement, identityDigest, type Announcement } from "../../lib/bus/announcement.js";
-import type { ContentClaim } from "../../lib/bus/claim.js";
+import { mostPieces, type ContentClaim } from "../../lib/bus/claim.js";
 import { decodeEnvelope, encodeEnvelope, textLimit, type Envelope } from "../../lib/bus/envelope.js";
 import { checkOffer, chooseForm, type Offer } from "../../lib/bus/form.js";
 import { addNew, Recent } from "../../lib/bus/brokers/recent.js";
@@ -38,7 +38,7 @@ const space: fc.Arbitrary<Space> = fc
 const place = fc.oneof(
   fc.record({ at: fc.constant("inline" as const) }),
   fc.record({ at: fc.constant("process" as const), process: short, ticket: short }),
-  fc.record({ at: fc.constant("bus" as const), root: hex(64), pieces: fc.integer({ min: 1, max: 16_384 }) }),
+  fc.record({ at: fc.constant("bus" as const), root: hex(64), pieces: fc.integer({ min: 1, max: mostPieces }) }),
 );
 const latentClaim: fc.Arbitrary<ContentClaim> = fc
   .record({ space, place, kind: fc.constantFrom("embeds" as const, "hidden" as const), rows: fc.nat(1 << 20), bytes: fc.nat(1024) })
