@@ -196,7 +196,7 @@ export type { BusKey, BusTrust } from "./bus/notary.js";
 export type { Offer } from "./bus/form.js";
 export type { Accepts, Announcement } from "./bus/announcement.js";
 export type { Envelope, MessageKind } from "./bus/envelope.js";
-export type { ContentClaim, KvClaim, LatentClaim, Place } from "./bus/claim.js";
+export type { ContentClaim, KvClaim, LatentClaim, Place, Way } from "./bus/claim.js";
 export { Inbox, type InboxOptions } from "./bus/inbox.js";
 export { Message, type DeadLetter } from "./bus/message.js";
 export { Parcel, type ParcelReference } from "./bus/parcel.js";

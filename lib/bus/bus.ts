@@ -9,6 +9,7 @@ import type { Latent } from "../spaces/latent.js";
 import { acceptsOf, nothingButText, type Announcement } from "./announcement.js";
 import type { Broker, Tapped } from "./brokers/broker.js";
 import { checkConversation, checkName, checkTraceparent, decodeEnvelope, longestMs, type Envelope } from "./envelope.js";
+import { wayOf } from "./claim.js";
 import { checkOffer, type Offer } from "./form.js";
 import { Inbox, inboxOptions, type InboxOptions, type InboxPlace } from "./inbox.js";
 import { newId } from "./message.js";
@@ -266,8 +267,7 @@ export class Bus implements AsyncDisposable {
       const { sequence } = await post.append(`${what}.${to}`, signal, async () => {
         const packed = await post.pack(offer, { form: options.form, receiver, keptMs, signal });
         const { form, why, text, label, claims, bytes } = packed;
-        const at = claims[0]?.place.at ?? "inline";
-        facts = { form, why, way: at === "inline" ? "message" : at, bytes };
+        facts = { form, why, way: wayOf(claims[0]), bytes };
         post.keep(id, packed, keptMs);
         const fields = {
           why,

@@ -52,6 +52,21 @@ export interface KvClaim {
 /** What a message says of its content. */
 export type ContentClaim = LatentClaim | KvClaim;
 
+/** How content comes from there to here. */
+export type Way = "message" | "process" | "shared-memory" | "bus";
+
+/** Without a claim the content is the text of the message. */
+export function wayOf(claim: ContentClaim | undefined): Way {
+  const at = claim?.place.at ?? "inline";
+  return at === "inline" ? "message" : at;
+}
+
+/** Positions or rows; 0 of text. */
+export function positionsOf(claim: ContentClaim | undefined): number {
+  if (claim === undefined) return 0;
+  return claim.form === "kv" ? claim.positions : claim.shape[0];
+}
+
 const digest = /^[0-9a-f]{64}$/;
 const latentKinds = ["embeds", "hidden", "relative", "pooled"] as const;
 const dtypes = ["f32", "f16", "bf16", "i8", "i32"] as const;

@@ -1,10 +1,9 @@
 // The reading end of an inbox or a topic: messages in order, no more of them unsettled than the reader wants, each checked before it is given away. What
 // cannot be used, or was refused too often, goes to the dead letters and holds nothing up.
-import { checkInteger, checkKeys, fallback } from "../check.js";
+import { checkInteger, checkKeys, fallback, invalid } from "../check.js";
 import { LatentError, toLatentError } from "../errors.js";
 import { Model } from "../models/model.js";
 import { Pool } from "../models/pool.js";
-import { invalid } from "../check.js";
 import { blake3 } from "../kernels/statistics.js";
 import { entryBytes, type LogEntry, type LogReader } from "./brokers/broker.js";
 import { addNew, seenLately } from "./brokers/recent.js";

@@ -13,7 +13,7 @@ import { Latent, type LatentKind } from "../spaces/latent.js";
 import type { Space } from "../spaces/space.js";
 import type { Medium } from "../agents/events.js";
 import { ownMachine, ownProcess, type Whereabouts } from "./announcement.js";
-import type { ContentClaim, KvClaim, LatentClaim } from "./claim.js";
+import { positionsOf, wayOf, type ContentClaim, type KvClaim, type LatentClaim, type Way } from "./claim.js";
 import { getPieces, touchPieces, type PieceKeeper } from "./pieces.js";
 import type { Shipped } from "./shipping.js";
 
@@ -86,8 +86,7 @@ export class Parcel {
 
   /** Positions or rows. 0 of text. */
   get positions(): number {
-    const { claim } = this.content;
-    return claim === undefined ? 0 : claim.form === "kv" ? claim.positions : claim.shape[0];
+    return positionsOf(this.content.claim);
   }
 
   /** Of the content. */
@@ -96,9 +95,8 @@ export class Parcel {
   }
 
   /** How the content comes from there to here. */
-  get way(): "message" | "process" | "shared-memory" | "bus" {
-    const at = this.content.claim?.place.at ?? "inline";
-    return at === "inline" ? "message" : at;
+  get way(): Way {
+    return wayOf(this.content.claim);
   }
 
   /** Of latents. */

@@ -10,6 +10,7 @@ import { Latent } from "../spaces/latent.js";
 import { ownMachine, ownProcess, type Announcement } from "./announcement.js";
 import type { Entry } from "./brokers/broker.js";
 import { checkConversation, checkText, checkTraceparent, longestMs, type Envelope } from "./envelope.js";
+import { positionsOf, wayOf } from "./claim.js";
 import { newId } from "./message.js";
 import { Parcel } from "./parcel.js";
 import { eitherOf, Post, type PackedOffer } from "./post.js";
@@ -333,9 +334,7 @@ export class RemoteAgent {
       to: this.name,
       given: given.map(({ form, why, claims, bytes }) => {
         const [claim] = claims;
-        const at = claim?.place.at ?? "inline";
-        const positions = claim === undefined ? 0 : claim.form === "kv" ? claim.positions : claim.shape[0];
-        return { form, way: at === "inline" ? "message" : at, why, positions, bytes };
+        return { form, way: wayOf(claim), why, positions: positionsOf(claim), bytes };
       }),
       ...checkCounts(envelope.data?.["counts"]),
       roundTripMs,

@@ -1,7 +1,6 @@
 // One request to an agent, carried out: what came is put into a sequence, the agent reads its question, and thinks or speaks.
 import { LatentError } from "../errors.js";
-import type { Note } from "../agents/agent.js";
-import type { Agent } from "../agents/agent.js";
+import type { Agent, Note } from "../agents/agent.js";
 import { noCounts, readPrompt, receiveLatents, speak, think, type Turn } from "../agents/stage.js";
 import { StoreOfRun } from "../agents/store-of-run.js";
 import type { KvStore } from "../kv/store.js";
@@ -65,7 +64,7 @@ async function receive(turn: Turn, content: Parcel, { pool, translators }: TurnO
     return;
   }
   if (content.form === "text") {
-    if (content.text !== undefined) notes.push({ from: content.label === "" ? content.from : content.label, text: content.text });
+    if (content.text !== undefined) notes.push(noteOf(content, content.text));
     return;
   }
   using latent = await content.latent({ signal });
@@ -85,7 +84,11 @@ async function receive(turn: Turn, content: Parcel, { pool, translators }: TurnO
       details: { have: latent.space, want: space },
     });
   // declared: the requester hears that it was text
-  notes.push({ from: content.label === "" ? content.from : content.label, text: content.text });
+  notes.push(noteOf(content, content.text));
+}
+
+function noteOf({ label, from }: Parcel, text: string): Note {
+  return { from: label === "" ? from : label, text };
 }
 
 async function act(turn: Turn, { op, question, medium, generate }: AgentRequest): Promise<Offer> {

@@ -85,9 +85,7 @@ export class MemoryCore {
       if (this.#logs.size >= this.limits.logs) throw tooMuch(`${this.limits.logs} logs`, this.limits.logs);
       log = new Log(this.limits, this.#budget);
       this.#logs.set(name, log);
-      this.#sweeper ??= setInterval(() => {
-        this.#sweep();
-      }, sweepMs).unref();
+      this.#sweepLater();
     }
     return log;
   }
@@ -174,9 +172,7 @@ export class MemoryCore {
     if (this.#pieceBytes + bytes.length > pieceBytes) throw tooMuch(`${pieceBytes} bytes of content`, pieceBytes);
     this.#pieces.set(name, { bytes, until, holders: 1 });
     this.#pieceBytes += bytes.length;
-    this.#sweeper ??= setInterval(() => {
-      this.#sweep();
-    }, sweepMs).unref();
+    this.#sweepLater();
   }
 
   /** @internal */
@@ -229,6 +225,12 @@ export class MemoryCore {
     this.#pieces.delete(name);
   }
 
+  #sweepLater(): void {
+    this.#sweeper ??= setInterval(() => {
+      this.#sweep();
+    }, sweepMs).unref();
+  }
+
   #sweep(): void {
     for (const [name, log] of this.#logs) {
       log.sweep();
@@ -242,6 +244,8 @@ export class MemoryCore {
     this.#sweeper = undefined;
   }
 }
+
+/* eslint-disable @typescript-eslint/require-await -- the interface is that of brokers far away, and what is refused must reject */
 
 /** @internal */
 export class MemoryBroker implements Broker {
@@ -299,7 +303,6 @@ export class MemoryBroker implements Broker {
     });
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await -- here and below: the interface is that of brokers far away, and what is refused must reject
   async open(name: string, cursorName: string, { signal }: OpenLogOptions): Promise<LogReader> {
     return this.openAhead(name, cursorName, signal);
   }
@@ -321,13 +324,11 @@ export class MemoryBroker implements Broker {
     return reader;
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await
   async forget(name: string, cursorName: string): Promise<void> {
     this.#require(name, cursorName);
     this.#core.forget(name, cursorName);
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await
   async signal(subject: string, entry: Entry): Promise<void> {
     this.#require(subject);
     requireEntry(entry);
@@ -339,19 +340,16 @@ export class MemoryBroker implements Broker {
     return this.#until(this.#core.listen(subject, take));
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await
   async announce(key: string, value: string): Promise<void> {
     this.#require(key);
     this.#core.announce(key, value, this);
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await
   async withdraw(key: string): Promise<void> {
     this.#require(key);
     this.#core.withdraw(this, key);
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await
   async present(): Promise<readonly Present[]> {
     this.#require();
     return this.#core.present();
@@ -362,7 +360,6 @@ export class MemoryBroker implements Broker {
     return this.#until(this.#core.watch(take));
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await
   async put(name: string, piece: Uint8Array, keptMs: number, signal: AbortSignal): Promise<void> {
     this.#require();
     signal.throwIfAborted();
@@ -370,20 +367,17 @@ export class MemoryBroker implements Broker {
     this.#core.put(name, piece, keptMs);
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await
   async touch(name: string, keptMs: number): Promise<boolean> {
     this.#require();
     return this.#core.touch(name, keptMs);
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await
   async get(name: string, signal: AbortSignal): Promise<Uint8Array | undefined> {
     this.#require();
     signal.throwIfAborted();
     return this.#core.get(name);
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await
   async drop(name: string): Promise<void> {
     this.#require();
     this.#core.drop(name);
@@ -394,7 +388,6 @@ export class MemoryBroker implements Broker {
     return this.#until(this.#core.tap(take));
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await
   async close(): Promise<void> {
     if (this.#closed.signal.aborted) return;
     this.#closed.abort();
@@ -403,7 +396,6 @@ export class MemoryBroker implements Broker {
     this.#core.withdraw(this);
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await
   async #until(stop: () => void): Promise<() => void> {
     this.#open.add(stop);
     return () => {
