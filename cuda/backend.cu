@@ -185,6 +185,14 @@ int memory_info(int32_t device, latent_memory_info* out, char* why, size_t n) no
   return latent_ok;
 }
 
+int memory_device(const void* memory, int32_t* device, char* why, size_t n) noexcept {
+  *device = -1;
+  cudaPointerAttributes attributes{};
+  LATENT_TRY(cudaPointerGetAttributes(&attributes, memory), "memory");
+  if (attributes.type == cudaMemoryTypeDevice) *device = attributes.device;
+  return latent_ok;
+}
+
 // --- Streams and events ----------------------------------------------------------------------------------------------------------------
 
 int stream_open(int32_t device, latent_stream** out, char* why, size_t n) noexcept {
@@ -635,6 +643,12 @@ int digest(latent_stream* stream, const latent_digest_args* given, char* why, si
   return launch<cuda::DigestArgs>(stream, args, cuda::digest_tiles, "digests", why, n);
 }
 
+int find_non_finite(latent_stream* stream, const latent_finite_args* given, char* why, size_t n) noexcept {
+  const cuda::FiniteArgs args{
+      static_cast<cuda::RowFormat>(given->format), given->parts, given->part_count, given->rows, given->row_bytes, given->first_bad};
+  return launch<cuda::FiniteArgs>(stream, args, cuda::find_non_finite, "finite numbers", why, n);
+}
+
 #define LATENT_TEXT(x) #x
 #define LATENT_NUMBER(x) LATENT_TEXT(x)
 
@@ -646,6 +660,7 @@ constexpr latent_backend_v1 table = {
     probe,
     device_info,
     memory_info,
+    memory_device,
     stream_open,
     stream_close,
     stream_wait,
@@ -675,6 +690,7 @@ constexpr latent_backend_v1 table = {
     copy_cells,
     copy_transposed_cells,
     rope_shift,
+    find_non_finite,
     digest,
 };
 

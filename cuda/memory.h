@@ -186,6 +186,18 @@ struct RopeArgs {
 size_t rope_workspace(const RopeArgs& args) noexcept;
 cudaError_t rope_shift(const RopeArgs& args, cudaStream_t stream) noexcept;
 
+// --- Rows that came from elsewhere: native/kv/finite.h ---------------------------------------------------------------------------------
+
+struct FiniteArgs {
+  RowFormat format = RowFormat::f16;   // f32, f16, bf16, q8_0 or q4_0
+  const void* const* parts = nullptr;  // host [part_count]: [rows, row_bytes] without gaps; read before the call returns
+  int64_t part_count = 1;
+  int64_t rows = 0;
+  int64_t row_bytes = 0;         // whole blocks
+  int64_t* first_bad = nullptr;  // lowered to part * rows + row of the first row with NaN or an infinity; no_bad_row before
+};
+cudaError_t find_non_finite(const FiniteArgs& args, cudaStream_t stream) noexcept;
+
 // --- Digests: native/kernels/stats.h ---------------------------------------------------------------------------------------------------
 
 struct Digest128 {

@@ -134,6 +134,7 @@ export { loadRuntime, type RuntimeInfo } from "./models/runtime.js";
 export { Pool, type KvType, type PoolCounters, type PoolInfo } from "./models/pool.js";
 export {
   Sequence,
+  type ExportDeviceKvOptions,
   type ExportKvOptions,
   type ImportKvOptions,
   type KvImport,
@@ -178,6 +179,7 @@ export type { PrefillRecordsOptions, PrefillText } from "./kv/prefill-records.js
 export { kvQuality, type KvQuality, type KvQualityOptions } from "./kv/quality.js";
 export { KvReceiver, type KvReadOptions, type KvReceiverOptions } from "./kv/receiver.js";
 export { KvShared, type KvSharedReference } from "./kv/shared.js";
+export { DeviceKv, DeviceKvShared, type DeviceKvReference } from "./kv/device-kv.js";
 export type { KvSigner, KvVerifier } from "./kv/signature.js";
 export type { KvSource } from "./kv/source.js";
 export type { KvSpot } from "./kv/spot.js";

@@ -1,6 +1,6 @@
 // The typed view of what native/addon exports for the engine: runtime, model, pool and sequence. Only lib/models uses it.
 import type { NativeJob, NativeTensor } from "./native.js";
-import type { NativeFields, NativeKv, NativeKvCodec, NativeKvReader, NativeKvtc, NativeSegmentName } from "./native-kv.js";
+import type { NativeDeviceKv, NativeFields, NativeKv, NativeKvCodec, NativeKvReader, NativeKvtc, NativeSegmentName } from "./native-kv.js";
 
 export interface NativeRuntimeInfo {
   readonly directory: string;
@@ -38,6 +38,10 @@ export interface NativePoolInfo {
   readonly batch: number;
   readonly threads: number;
   readonly flashAttention: boolean;
+  /** Whether keys and values are read and written where llama.cpp keeps them. */
+  readonly inPlace: boolean;
+  /** Where they lie, as far as they are used in place. */
+  readonly device: "cpu" | "cuda";
   readonly canShift: boolean;
   readonly keyPositions: string;
   readonly kvBytesPerPosition: number;
@@ -128,6 +132,10 @@ export interface NativeSequence {
   exportKv(from: number, to: number): NativeJob<NativeKv>;
   /** Adds the content to the end, entry i at positions[i]. */
   importKv(kv: NativeKv, positions: Int32Array): NativeJob<void>;
+  /** The entries [from, to), of a pool whose cache is used in place on the device. */
+  exportDeviceKv(from: number, to: number): NativeJob<NativeDeviceKv>;
+  /** As importKv; whether the content stayed on the device. */
+  importDeviceKv(kv: NativeDeviceKv, positions: Int32Array): NativeJob<boolean>;
   /** Adds the cells of `other` to the end, at their positions. With a base >= 0 only if they lie there, one after the other; else false. */
   shareCells(other: NativeSequence, base: number): NativeJob<boolean>;
   /** Input rows of the logged latents, [count, d] f32, in order of position. */
@@ -149,6 +157,12 @@ export interface NativePool {
     name: NativeSegmentName,
     nonce: Uint8Array,
   ): NativeJob<{ readonly kv: NativeKv; readonly notes: NativeFields }>;
+  /** The content of a segment on the device; a copy. */
+  openDeviceKv(
+    identity: NativeFields,
+    handle: Uint8Array,
+    nonce: Uint8Array,
+  ): NativeJob<{ readonly kv: NativeDeviceKv; readonly notes: NativeFields }>;
   readonly disposed: boolean;
   dispose(): NativeJob<void>;
 }
@@ -160,6 +174,7 @@ export interface NativePoolOptions {
   readonly threads: number;
   readonly kvType: "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
   readonly flashAttention: boolean;
+  readonly inPlace: boolean;
 }
 
 export interface NativeModel {

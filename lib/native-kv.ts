@@ -34,6 +34,25 @@ export interface NativeKv {
   dispose(): void;
 }
 
+/** Content on the device. */
+export interface NativeDeviceKv {
+  info(): NativeKvInfo;
+  tokens(): Int32Array;
+  positions(): Int32Array;
+  toHost(): NativeJob<NativeKv>;
+  /** `nonce`: 16 bytes. */
+  share(identity: NativeFields, notes: NativeFields, nonce: Uint8Array): NativeJob<NativeDeviceKvShare>;
+  readonly disposed: boolean;
+  dispose(): void;
+}
+
+export interface NativeDeviceKvShare {
+  /** 64 bytes. */
+  readonly handle: Uint8Array;
+  readonly disposed: boolean;
+  dispose(): void;
+}
+
 export type NativeFields = readonly (readonly [string, string])[];
 
 /** A codec that was fitted to a model. */
@@ -133,6 +152,7 @@ export interface NativeKvModule {
     entries: number,
     codecs: readonly NativeKvCodec[],
   ): NativeKvWriter;
+  kvToDevice(kv: NativeKv): NativeJob<NativeDeviceKv>;
   readKvtc(bytes: Uint8Array): NativeJob<NativeKvtc>;
   kvOfTicket(ticket: string): NativeKv;
   /** The record that carries a signature. */

@@ -77,6 +77,8 @@
     ],
     "engine_sources": [
       "native/engine/cache_proof.cpp",
+      "native/engine/cache_view.cpp",
+      "native/engine/cell_memory.cpp",
       "native/engine/gguf_file.cpp",
       "native/engine/kvtc_fit.cpp",
       "native/engine/layer_rows.cpp",
@@ -90,7 +92,9 @@
     ],
     "device_sources": [
       "native/device/backend.cpp",
+      "native/device/content.cpp",
       "native/device/operands.cpp",
+      "native/device/segment.cpp",
       "native/device/stream.cpp"
     ],
     "addon_sources": [
@@ -101,6 +105,7 @@
       "native/addon/device_anchors_object.cpp",
       "native/addon/device_codebook_object.cpp",
       "native/addon/device_jobs.cpp",
+      "native/addon/device_kv_object.cpp",
       "native/addon/device_projection_object.cpp",
       "native/addon/device_share_object.cpp",
       "native/addon/device_tensor_object.cpp",

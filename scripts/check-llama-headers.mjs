@@ -42,7 +42,7 @@ function extractHeaders(packageFolder, folder) {
 function declarations(source) {
   const text = source.replace(/\/\/.*$/gm, "");
   const structs = [...text.matchAll(/^struct (\w+) \{([^}]*)\};/gm)].flatMap(([, name, body]) =>
-    body.includes("#") ? [] : [{ name, fields: [...body.matchAll(/(\w+);/g)].map(([, field]) => field) }],
+    body.includes("#") ? [] : [{ name, fields: [...body.matchAll(/(\w+)(?:\[\d+\])?;/g)].map(([, field]) => field) }],
   );
   const enumerators = [...text.matchAll(/^enum \w+ : int \{([^}]*)\};/gm)].flatMap(([, body]) =>
     [...body.matchAll(/(\w+) = /g)].map(([, name]) => name),
@@ -74,6 +74,8 @@ template <typename Ours, typename Theirs> struct same;
 
 template <typename Ours, typename Theirs> constexpr bool same_value() {
   if constexpr (std::is_same_v<Ours, Theirs>) return true;
+  else if constexpr (std::is_array_v<Ours> && std::is_array_v<Theirs>)
+    return std::extent_v<Ours> == std::extent_v<Theirs> && same<std::remove_extent_t<Ours>, std::remove_extent_t<Theirs>>::value;
   else if constexpr (std::is_pointer_v<Ours> && std::is_pointer_v<Theirs>) return same<std::remove_pointer_t<Ours>, std::remove_pointer_t<Theirs>>::value;
   else if constexpr (std::is_class_v<Ours> && std::is_class_v<Theirs>) return name_of<Ours>() == name_of<Theirs>();
   else if constexpr (std::is_enum_v<Theirs> && (std::is_enum_v<Ours> || std::is_same_v<Ours, int>)) {
@@ -91,7 +93,7 @@ template <typename R, typename... A, typename S, typename... B> struct same<R(A.
   }();
 };
 
-// How many initialisers an aggregate takes.
+// How many initialisers an aggregate takes; the elements of arrays count each.
 struct anything {
   template <typename T> operator T() const;
 };
@@ -99,6 +101,8 @@ template <typename T, typename... Fields> constexpr size_t field_count() {
   if constexpr (requires { T{Fields{}..., anything{}}; }) return field_count<T, Fields..., anything>();
   else return sizeof...(Fields);
 }
+
+template <typename T> constexpr size_t elements_of = std::is_array_v<T> ? std::extent_v<T> : 1;
 
 // Fields may hide what we never touch behind void*.
 template <typename Ours, typename Theirs> constexpr bool same_field() {
@@ -121,7 +125,8 @@ function generate({ structs, enumerators }) {
         `static_assert(same_field<decltype(latentwire::abi::${name}::${field}), decltype(::${name}::${field})>(), "type of ${name}.${field}");`,
       );
     }
-    lines.push(`static_assert(field_count<::${name}>() == ${fields.length}, "fields of ${name}");`);
+    const elements = fields.map((field) => `elements_of<decltype(::${name}::${field})>`).join(" + ");
+    lines.push(`static_assert(field_count<::${name}>() == ${elements}, "fields of ${name}");`);
   }
   for (const name of enumerators)
     lines.push(`static_assert(static_cast<int>(latentwire::abi::${name}) == static_cast<int>(::${name}), "value of ${name}");`);

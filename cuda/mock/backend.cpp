@@ -132,6 +132,13 @@ int memory_info(int32_t device, latent_memory_info* out, char* why, size_t n) {
   return latent_ok;
 }
 
+int memory_device(const void* memory, int32_t* device, char* why, size_t n) {
+  *device = -1;
+  if (mock::lost()) return lost_answer(why, n);
+  if (mock::is_device(memory)) *device = 0;
+  return latent_ok;
+}
+
 int stream_open(int32_t device, latent_stream** out, char* why, size_t n) {
   if (device != 0) return answer(latent_invalid, "there is one device", why, n);
   if (mock::lost()) return lost_answer(why, n);
@@ -315,6 +322,12 @@ int rope_shift(latent_stream* stream, const latent_rope_args* args, char* why, s
       stream, [copy = *args, rows = std::move(rows)] { mock::rope_shift(copy, rows); }, why, n);
 }
 
+int find_non_finite(latent_stream* stream, const latent_finite_args* args, char* why, size_t n) {
+  std::vector<const void*> parts(args->parts, args->parts + args->part_count);
+  return kernel(
+      stream, [copy = *args, parts = std::move(parts)] { mock::find_non_finite(copy, parts); }, why, n);
+}
+
 constexpr latent_backend_v1 table = {
     LATENT_BACKEND_ABI,
     sizeof(latent_backend_v1),
@@ -323,6 +336,7 @@ constexpr latent_backend_v1 table = {
     probe,
     device_info,
     memory_info,
+    memory_device,
     stream_open,
     stream_close,
     stream_wait,
@@ -352,6 +366,7 @@ constexpr latent_backend_v1 table = {
     with_parts<latent_cell_args, latent_cell_part, mock::copy_cells>,
     with_parts<latent_transposed_cell_args, latent_cell_part, mock::copy_transposed_cells>,
     rope_shift,
+    find_non_finite,
     plain<latent_digest_args, mock::digest>,
 };
 

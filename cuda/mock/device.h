@@ -21,6 +21,8 @@ void* allocate(uint64_t bytes);
 bool release(void* memory);
 // Of the allocation that begins there, or 0.
 uint64_t allocated_bytes(const void* memory);
+// Whether an address is of the device. With LATENTWIRE_MOCK_HOST=1 all memory of the host is, as if others had allocated it there.
+bool is_device(const void* memory);
 uint64_t used_bytes();
 uint64_t total_bytes();
 

@@ -13,6 +13,7 @@
 #include "kernels/thought.h"
 #include "kernels/tile.h"
 #include "kv/rope.h"
+#include "kv/rows.h"
 
 namespace latentwire::mock {
 namespace {
@@ -439,6 +440,18 @@ void rope_shift(const latent_rope_args& args, const std::vector<void*>& rows) {
       rotate(rope, shifts + i, wide.data(), 1, args.heads);
       convert_elements(Dtype::f32, wide.data(), dtype, row, wide.size());
     }
+  }
+}
+
+void find_non_finite(const latent_finite_args& args, const std::vector<const void*>& parts) {
+  int64_t* first_bad = host(args.first_bad, 1);
+  const auto format = static_cast<RowFormat>(args.format);
+  const int64_t channels = args.row_bytes / row_unit_bytes(format) * row_unit_columns(format);
+  const CacheRows kind{format, static_cast<int32_t>(channels), 0};
+  for (size_t part = 0; part < parts.size(); part++) {
+    const auto* rows = static_cast<const uint8_t*>(host_bytes(parts[part], args.rows * args.row_bytes));
+    const int64_t row = first_non_finite_row(kind, rows, args.rows);
+    if (row < args.rows) *first_bad = std::min(*first_bad, static_cast<int64_t>(part) * args.rows + row);
   }
 }
 

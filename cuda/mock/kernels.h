@@ -21,6 +21,7 @@ void hadamard_rows(const latent_hadamard_args& args);
 void copy_cells(const latent_cell_args& args, const std::vector<latent_cell_part>& parts);
 void copy_transposed_cells(const latent_transposed_cell_args& args, const std::vector<latent_cell_part>& parts);
 void rope_shift(const latent_rope_args& args, const std::vector<void*>& rows);
+void find_non_finite(const latent_finite_args& args, const std::vector<const void*>& parts);
 void digest(const latent_digest_args& args);
 
 }  // namespace latentwire::mock

@@ -1,18 +1,29 @@
 // What the two ends of a link say to each other, as frames: u32 bytes of the payload, u8 kind, payload; little-endian. Payloads are bounded before
 // they are waited for, and read strictly: a message is exactly what this file knows, or an error.
-import { checkInteger, checkKeys, checkString } from "../check.js";
+import { checkBoolean, checkInteger, checkKeys, checkString } from "../check.js";
 import { LatentError } from "../errors.js";
+import { devicePlaceOf, isDeviceReference, type DeviceKvReference } from "./device-kv.js";
 import { placeOf, type KvSharedReference } from "./shared.js";
 
-export const linkVersion = 1;
+export const linkVersion = 2;
 
 export type LinkMessage =
-  /** The receiver: what it has (`held`, a bit a record), how many bytes of records may be on their way, the longest silence that it bears. */
-  | { readonly kind: "hello"; readonly machine: string; readonly held: Uint8Array; readonly windowBytes: number; readonly idleMs: number }
+  /**
+   * The receiver: where it is, whether it takes content on the GPU, what it has (`held`, a bit a record), how many bytes of records may be on their way,
+   * the longest silence that it bears.
+   */
+  | {
+      readonly kind: "hello";
+      readonly machine: string;
+      readonly device: boolean;
+      readonly held: Uint8Array;
+      readonly windowBytes: number;
+      readonly idleMs: number;
+    }
   /** The receiver, instead of all that: it took this content before. */
   | { readonly kind: "again" }
   /** The sender: where the content lies, or that records follow, and why not the former. */
-  | { readonly kind: "share"; readonly idleMs: number; readonly reference: KvSharedReference }
+  | { readonly kind: "share"; readonly idleMs: number; readonly reference: KvSharedReference | DeviceKvReference }
   | { readonly kind: "stream"; readonly idleMs: number; readonly why: string }
   /** The receiver: shared memory does not reach it. */
   | { readonly kind: "decline"; readonly why: string }
@@ -140,10 +151,11 @@ function readFields(kind: FieldKind, fields: object): LinkMessage {
     switch (kind) {
       case "hello":
         requireVersion(field("version"));
-        has("version", "machine", "held", "windowBytes", "idleMs");
+        has("version", "machine", "device", "held", "windowBytes", "idleMs");
         return {
           kind,
           machine: text("machine"),
+          device: checkBoolean("device", field("device")),
           held: base64(checkString("held", field("held"))),
           windowBytes: checkInteger("windowBytes", field("windowBytes"), leastWindow, Number.MAX_SAFE_INTEGER),
           idleMs: idleMs(),
@@ -154,8 +166,9 @@ function readFields(kind: FieldKind, fields: object): LinkMessage {
         return { kind };
       case "share": {
         has("idleMs", "reference");
-        const reference = field("reference") as KvSharedReference;
-        placeOf(reference);
+        const reference = field("reference") as KvSharedReference | DeviceKvReference;
+        if (isDeviceReference(reference)) devicePlaceOf(reference);
+        else placeOf(reference);
         return { kind, idleMs: idleMs(), reference };
       }
       case "stream":

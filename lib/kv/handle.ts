@@ -212,7 +212,7 @@ export class KvHandle {
     const machine = machineIdentity();
     requireSameMachine(machine);
     const nonce = randomBytes(16);
-    const notes = this.#notes(sign !== undefined);
+    const notes = notesFor(this, sign !== undefined);
     const shared = LatentError.translate(() => native().kvSegment(this.#handle, Object.entries(this.identity), notes, nonce));
     const segment = await run(shared, options.signal);
     try {
@@ -288,11 +288,6 @@ export class KvHandle {
     return new KvHandle(handle, this.identity, this.label, mixedFrom, this.isShared);
   }
 
-  /** What a codec has rounded is not what was read. */
-  #notes(isSigned: boolean, isRounded = false): NativeFields {
-    return notesOf(this.label, isSigned ? (isRounded ? 0 : Math.min(this.mixedFrom, this.length)) : undefined);
-  }
-
   #range(range: KvRange): KvRange {
     checkKeys("range", range, ["from", "to"]);
     const to = checkInteger("to", range.to, 0, this.length);
@@ -324,7 +319,7 @@ export class KvHandle {
     const codecs = codecsOf(options.codec, this.info.layers.length, this.identity);
     const stream = new RecordStream(this, {
       entries: this.length,
-      notes: this.#notes(sign !== undefined, options.codec !== undefined),
+      notes: notesFor(this, sign !== undefined, options.codec !== undefined),
       sign,
       bufferBytes,
       codecs: codecs.native,
@@ -393,6 +388,15 @@ export interface KvRecordsOptions {
   /** Default: no signature. The seal that is signed takes about twice the time of the rest. */
   readonly sign?: KvSigner;
   readonly signal?: AbortSignal;
+}
+
+/** @internal What is said of a content besides its identity. What a codec has rounded is not what was read. */
+export function notesFor(
+  kv: { readonly label: string; readonly mixedFrom: number; readonly length: number },
+  isSigned: boolean,
+  isRounded = false,
+): NativeFields {
+  return notesOf(kv.label, isSigned ? (isRounded ? 0 : Math.min(kv.mixedFrom, kv.length)) : undefined);
 }
 
 /** @internal What a signature of this content signs, as its stream would have it. */

@@ -7,9 +7,10 @@ import { LatentError } from "../errors.js";
 import type { KvCodecChoice } from "./codec.js";
 import { Channel, linkOptions, type KvLinkOptions } from "./channel.js";
 import { dataBytes, leastWindow, malformed, type LinkMessage } from "./frames.js";
+import { DeviceKv, isDeviceReference } from "./device-kv.js";
 import { KvHandle } from "./handle.js";
 import type { KvReceiver } from "./receiver.js";
-import { machineIdentity, type KvSharedReference } from "./shared.js";
+import { machineIdentity } from "./shared.js";
 import { signerOf, type KvSigner } from "./signature.js";
 
 /** Options of {@link sendKv}. */
@@ -29,7 +30,7 @@ export interface KvReceiveOptions extends KvLinkOptions {
 /** What {@link sendKv} did. */
 export interface KvSent {
   /** `none`: the receiver had taken it before, and only its answer was lost. */
-  readonly way: "shared-memory" | "stream" | "none";
+  readonly way: "device" | "shared-memory" | "stream" | "none";
   /** Why it was this way, in a line. */
   readonly why: string;
   /** Of records that went over the link. */
@@ -39,7 +40,7 @@ export interface KvSent {
 
 /** How content came over a link. */
 export interface KvArrival {
-  readonly way: "shared-memory" | "stream";
+  readonly way: "device" | "shared-memory" | "stream";
   /** Why it came this way, in a line. */
   readonly why: string;
 }
@@ -59,8 +60,8 @@ const windowDefault = 8 << 20;
  * @throws {@link LatentError} `ERR_LATENT_KV_PEER_LOST`, `ERR_LATENT_KV_STALLED` (`idleMs`, `deadlineMs`), `ERR_LATENT_KV_FORMAT` and `ERR_LATENT_KV_VERSION`
  * (no link, or a newer one), `ERR_LATENT_DISPOSED`, and the receiver's own reason with `details.by: "peer"`
  */
-export async function sendKv(duplex: Duplex, kv: KvHandle, options: KvSendOptions = {}): Promise<KvSent> {
-  if (!(kv instanceof KvHandle)) throw invalid("kv", "a KvHandle", kv);
+export async function sendKv(duplex: Duplex, kv: KvHandle | DeviceKv, options: KvSendOptions = {}): Promise<KvSent> {
+  if (!(kv instanceof KvHandle) && !(kv instanceof DeviceKv)) throw invalid("kv", "a KvHandle or a DeviceKv", kv);
   if (options.sign !== undefined) signerOf(options.sign);
   const sharedMemory = checkBoolean("sharedMemory", fallback(options.sharedMemory, true));
   const channel = new Channel(duplex, options, ["codec", "sign"]);
@@ -80,20 +81,27 @@ export async function sendKv(duplex: Duplex, kv: KvHandle, options: KvSendOption
 
   async function send(hello: Hello): Promise<Omit<KvSent, "ms">> {
     channel.beat(hello.idleMs);
-    const why = sharedMemory ? await share(hello) : "the sender shares no memory";
+    if (kv instanceof KvHandle) return await sendFromHost(hello, kv);
+    if (sharedMemory && hello.device && (await share(hello, kv)) === undefined) return { way: "device", why: sameMachine, bytes: 0 };
+    using host = await kv.toHandle({ signal: channel.signal });
+    return await sendFromHost(hello, host);
+  }
+
+  async function sendFromHost(hello: Hello, host: KvHandle): Promise<Omit<KvSent, "ms">> {
+    const why = sharedMemory ? await share(hello, host) : "the sender shares no memory";
     if (why === undefined) return { way: "shared-memory", why: sameMachine, bytes: 0 };
     await channel.send({ kind: "stream", idleMs: channel.idleMs, why });
-    return { way: "stream", why, bytes: await stream(hello) };
+    return { way: "stream", why, bytes: await stream(hello, host) };
   }
 
   /** Why not; undefined when the receiver has taken it. */
-  async function share(hello: Hello): Promise<string | undefined> {
+  async function share(hello: Hello, content: KvHandle | DeviceKv): Promise<string | undefined> {
     const own = machineIdentity();
     if (own === "") return "memory is shared between processes on Linux only";
     if (hello.machine === "") return "the receiver shares no memory";
     if (hello.machine !== own) return "another machine or container";
     try {
-      using shared = await kv.share(signing);
+      using shared = await content.share(signing);
       await channel.send({ kind: "share", idleMs: channel.idleMs, reference: shared.reference });
       const answer = await channel.expect("taken", "decline");
       return answer.kind === "taken" ? undefined : answer.why;
@@ -103,7 +111,7 @@ export async function sendKv(duplex: Duplex, kv: KvHandle, options: KvSendOption
     }
   }
 
-  async function stream({ held, windowBytes }: Hello): Promise<number> {
+  async function stream({ held, windowBytes }: Hello, host: KvHandle): Promise<number> {
     const credit = new Credit(windowBytes);
     const answered = listen(channel, credit);
     // when it fails before it is awaited, the channel has failed, and that is thrown
@@ -115,7 +123,7 @@ export async function sendKv(duplex: Duplex, kv: KvHandle, options: KvSendOption
     const most = Math.min(dataBytes, Math.floor(windowBytes / 4));
     // a socket has handed the bytes on by the time it calls back; another Duplex may still hold them
     const reuse = duplex instanceof Socket;
-    for await (const piece of ahead(kv.recordsIn({ held, bufferBytes, ...encoding, ...signing }, reuse))) {
+    for await (const piece of ahead(host.recordsIn({ held, bufferBytes, ...encoding, ...signing }, reuse))) {
       let posted = 0;
       for (let at = 0; at < piece.length;) {
         const part = piece.subarray(at, at + most);
@@ -154,7 +162,16 @@ async function* ahead(pieces: AsyncGenerator<Uint8Array, void, undefined>): Asyn
 
 const sameMachine = "the same machine";
 /** What keeps memory from being shared, and not the content from being sent. */
-const refusals: ReadonlySet<string> = new Set(["ERR_LATENT_KV_UNREACHABLE", "ERR_LATENT_OUT_OF_MEMORY"]);
+const refusals: ReadonlySet<string> = new Set(["ERR_LATENT_KV_UNREACHABLE", "ERR_LATENT_OUT_OF_MEMORY", "ERR_LATENT_DEVICE_FAILED"]);
+
+/** What keeps a receiver from taking memory that is shared, and not the content from coming another way. */
+const hostRefusals: ReadonlySet<string> = new Set(["ERR_LATENT_KV_UNREACHABLE"]);
+const deviceRefusals: ReadonlySet<string> = new Set([
+  "ERR_LATENT_KV_UNREACHABLE",
+  "ERR_LATENT_DEVICE_UNAVAILABLE",
+  "ERR_LATENT_DEVICE_FAILED",
+  "ERR_LATENT_OUT_OF_MEMORY",
+]);
 
 type Hello = Extract<LinkMessage, { kind: "hello" }>;
 
@@ -206,36 +223,27 @@ class Credit {
   }
 }
 
-/** @internal Takes what comes, and lets `take` use it before the sender is told. When `take` rejects, the sender learns why. */
-export async function receiveOver<T>(
-  duplex: Duplex,
-  open: () => KvReceiver,
-  options: KvReceiveOptions,
-  take: (kv: KvHandle, arrival: KvArrival, signal: AbortSignal) => Promise<T>,
-): Promise<T> {
+/** @internal What a receiver does with what comes, before the sender is told; without `device`, it takes nothing on the GPU. */
+export interface KvTakers<T> {
+  host(kv: KvHandle, arrival: KvArrival, signal: AbortSignal): Promise<T>;
+  device?(kv: DeviceKv, arrival: KvArrival, signal: AbortSignal): Promise<T>;
+}
+
+/** @internal Takes what comes. When a taker rejects, the sender learns why. */
+export async function receiveOver<T>(duplex: Duplex, open: () => KvReceiver, options: KvReceiveOptions, takers: KvTakers<T>): Promise<T> {
   const sharedMemory = checkBoolean("sharedMemory", fallback(options.sharedMemory, true));
   const windowBytes = checkInteger("windowBytes", fallback(options.windowBytes, windowDefault), leastWindow, Number.MAX_SAFE_INTEGER);
   const channel = new Channel(duplex, options, ["windowBytes"]);
-  let kv: KvHandle | undefined;
+  const { signal } = channel;
+  let kv: KvHandle | DeviceKv | undefined;
   try {
     // a receiver that cannot be is a failure that the sender hears of
     const receiver = open();
     const held = receiver.held();
     const machine = sharedMemory ? machineIdentity() : "";
-    await channel.send({ kind: "hello", machine, held, windowBytes, idleMs: channel.idleMs });
-    let offer = await channel.expect("share", "stream");
-    channel.beat(offer.idleMs);
-    if (offer.kind === "share") {
-      const opened = await taken(receiver, offer.reference);
-      if (opened instanceof KvHandle) kv = opened;
-      else {
-        await channel.send({ kind: "decline", why: opened });
-        offer = await channel.expect("stream");
-      }
-    }
-    const arrival: KvArrival = offer.kind === "share" ? { way: "shared-memory", why: sameMachine } : { way: "stream", why: offer.why };
-    kv ??= await receiver.read(dataOf(channel, windowBytes), { signal: channel.signal });
-    const result = await take(kv, arrival, channel.signal);
+    const device = sharedMemory && takers.device !== undefined;
+    await channel.send({ kind: "hello", machine, device, held, windowBytes, idleMs: channel.idleMs });
+    const result = await take(receiver);
     await answer(channel, { kind: "taken" });
     return result;
   } catch (error) {
@@ -243,24 +251,44 @@ export async function receiveOver<T>(
     throw channel.abandon(error);
   }
 
-  /** Why not, if the memory cannot be reached; no more than that, or whoever sends could ask about the processes of this host. */
-  async function taken(receiver: KvReceiver, reference: KvSharedReference): Promise<KvHandle | string> {
-    try {
-      return await receiver.open(reference, { signal: channel.signal });
-    } catch (error) {
-      if (LatentError.isInstance(error) && error.code === "ERR_LATENT_KV_UNREACHABLE") return "the receiver cannot reach it";
-      throw error;
+  async function take(receiver: KvReceiver): Promise<T> {
+    let offer = await channel.expect("share", "stream");
+    channel.beat(offer.idleMs);
+    if (offer.kind === "share" && isDeviceReference(offer.reference)) {
+      if (!takers.device) throw malformed("content on a device that was not asked for");
+      const { reference } = offer;
+      const opened = await unlessUnreachable(deviceRefusals, () => receiver.openOnDevice(reference, { signal }));
+      if (opened !== undefined) return await takers.device((kv = opened), { way: "device", why: sameMachine }, signal);
+      await channel.send(outOfReach);
+      offer = await channel.expect("share", "stream");
     }
+    if (offer.kind === "share") {
+      const { reference } = offer;
+      if (isDeviceReference(reference)) throw malformed("the same offer again");
+      const opened = await unlessUnreachable(hostRefusals, () => receiver.open(reference, { signal }));
+      if (opened !== undefined) return await takers.host((kv = opened), { way: "shared-memory", why: sameMachine }, signal);
+      await channel.send(outOfReach);
+      offer = await channel.expect("stream");
+    }
+    kv = await receiver.read(dataOf(channel, windowBytes), { signal });
+    return await takers.host(kv, { way: "stream", why: offer.why }, signal);
+  }
+}
+
+/** No more than that, or whoever sends could ask about the processes of this host. */
+const outOfReach: LinkMessage = { kind: "decline", why: "the receiver cannot reach it" };
+
+async function unlessUnreachable<T>(refusals: ReadonlySet<string>, open: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await open();
+  } catch (error) {
+    if (LatentError.isInstance(error) && refusals.has(error.code)) return undefined;
+    throw error;
   }
 }
 
 /** @internal The same with a receiver of its own, for one transfer. */
-export async function receiveOnce<T>(
-  duplex: Duplex,
-  open: () => KvReceiver,
-  options: KvReceiveOptions,
-  take: (kv: KvHandle, arrival: KvArrival, signal: AbortSignal) => Promise<T>,
-): Promise<T> {
+export async function receiveOnce<T>(duplex: Duplex, open: () => KvReceiver, options: KvReceiveOptions, takers: KvTakers<T>): Promise<T> {
   const opened: KvReceiver[] = [];
   try {
     return await receiveOver(
@@ -271,7 +299,7 @@ export async function receiveOnce<T>(
         return receiver;
       },
       options,
-      take,
+      takers,
     );
   } finally {
     for (const receiver of opened) receiver.dispose();
@@ -279,7 +307,7 @@ export async function receiveOnce<T>(
 }
 
 /** @internal What {@link Pool.receiveKv} makes of what came. */
-export const keep = (kv: KvHandle, arrival: KvArrival): Promise<KvReceived> => Promise.resolve({ kv, ...arrival });
+export const keep: KvTakers<KvReceived> = { host: (kv, arrival) => Promise.resolve({ kv, ...arrival }) };
 
 /** @internal To a sender that has not heard that its content was taken. */
 export async function repeatAnswer(duplex: Duplex, options: KvReceiveOptions): Promise<null> {

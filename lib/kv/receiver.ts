@@ -3,11 +3,13 @@
 import { Readable, type Duplex } from "node:stream";
 import { setImmediate } from "node:timers/promises";
 import { checkInteger, checkKeys, fallback } from "../check.js";
+import { runOn } from "../devices.js";
 import { LatentError } from "../errors.js";
-import { run } from "../jobs.js";
+import { run, withSignal } from "../jobs.js";
 import type { NativeJob } from "../native.js";
-import type { NativeFields, NativeKv, NativeKvReader, NativeSegmentName } from "../native-kv.js";
+import type { NativeDeviceKv, NativeFields, NativeKv, NativeKvReader, NativeSegmentName } from "../native-kv.js";
 import { decodeOutside, knownCodecs, type KvPlugin, type ResolvedCodecs } from "./codec.js";
+import { DeviceKv, devicePlaceOf, type DeviceKvReference } from "./device-kv.js";
 import { KvHandle, labelLimit, sealOf } from "./handle.js";
 import type { KvIdentity } from "./identity.js";
 import type { Kvtc } from "./kvtc.js";
@@ -45,6 +47,7 @@ export interface KvEntrance {
   readonly layers: number;
   reader(sealed: boolean, codecs: ResolvedCodecs["native"]): NativeKvReader;
   segment(name: NativeSegmentName, nonce: Uint8Array): NativeJob<{ readonly kv: NativeKv; readonly notes: NativeFields }>;
+  deviceSegment(handle: Uint8Array, nonce: Uint8Array): NativeJob<{ readonly kv: NativeDeviceKv; readonly notes: NativeFields }>;
 }
 
 /** Made by `pool.kvReceiver`. One stream at a time; after a lost one, the next goes on where it broke off. */
@@ -148,6 +151,25 @@ export class KvReceiver {
     }
   }
 
+  /** @internal The same of {@link DeviceKv.share}: a copy on the GPU. A signature costs a copy to the host. */
+  async openOnDevice(reference: DeviceKvReference, options: { readonly signal?: AbortSignal } = {}): Promise<DeviceKv> {
+    const place = devicePlaceOf(reference);
+    this.#begin();
+    try {
+      requireSameMachine(place.machine);
+      const opened = LatentError.translate(() => this.#entrance.deviceSegment(place.handle, place.nonce));
+      const { kv, notes } = await runOn("cuda", opened, options.signal);
+      const content = new DeviceKv(kv, this.#entrance.identity, ...this.#saidOf(kv, notes));
+      const seal = async (): Promise<Uint8Array> => {
+        using host = await content.toHandle(withSignal(options.signal));
+        return await sealOf(host, notes, options.signal);
+      };
+      return await this.#give(content, seal, place.signature);
+    } finally {
+      this.#reading = false;
+    }
+  }
+
   /**
    * Takes what {@link sendKv} sends over a link, by whatever way the two agree on. When the link breaks, whole records are kept, and the next link goes on
    * from there. Resolves with null if the content came before and only the answer to the sender was lost: the sender is told now.
@@ -164,13 +186,18 @@ export class KvReceiver {
   }
 
   #handleOf(kv: NativeKv, notes: NativeFields, isShared: boolean): KvHandle {
+    return new KvHandle(kv, this.#entrance.identity, ...this.#saidOf(kv, notes), isShared);
+  }
+
+  /** Label and `mixedFrom`, as the sender has them. */
+  #saidOf(kv: NativeKv | NativeDeviceKv, notes: NativeFields): [string, number] {
     const noteOf = (wanted: string): string => notes.find(([name]) => name === wanted)?.[1] ?? "";
     // only who is known is believed: it decides what a store takes for content of its tokens
     const mixedFrom = this.#verify === undefined ? 0 : mixedFromOf(noteOf("asRead"), kv.info().positions);
-    return new KvHandle(kv, this.#entrance.identity, noteOf("label").slice(0, labelLimit), mixedFrom, isShared);
+    return [noteOf("label").slice(0, labelLimit), mixedFrom];
   }
 
-  async #give(kv: KvHandle, seal: () => Uint8Array | Promise<Uint8Array>, signature: Uint8Array): Promise<KvHandle> {
+  async #give<T extends { dispose(): void }>(kv: T, seal: () => Uint8Array | Promise<Uint8Array>, signature: Uint8Array): Promise<T> {
     if (this.#verify) {
       let sealed: Uint8Array | undefined;
       try {

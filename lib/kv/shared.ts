@@ -65,12 +65,6 @@ export function placeOf(reference: KvSharedReference): SegmentPlace {
   checkOneOf("reference.kind", reference.kind, ["kv-shared"]);
   const number = (name: (typeof fields)[number], low: number, high: number): number =>
     checkInteger(`reference.${name}`, reference[name], low, high);
-  const nonce = checkString("reference.nonce", reference.nonce);
-  if (!/^[0-9a-f]{32}$/.test(nonce)) throw invalid("reference.nonce", "16 bytes in hex", nonce);
-  const signature = checkString("reference.signature", reference.signature);
-  const signed = Buffer.from(signature, "base64");
-  if (signed.length > signatureLimit || signed.toString("base64") !== signature)
-    throw invalid("reference.signature", `at most ${signatureLimit} bytes in base64`, signature);
   return {
     machine: checkString("reference.machine", reference.machine),
     name: {
@@ -80,9 +74,25 @@ export function placeOf(reference: KvSharedReference): SegmentPlace {
       inode: number("inode", 0, Number.MAX_SAFE_INTEGER),
       bytes: number("bytes", 1, Number.MAX_SAFE_INTEGER),
     },
-    nonce: Buffer.from(nonce, "hex"),
-    signature: signed,
+    nonce: checkNonce(reference.nonce),
+    signature: checkSignature(reference.signature),
   };
+}
+
+/** @internal */
+export function checkNonce(nonce: unknown): Uint8Array {
+  const text = checkString("reference.nonce", nonce);
+  if (!/^[0-9a-f]{32}$/.test(text)) throw invalid("reference.nonce", "16 bytes in hex", text);
+  return Buffer.from(text, "hex");
+}
+
+/** @internal */
+export function checkSignature(signature: unknown): Uint8Array {
+  const text = checkString("reference.signature", signature);
+  const bytes = Buffer.from(text, "base64");
+  if (bytes.length > signatureLimit || bytes.toString("base64") !== text)
+    throw invalid("reference.signature", `at most ${signatureLimit} bytes in base64`, text);
+  return bytes;
 }
 
 let here: string | undefined;

@@ -62,6 +62,12 @@ export interface PoolOptions {
    * costs a transposition whenever content leaves or enters the cache, and `kvType` can be `f32`, `f16` or `bf16` only.
    */
   readonly flashAttention?: boolean;
+  /**
+   * Experimental. Read and write keys and values where llama.cpp keeps them, which it does not promise to leave as they are; this is proved when the
+   * pool is made. Content then leaves and enters by one copy, and on the GPU it stays there: {@link Sequence.exportDeviceKv}, and pool to pool. Takes
+   * flash attention, one cache for all layers, and a model that is computed in one place. Default false: through llama.cpp's states, on the host.
+   */
+  readonly inPlace?: boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -220,10 +226,11 @@ export class Model {
   /**
    * A pool: one context whose sequences share its positions and are decoded together.
    * @throws {@link LatentError} `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_INVALID_ARGUMENT` (also: more than 127 sequences of a model with sliding
-   * windows), `ERR_LATENT_DTYPE` (a quantised `kvType` without flash attention), `ERR_LATENT_ENGINE_FAILED`
+   * windows), `ERR_LATENT_DTYPE` (a quantised `kvType` without flash attention), `ERR_LATENT_ENGINE_FAILED`; with `inPlace`
+   * `ERR_LATENT_KV_LAYOUT` (this cache cannot be used so, and why), `ERR_LATENT_DEVICE_UNAVAILABLE`
    */
   async createPool(options: PoolOptions = {}): Promise<Pool> {
-    checkKeys("options", options, ["contextLength", "maxSequences", "batch", "threads", "kvType", "flashAttention", "signal"]);
+    checkKeys("options", options, ["contextLength", "maxSequences", "batch", "threads", "kvType", "flashAttention", "inPlace", "signal"]);
     const cores = Math.max(1, Math.min(availableParallelism() - 1, 8));
     const maxSequences = checkInteger("maxSequences", fallback(options.maxSequences, 16), 1, 255);
     const settings = {
@@ -234,6 +241,7 @@ export class Model {
       threads: checkInteger("threads", fallback(options.threads, this.info.parameters < smallModel ? 1 : cores), 1, 512),
       kvType: checkOneOf("kvType", fallback(options.kvType, "f16"), kvTypes),
       flashAttention: checkBoolean("flashAttention", fallback(options.flashAttention, true)),
+      inPlace: checkBoolean("inPlace", fallback(options.inPlace, false)),
     };
     options.signal?.throwIfAborted();
     return new Pool(this, await run(this.#call(() => this.#handle.createPool(settings)), options.signal), settings.kvType);

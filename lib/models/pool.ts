@@ -5,6 +5,7 @@ import { LatentError } from "../errors.js";
 import { run, withSignal } from "../jobs.js";
 import type { NativePool, NativePoolCounters, NativePoolInfo } from "../native-engine.js";
 import { partOf, type KvPart, type KvPlugin } from "../kv/codec.js";
+import type { DeviceKv, DeviceKvReference } from "../kv/device-kv.js";
 import { KvHandle } from "../kv/handle.js";
 import { kvIdentity, requireSameIdentity, type KvIdentity } from "../kv/identity.js";
 import { Kvtc } from "../kv/kvtc.js";
@@ -79,6 +80,7 @@ export class Pool {
         layers: this.model.info.layers,
         reader: (sealed, codecs) => this.#handle.kvReader(fields, sealed, codecs),
         segment: (name, nonce) => this.#handle.openKv(fields, name, nonce),
+        deviceSegment: (handle, nonce) => this.#handle.openDeviceKv(fields, handle, nonce),
       },
       options,
     );
@@ -129,6 +131,18 @@ export class Pool {
     using receiver = this.kvReceiver(expected);
     const reading = { ...(idleMs !== undefined && { idleMs }), ...withSignal(signal) };
     return isSharedReference(source) ? await receiver.open(source, withSignal(signal)) : await receiver.read(source, reading);
+  }
+
+  /**
+   * Takes the content of {@link DeviceKv.share} from the memory of the GPU: a copy, which stays there. All but the numbers is verified now, and the
+   * numbers when they are imported.
+   * @throws {@link LatentError} `ERR_LATENT_DEVICE_UNAVAILABLE`, `ERR_LATENT_DEVICE_LOST`, and what {@link KvReceiver.open} throws
+   */
+  async openDeviceKv(reference: DeviceKvReference, options: { readonly verify?: KvVerifier; readonly signal?: AbortSignal } = {}): Promise<DeviceKv> {
+    checkKeys("options", options, ["verify", "signal"]);
+    const { signal, ...expected } = options;
+    using receiver = this.kvReceiver(expected);
+    return await receiver.openOnDevice(reference, withSignal(signal));
   }
 
   /**

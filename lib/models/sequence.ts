@@ -6,10 +6,11 @@ import { LatentError } from "../errors.js";
 import { run, withSignal } from "../jobs.js";
 import type { NativeSequence } from "../native-engine.js";
 import type { KvCodecChoice, KvPlugin } from "../kv/codec.js";
+import { DeviceKv, isDeviceReference, type DeviceKvReference } from "../kv/device-kv.js";
 import { checkLabel, isOfFormat, KvHandle, type KvFormat, type KvRange } from "../kv/handle.js";
 import { requireSameIdentity } from "../kv/identity.js";
 import type { Kvtc } from "../kv/kvtc.js";
-import { receiveOptions, receiveOnce, type KvReceiveOptions } from "../kv/link.js";
+import { receiveOptions, receiveOnce, type KvArrival, type KvReceiveOptions } from "../kv/link.js";
 import { prefillRecords, type PrefillRecordsOptions, type PrefillText } from "../kv/prefill-records.js";
 import type { KvSharedReference } from "../kv/shared.js";
 import { signerOf, type KvSigner, type KvVerifier } from "../kv/signature.js";
@@ -79,6 +80,9 @@ export interface ExportKvOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Options of {@link Sequence.exportDeviceKv}. */
+export type ExportDeviceKvOptions = Pick<ExportKvOptions, "range" | "label" | "signal">;
+
 /** Options of {@link Sequence.importKv}. */
 export interface ImportKvOptions {
   /** Default `append`. */
@@ -103,13 +107,16 @@ export interface KvImport {
   readonly bytes: number;
   /** Positions whose keys were turned. */
   readonly moved: number;
-  /** How it came: cells of the pool are shared and no bytes move; a copy of a handle's memory; memory that another process shares; a stream of records. */
+  /**
+   * How it came: cells of the pool are shared and no bytes move; a copy on the GPU; a copy of a handle's memory; memory that another process shares; a
+   * stream of records.
+   */
   readonly way: KvWay;
   readonly ms: number;
 }
 
 /** From the shortest to the longest. */
-export type KvWay = "cells" | "copy" | "shared-memory" | "stream";
+export type KvWay = "cells" | "device" | "copy" | "shared-memory" | "stream";
 
 /** Options of {@link Sequence.receiveKv}. */
 export interface ReceiveKvOptions extends KvReceiveOptions, Pick<ImportKvOptions, "positions" | "verify" | "codecs" | "spot"> {}
@@ -342,12 +349,7 @@ export class Sequence {
   async exportKv(options: ExportKvOptions = {}): Promise<KvHandle> {
     checkKeys("options", options, ["range", "layers", "format", "label", "signal"]);
     const layers = options.layers === undefined ? undefined : this.#checkLayers(options.layers);
-    const label = checkLabel(fallback(options.label, ""));
-    const range = fallback(options.range, { from: 0, to: this.length });
-    checkKeys("range", range, ["from", "to"]);
-    const to = checkInteger("to", range.to, 0, this.length);
-    const from = checkInteger("from", range.from, 0, to);
-    const mixedFrom = Math.max(0, this.#mixedFrom - from);
+    const { label, from, to, mixedFrom } = this.#part(options);
     const kv = new KvHandle(await run(LatentError.translate(() => this.#handle.exportKv(from, to)), options.signal), this.pool.kvIdentity, label, mixedFrom);
     if (layers === undefined && options.format === undefined) return kv;
     using whole = kv;
@@ -358,8 +360,19 @@ export class Sequence {
   }
 
   /**
+   * The same of a pool whose cache is used in place on the GPU ({@link PoolOptions.inPlace}): the copy stays there.
+   * @throws {@link LatentError} `ERR_LATENT_DEVICE_UNAVAILABLE` (another pool), `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DEVICE_LOST`
+   */
+  async exportDeviceKv(options: ExportDeviceKvOptions = {}): Promise<DeviceKv> {
+    checkKeys("options", options, ["range", "label", "signal"]);
+    const { label, from, to, mixedFrom } = this.#part(options);
+    const exported = LatentError.translate(() => this.#handle.exportDeviceKv(from, to));
+    return new DeviceKv(await run(exported, options.signal), this.pool.kvIdentity, label, mixedFrom);
+  }
+
+  /**
    * Adds content to the end, by the shortest way that there is from `source`: another sequence, of this pool (its cells are shared where positions allow
-   * it) or of another one; a handle; the reference of {@link KvHandle.share}; or a stream of {@link KvHandle.records}. All of it is verified first; when
+   * it) or of another one; a handle; content on the GPU; the reference of {@link KvHandle.share} or {@link DeviceKv.share}; or a stream of {@link KvHandle.records}. All of it is verified first; when
    * this fails or is aborted, the sequence is as it was. Numbers of another format are converted. `positions` says where the entries come to lie:
    * `append`, the default, behind what is there; `keep`, where they were; `{ at }`, from there on. Keys that move are turned to their new positions. What
    * lay in the sequence before was not read by the sender: the joint content then is an approximation of having read both.
@@ -368,10 +381,10 @@ export class Sequence {
    * `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`; with `spot`, `ERR_LATENT_KV_FORGED` and `ERR_LATENT_SEQUENCE_LIMIT`; for a stream also what
    * {@link KvReceiver.read} throws, for a reference what {@link KvReceiver.open} throws
    */
-  async importKv(source: Sequence | KvHandle | KvSharedReference | KvSource, options: ImportKvOptions = {}): Promise<KvImport> {
+  async importKv(source: Sequence | KvHandle | DeviceKv | KvSharedReference | DeviceKvReference | KvSource, options: ImportKvOptions = {}): Promise<KvImport> {
     checkKeys("options", options, ["positions", "idleMs", "verify", "codecs", "spot", "signal"]);
     if (options.spot !== undefined) spotOf(options.spot);
-    if (options.verify !== undefined && (source instanceof KvHandle || source instanceof Sequence))
+    if (options.verify !== undefined && (source instanceof KvHandle || source instanceof DeviceKv || source instanceof Sequence))
       throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "a handle or sequence carries no signature any more: verify what it is read from");
     checkPlace(options.positions);
     const started = performance.now();
@@ -392,11 +405,13 @@ export class Sequence {
     const started = performance.now();
     const importing = { ...(positions !== undefined && { positions }), ...(spot !== undefined && { spot }) };
     const expected = { ...(verify !== undefined && { verify }), ...(codecs !== undefined && { codecs }) };
-    return await receiveOnce(duplex, () => this.pool.kvReceiver(expected), receiving, async (received, { way, why }, signal) => {
+    const take = async (received: KvHandle | DeviceKv, { way, why }: KvArrival, signal: AbortSignal): Promise<KvReceipt> => {
       using kv = received;
       const report = await this.importKv(kv, { ...importing, signal });
       return { ...report, way, why, ms: performance.now() - started };
-    });
+    };
+    const takers = { host: take, ...(this.pool.info.device === "cuda" && { device: take }) };
+    return await receiveOnce(duplex, () => this.pool.kvReceiver(expected), receiving, takers);
   }
 
   /**
@@ -429,31 +444,55 @@ export class Sequence {
     return [...new Set(layers)].sort((a, b) => a - b);
   }
 
-  async #importContent(source: KvHandle | KvSharedReference | KvSource, options: ImportKvOptions): Promise<Omit<KvImport, "ms">> {
+  async #importContent(
+    source: KvHandle | DeviceKv | KvSharedReference | DeviceKvReference | KvSource,
+    options: ImportKvOptions,
+  ): Promise<Omit<KvImport, "ms">> {
     const { positions: where = "append", spot, ...reading } = options;
-    const received = source instanceof KvHandle ? undefined : await this.pool.readKv(source, reading);
-    const kv = received ?? (source as KvHandle);
+    const received = source instanceof KvHandle || source instanceof DeviceKv ? undefined : await this.#receive(source, reading);
+    const kv = received ?? (source as KvHandle | DeviceKv);
     try {
       requireSameIdentity(kv.identity, this.pool.kvIdentity);
       // of some layers only, it is refused in any case
-      if (spot && !kv.info.partial) await checkSpot(this.pool, kv, spotOf(spot), options.signal);
+      if (spot && !kv.info.partial) await this.#checkSpot(kv, spot, options.signal);
       const there = kv.positions();
       const base = this.#base(where);
       const positions = base < 0 ? there : there.map((_position, entry) => base + entry);
       const moved = there.reduce((count, position, entry) => count + (position === positions[entry] ? 0 : 1), 0);
       const before = this.length;
-      await run(LatentError.translate(() => this.#handle.importKv(kv.toNative(), positions)), options.signal);
+      const stayed = await this.#write(kv, positions, options.signal);
       // keys that were turned and numbers that were converted are not what was read
       const isExact = moved === 0 && isOfFormat(kv.info, this.pool.info.kvType);
       if (kv.length > 0) this.#mix(before > 0 ? before : isExact ? kv.mixedFrom : 0);
-      const way = kv.isShared ? "shared-memory" : received === undefined ? "copy" : "stream";
+      const way = stayed ? "device" : kv instanceof DeviceKv ? "copy" : kv.isShared ? "shared-memory" : received === undefined ? "copy" : "stream";
       return { positions: kv.length, latents: kv.info.latents, bytes: kv.info.bytes, moved, way };
     } finally {
       received?.dispose();
     }
   }
 
-  /** Shares cells if nothing has to be turned, converted or looked at; else one export and one import. */
+  async #receive(
+    source: KvSharedReference | DeviceKvReference | KvSource,
+    reading: Pick<ImportKvOptions, "idleMs" | "verify" | "codecs" | "signal">,
+  ): Promise<KvHandle | DeviceKv> {
+    if (!isDeviceReference(source)) return await this.pool.readKv(source, reading);
+    const { verify, signal } = reading;
+    return await this.pool.openDeviceKv(source, { ...(verify !== undefined && { verify }), ...withSignal(signal) });
+  }
+
+  async #checkSpot(kv: KvHandle | DeviceKv, spot: KvSpot, signal: AbortSignal | undefined): Promise<void> {
+    using copy = kv instanceof DeviceKv ? await kv.toHandle(withSignal(signal)) : kv.alias();
+    await checkSpot(this.pool, copy, spotOf(spot), signal);
+  }
+
+  /** Whether it came and stayed on the device. */
+  async #write(kv: KvHandle | DeviceKv, positions: Int32Array, signal: AbortSignal | undefined): Promise<boolean> {
+    if (kv instanceof DeviceKv) return await run(LatentError.translate(() => this.#handle.importDeviceKv(kv.toNative(), positions)), signal);
+    await run(LatentError.translate(() => this.#handle.importKv(kv.toNative(), positions)), signal);
+    return false;
+  }
+
+  /** Shares cells if nothing has to be turned, converted or looked at; else one export and one import, on the device if both are there. */
   async #importSequence(source: Sequence, options: ImportKvOptions): Promise<Omit<KvImport, "ms">> {
     if (source === this) throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "a sequence cannot be joined with itself");
     const { positions: where = "append", spot, signal } = options;
@@ -467,8 +506,19 @@ export class Sequence {
         return { positions: log.length, latents, bytes: 0, moved: 0, way: "cells" };
       }
     }
-    using kv = await source.exportKv(withSignal(signal));
+    const onDevice = source.pool.info.device === "cuda" && this.pool.info.device === "cuda";
+    using kv = onDevice ? await source.exportDeviceKv(withSignal(signal)) : await source.exportKv(withSignal(signal));
     return await this.#importContent(kv, options);
+  }
+
+  /** Which entries are asked for, and what is said of them. */
+  #part({ range, label }: Pick<ExportKvOptions, "range" | "label">): KvRange & { readonly label: string; readonly mixedFrom: number } {
+    const name = checkLabel(fallback(label, ""));
+    const asked = fallback(range, { from: 0, to: this.length });
+    checkKeys("range", asked, ["from", "to"]);
+    const to = checkInteger("to", asked.to, 0, this.length);
+    const from = checkInteger("from", asked.from, 0, to);
+    return { label: name, from, to, mixedFrom: Math.max(0, this.#mixedFrom - from) };
   }
 
   /** Where the first of entries comes to lie that follow each other; -1 where each stays where it is. */

@@ -22,18 +22,19 @@ std::string folder_of_addon() {
   return slash == std::string::npos ? "." : file.substr(0, slash);
 }
 
-DeviceStream& stream_of(AddonData& data) {
-  if (!data.device_stream) check(DeviceStream::create(backend_of_process, 0, &data.device_stream));
-  return *data.device_stream;
-}
-
 }  // namespace
 
 const Backend& backend_of_process() { return process_backend(folder_of_addon()); }
 
+std::shared_ptr<DeviceStream> device_stream_of(napi_env env) {
+  AddonData& data = *Napi::Env(env).GetInstanceData<AddonData>();
+  if (!data.device_stream) check(DeviceStream::create(backend_of_process, 0, &data.device_stream));
+  return data.device_stream;
+}
+
 napi_value start_on_device(napi_env env, std::function<Job::ToValue(Job&, DeviceStream&)> issue) {
   AddonData& data = *Napi::Env(env).GetInstanceData<AddonData>();
-  DeviceStream& stream = stream_of(data);
+  DeviceStream& stream = *device_stream_of(env);
   const auto job = std::make_shared<Job>();
   // whoever claims the job ends it: the stream that takes it up, or a cancel before that
   const auto claimed = std::make_shared<std::atomic<bool>>(false);

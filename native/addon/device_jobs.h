@@ -25,6 +25,9 @@ const Backend& backend_of_process();
 // that work has ended; what it throws rejects the promise. A job that is cancelled before its turn ends at once.
 napi_value start_on_device(napi_env env, std::function<Job::ToValue(Job&, DeviceStream&)> issue);
 
+// The environment's stream, for work that is no job of its own. Throws Failure.
+std::shared_ptr<DeviceStream> device_stream_of(napi_env env);
+
 // Bytes that this environment holds on the device, and pinned.
 struct DeviceUse {
   int64_t device = 0;

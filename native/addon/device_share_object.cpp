@@ -8,6 +8,7 @@
 #include "addon/device_tensor_object.h"
 #include "addon/operand_object.h"
 #include "addon/tensor_object.h"
+#include "device/segment.h"
 
 namespace latentwire::addon {
 namespace {
@@ -47,25 +48,6 @@ class DeviceShareObject : public OperandObject<DeviceShareObject, DeviceShare> {
   void dispose(const Napi::CallbackInfo&) { release(); }
 };
 
-// Memory of another, open as long as it lives.
-class Opened {
- public:
-  Opened(DeviceStream& stream, const latent_shared_handle& handle) : stream_(stream) {
-    check(DeviceStream::call(stream.api().share_open, stream.device(), &handle, &memory_, &bytes_));
-  }
-  ~Opened() { static_cast<void>(DeviceStream::call(stream_.api().share_close, memory_)); }
-  Opened(const Opened&) = delete;
-  Opened& operator=(const Opened&) = delete;
-
-  const void* memory() const noexcept { return memory_; }
-  uint64_t bytes() const noexcept { return bytes_; }
-
- private:
-  DeviceStream& stream_;
-  void* memory_ = nullptr;
-  uint64_t bytes_ = 0;
-};
-
 // openShared(dtype, shape, handle: Uint8Array [64]): a job, a tensor with a copy of what lies there
 Napi::Value open_shared(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
@@ -79,14 +61,15 @@ Napi::Value open_shared(const Napi::CallbackInfo& call) {
   const uint64_t bytes = static_cast<uint64_t>(size) * dtype_size(dtype);
   return {env, translate(env, [&] {
             return start_on_device(env, [dtype, shape, handle, bytes](Job&, DeviceStream& stream) -> Job::ToValue {
-              const Opened opened(stream, handle);
-              if (bytes > opened.bytes()) {
-                fail(Code::invalid_argument, "the shared memory has " + std::to_string(opened.bytes()) + " bytes, a tensor of " +
+              std::unique_ptr<OpenedMemory> opened;
+              check(OpenedMemory::open(stream, handle, &opened));
+              if (bytes > opened->bytes()) {
+                fail(Code::invalid_argument, "the shared memory has " + std::to_string(opened->bytes()) + " bytes, a tensor of " +
                                                  std::string(dtype_name(dtype)) + " " + shape_text(shape) + " " + std::to_string(bytes));
               }
               auto made = device_output(stream, dtype, shape);
               if (bytes > 0) {
-                check(DeviceStream::call(stream.api().copy, stream.handle(), made->buffer->as<void>(), opened.memory(), bytes,
+                check(DeviceStream::call(stream.api().copy, stream.handle(), made->buffer->as<void>(), opened->data(), bytes,
                                          latent_on_device));
               }
               // it is closed here, so the copy must have ended

@@ -8,10 +8,6 @@
 
 namespace latentwire::addon {
 
-void check(const Status& status) {
-  if (!status.ok()) throw Failure(status);
-}
-
 Input input_of(const Napi::Value& value, const char* name, int64_t depth) {
   const Napi::Env env = value.Env();
   std::span<float> floats;

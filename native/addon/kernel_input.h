@@ -20,15 +20,13 @@
 #include "core/dtype.h"
 #include "core/status.h"
 #include "core/tensor.h"
+#include "engine/failure.h"
 #include "kernels/product.h"
 
 namespace latentwire::addon {
 
 // The most rows or columns that a call may speak of: products of two fit an int64_t with room for an element's size.
 constexpr int64_t most_extent = int64_t{1} << 31;
-
-// Throws Failure unless `status` is ok.
-void check(const Status& status);
 
 // Rows of numbers; what `tensor` holds stays alive with it.
 struct Input {

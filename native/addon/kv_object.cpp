@@ -14,6 +14,14 @@
 namespace latentwire::addon {
 namespace {
 
+Napi::Object kind_of(Napi::Env env, const CacheRows& rows) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("format", std::string(row_format_name(rows.format)));
+  out.Set("channels", rows.channels);
+  out.Set("rotation", rows.rotation);
+  return out;
+}
+
 class KvObject : public OperandObject<KvObject, KvContent> {
  public:
   static constexpr const char* class_name = "Kv";
@@ -59,34 +67,7 @@ class KvObject : public OperandObject<KvObject, KvContent> {
   Napi::Value disposed(const Napi::CallbackInfo& call) { return Napi::Boolean::New(call.Env(), is_disposed()); }
   void dispose(const Napi::CallbackInfo&) { release(); }
 
-  static Napi::Object kind_of(Napi::Env env, const CacheRows& rows) {
-    Napi::Object out = Napi::Object::New(env);
-    out.Set("format", std::string(row_format_name(rows.format)));
-    out.Set("channels", rows.channels);
-    out.Set("rotation", rows.rotation);
-    return out;
-  }
-
-  Napi::Value info(const Napi::CallbackInfo& call) {
-    const Napi::Env env = call.Env();
-    const KvContent& content = operand(env);
-    Napi::Object out = Napi::Object::New(env);
-    out.Set("positions", static_cast<double>(content.size()));
-    out.Set("latents", static_cast<double>(content.latents()));
-    out.Set("bytes", static_cast<double>(content.bytes()));
-    const auto layers = static_cast<uint32_t>(content.layout.layers());
-    const Napi::Array list = Napi::Array::New(env, layers);
-    for (uint32_t i = 0; i < layers; i++) {
-      Napi::Object layer = Napi::Object::New(env);
-      layer.Set("layer", content.layout.layer_number(i));
-      layer.Set("keys", kind_of(env, content.layout.parts[2 * size_t{i}]));
-      layer.Set("values", kind_of(env, content.layout.parts[2 * size_t{i} + 1]));
-      list.Set(i, layer);
-    }
-    out.Set("layers", list);
-    out.Set("partial", !content.layout.numbers.empty());
-    return out;
-  }
+  Napi::Value info(const Napi::CallbackInfo& call) { return kv_info(call.Env(), operand(call.Env())); }
 
   Napi::Value tokens(const Napi::CallbackInfo& call) { return array_with<int32_t>(call.Env(), operand(call.Env()).tokens); }
   Napi::Value positions(const Napi::CallbackInfo& call) { return array_with<int32_t>(call.Env(), operand(call.Env()).positions); }
@@ -187,6 +168,25 @@ std::shared_ptr<const KvContent> kv_of(const Napi::Value& value) {
   const KvObject* object = KvObject::from(value);
   if (object == nullptr) throw_invalid(value.Env(), "kv must be a Kv");
   return object->content(value.Env());
+}
+
+Napi::Object kv_info(Napi::Env env, const KvContent& content) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("positions", static_cast<double>(content.size()));
+  out.Set("latents", static_cast<double>(content.latents()));
+  out.Set("bytes", static_cast<double>(content.bytes()));
+  const auto layers = static_cast<uint32_t>(content.layout.layers());
+  const Napi::Array list = Napi::Array::New(env, layers);
+  for (uint32_t i = 0; i < layers; i++) {
+    Napi::Object layer = Napi::Object::New(env);
+    layer.Set("layer", content.layout.layer_number(i));
+    layer.Set("keys", kind_of(env, content.layout.parts[2 * size_t{i}]));
+    layer.Set("values", kind_of(env, content.layout.parts[2 * size_t{i} + 1]));
+    list.Set(i, layer);
+  }
+  out.Set("layers", list);
+  out.Set("partial", !content.layout.numbers.empty());
+  return out;
 }
 
 void init_kv_object(Napi::Env env, Napi::Object exports) {

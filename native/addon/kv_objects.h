@@ -5,7 +5,9 @@
 
 #include "addon/env_jobs.h"
 #include "addon/napi_setup.h"
+#include "device/content.h"
 #include "kv/content.h"
+#include "kv/segment.h"
 #include "kv/wire.h"
 
 namespace latentwire {
@@ -19,11 +21,21 @@ void init_kv(Napi::Env env, Napi::Object exports);
 void init_kv_object(Napi::Env env, Napi::Object exports);
 void init_kv_segment(Napi::Env env, Napi::Object exports);
 void init_kv_codec(Napi::Env env, Napi::Object exports);
+void init_device_kv(Napi::Env env, Napi::Object exports);
 
 // Resolves to a new Kv object.
 Job::ToValue kv_value(std::shared_ptr<const KvContent> content);
 // The content of a Kv object; throws ERR_LATENT_INVALID_ARGUMENT, or ERR_LATENT_DISPOSED.
 std::shared_ptr<const KvContent> kv_of(const Napi::Value& value);
+// The same of content on the device, whose class is DeviceKv.
+Job::ToValue device_kv_value(std::shared_ptr<const DeviceContent> content);
+std::shared_ptr<const DeviceContent> device_kv_of(const Napi::Value& value);
+
+// Facts of a content: what lies where decides nothing.
+Napi::Object kv_info(Napi::Env env, const KvContent& content);
+SegmentNonce nonce_of(const Napi::Value& value);
+// Resolves to { kv, notes }.
+Job::ToValue with_notes(Job::ToValue kv, KvManifest::Fields notes);
 
 // [name, value] pairs as fields of a manifest, and back.
 KvManifest::Fields fields_of(const Napi::Value& pairs, const char* name);
@@ -41,5 +53,7 @@ Napi::Object wrap_kv_reader(Napi::Env env, KvExpectation expected);
 
 // open(name, nonce) of a pool -> job of { kv, notes }
 Napi::Value open_segment(const Napi::CallbackInfo& call, KvExpectation expected);
+// openDeviceKv(identity, handle, nonce) of a pool -> job of { kv, notes }, a DeviceKv
+Napi::Value open_device_segment(const Napi::CallbackInfo& call, KvExpectation expected);
 
 }  // namespace latentwire::addon

@@ -14,13 +14,6 @@
 namespace latentwire::addon {
 namespace {
 
-SegmentNonce nonce_of(const Napi::Value& value) {
-  SegmentNonce nonce;
-  const auto bytes = require_array<uint8_t>(value, "nonce", static_cast<int64_t>(nonce.size()));
-  std::copy(bytes.begin(), bytes.end(), nonce.begin());
-  return nonce;
-}
-
 class KvSegmentObject : public OperandObject<KvSegmentObject, SealedMemory> {
  public:
   static constexpr const char* class_name = "KvSegment";
@@ -76,6 +69,23 @@ class KvSegmentObject : public OperandObject<KvSegmentObject, SealedMemory> {
 
 }  // namespace
 
+SegmentNonce nonce_of(const Napi::Value& value) {
+  SegmentNonce nonce;
+  const auto bytes = require_array<uint8_t>(value, "nonce", static_cast<int64_t>(nonce.size()));
+  std::copy(bytes.begin(), bytes.end(), nonce.begin());
+  return nonce;
+}
+
+Job::ToValue with_notes(Job::ToValue kv, KvManifest::Fields notes) {
+  return [kv = std::move(kv), notes = std::move(notes)](napi_env raw) -> napi_value {
+    const Napi::Env env(raw);
+    Napi::Object out = Napi::Object::New(env);
+    out.Set("kv", Napi::Value(env, kv(env)));
+    out.Set("notes", pairs_of(env, notes));
+    return out;
+  };
+}
+
 Napi::Value open_segment(const Napi::CallbackInfo& call, KvExpectation expected) {
   const Napi::Env env = call.Env();
   const Napi::Object given = require_object(call, 1, "name");
@@ -91,13 +101,7 @@ Napi::Value open_segment(const Napi::CallbackInfo& call, KvExpectation expected)
                                std::shared_ptr<const KvContent> content;
                                KvManifest manifest;
                                check(open_content(name, nonce, expected, &content, &manifest));
-                               return [kv = kv_value(std::move(content)), notes = std::move(manifest.notes)](napi_env raw) -> napi_value {
-                                 const Napi::Env made_in(raw);
-                                 Napi::Object out = Napi::Object::New(made_in);
-                                 out.Set("kv", Napi::Value(made_in, kv(made_in)));
-                                 out.Set("notes", pairs_of(made_in, notes));
-                                 return out;
-                               };
+                               return with_notes(kv_value(std::move(content)), std::move(manifest.notes));
                              })};
 }
 

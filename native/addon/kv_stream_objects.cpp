@@ -366,6 +366,7 @@ void init_kv(Napi::Env env, Napi::Object exports) {
   init_kv_object(env, exports);
   init_kv_segment(env, exports);
   init_kv_codec(env, exports);
+  init_device_kv(env, exports);
   KvWriterObject::constructor(env) = Napi::Persistent(KvWriterObject::define(env));
   env.GetInstanceData<AddonData>()->kv_reader_class = Napi::Persistent(KvReaderObject::define(env));
   exports.Set("kvSignature", Napi::Function::New<&signature>(env, "kvSignature"));

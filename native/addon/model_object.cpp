@@ -1,5 +1,6 @@
 // The JavaScript face of Model: synchronous look-ups, and jobs for what takes time.
 #include "addon/args.h"
+#include "addon/device_jobs.h"
 #include "addon/engine_objects.h"
 #include "addon/errors.h"
 #include "addon/tagged_wrap.h"
@@ -157,6 +158,8 @@ class ModelObject : public TaggedWrap<ModelObject> {
     options.batch = static_cast<int32_t>(int_field(given, "batch", options.max_sequences + 1, 1 << 16));
     options.threads = static_cast<int32_t>(int_field(given, "threads", 1, 512));
     options.flash_attention = bool_field(given, "flashAttention");
+    options.in_place = bool_field(given, "inPlace");
+    options.backend = backend_of_process;
     const std::string type = string_field(given, "kvType");
     if (type == "f32")
       options.kv_type = abi::GGML_TYPE_F32;

@@ -22,6 +22,7 @@ class PoolObject : public TaggedWrap<PoolObject> {
                            InstanceMethod<&PoolObject::create_sequence>("createSequence"),
                            InstanceMethod<&PoolObject::kv_reader>("kvReader"),
                            InstanceMethod<&PoolObject::open_kv>("openKv"),
+                           InstanceMethod<&PoolObject::open_device_kv>("openDeviceKv"),
                            InstanceMethod<&PoolObject::fit_codec>("fitKvtc"),
                            InstanceAccessor<&PoolObject::disposed>("disposed"),
                            InstanceMethod<&PoolObject::dispose>("dispose"),
@@ -42,6 +43,8 @@ class PoolObject : public TaggedWrap<PoolObject> {
     out.Set("batch", pool_->batch());
     out.Set("threads", pool_->threads());
     out.Set("flashAttention", pool_->flash_attention());
+    out.Set("inPlace", pool_->in_place());
+    out.Set("device", pool_->on_device() ? "cuda" : "cpu");
     out.Set("canShift", pool_->can_shift());
     out.Set("keyPositions", pool_->key_positions());
     out.Set("kvBytesPerPosition", static_cast<double>(pool_->kv_bytes_per_position()));
@@ -92,6 +95,11 @@ class PoolObject : public TaggedWrap<PoolObject> {
   // openKv(identity, name, nonce) -> job of { kv, notes }
   Napi::Value open_kv(const Napi::CallbackInfo& call) {
     return translate(call.Env(), [&] { return open_segment(call, expectation(call[0])); });
+  }
+
+  // openDeviceKv(identity, handle, nonce) -> job of { kv, notes }
+  Napi::Value open_device_kv(const Napi::CallbackInfo& call) {
+    return translate(call.Env(), [&] { return open_device_segment(call, expectation(call[0])); });
   }
   Napi::Value fit_codec(const Napi::CallbackInfo& call) { return fit_kvtc(call, pool_); }
 

@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "addon/args.h"
+#include "addon/device_jobs.h"
 #include "addon/engine_objects.h"
 #include "addon/errors.h"
 #include "addon/kv_objects.h"
@@ -42,6 +43,8 @@ class SequenceObject : public TaggedWrap<SequenceObject> {
                            InstanceMethod<&SequenceObject::drop>("drop"),
                            InstanceMethod<&SequenceObject::export_kv>("exportKv"),
                            InstanceMethod<&SequenceObject::import_kv>("importKv"),
+                           InstanceMethod<&SequenceObject::export_device_kv>("exportDeviceKv"),
+                           InstanceMethod<&SequenceObject::import_device_kv>("importDeviceKv"),
                            InstanceMethod<&SequenceObject::share_cells>("shareCells"),
                            InstanceMethod<&SequenceObject::dispose>("dispose"),
                        });
@@ -331,38 +334,81 @@ class SequenceObject : public TaggedWrap<SequenceObject> {
 
   // exportKv(from, to) -> job of Kv
   Napi::Value export_kv(const Napi::CallbackInfo& call) {
+    return export_to(call, std::make_shared<KvContent>(), &Pool::export_kv, kv_value);
+  }
+
+  // exportDeviceKv(from, to) -> job of DeviceKv
+  Napi::Value export_device_kv(const Napi::CallbackInfo& call) {
+    return export_to(call, std::make_shared<DeviceContent>(), &Pool::export_on_device, device_kv_value);
+  }
+
+  template <typename Content>
+  Napi::Value export_to(const Napi::CallbackInfo& call, std::shared_ptr<Content> content,
+                        Content (Pool::*take)(const SequenceState&, int32_t, int32_t),
+                        Job::ToValue (*value)(std::shared_ptr<const Content>)) const {
     const auto from = static_cast<int32_t>(require_int(call, 0, "from", 0, INT32_MAX));
     const auto to = static_cast<int32_t>(require_int(call, 1, "to", 0, INT32_MAX));
-    auto content = std::make_shared<KvContent>();
     return edit(
         call,
-        [content, from, to, s = parts_.state](Pool& pool) {
+        [content, take, from, to, s = parts_.state](Pool& pool) {
           if (from > to || to > s->log.size()) {
             fail(Code::invalid_argument, "cannot export [" + std::to_string(from) + ", " + std::to_string(to) + ") of " +
                                              std::to_string(s->log.size()) + " positions");
           }
-          *content = pool.export_kv(*s, from, to);
+          *content = (pool.*take)(*s, from, to);
         },
-        [content]() -> Job::ToValue { return kv_value(content); });
+        [content, value]() -> Job::ToValue { return value(content); });
   }
 
   // importKv(kv, positions: Int32Array) -> job. Content is made ready on the shared threads while the pool goes on.
   Napi::Value import_kv(const Napi::CallbackInfo& call) {
     const auto content = kv_of(call[0]);
+    auto positions = positions_of(call, content->size());
+    return import_from(call,
+                       [content, positions = std::move(positions)](const Pool& pool, Job& job) {
+                         return pool.encode_kv(*content, positions, &job.cancel_flag());
+                       },
+                       {});
+  }
+
+  // importDeviceKv(kv, positions: Int32Array) -> job of whether it stayed on the device
+  Napi::Value import_device_kv(const Napi::CallbackInfo& call) {
+    const auto content = device_kv_of(call[0]);
+    auto positions = positions_of(call, content->entries.size());
+    const auto stayed = std::make_shared<bool>(false);
+    return translate(call.Env(), [&] {
+      return import_from(
+          call,
+          [content, stayed, positions = std::move(positions), own = device_stream_of(call.Env())](const Pool& pool, Job& job) {
+            if (auto incoming = pool.encode_on_device(content, positions)) {
+              *stayed = true;
+              return std::move(*incoming);
+            }
+            KvContent host;
+            check(own->complete([&](DeviceStream& stream) { return download_content(stream, *content, &job.cancel_flag(), &host); }));
+            return pool.encode_kv(host, positions, &job.cancel_flag());
+          },
+          [stayed]() -> Job::ToValue { return [done = *stayed](napi_env env) -> napi_value { return Napi::Boolean::New(env, done); }; });
+    });
+  }
+
+  static std::vector<int32_t> positions_of(const Napi::CallbackInfo& call, int64_t count) {
     auto positions = copy_array<int32_t>(call[1], "positions");
-    if (static_cast<int64_t>(positions.size()) != content->size())
-      throw_invalid(call.Env(), "positions must have " + std::to_string(content->size()) + " numbers");
+    if (static_cast<int64_t>(positions.size()) != count)
+      throw_invalid(call.Env(), "positions must have " + std::to_string(count) + " numbers");
     if (std::adjacent_find(positions.begin(), positions.end(), std::greater_equal<>()) != positions.end() ||
         (!positions.empty() && positions.front() < 0))
       throw_status(call.Env(), Status::fail(Code::kv_position, "positions must not be negative, and each greater than the one before it"));
+    return positions;
+  }
+
+  Napi::Value import_from(const Napi::CallbackInfo& call, std::function<Pool::Incoming(const Pool&, Job&)> encode, Harvest harvest) const {
     auto request = std::make_shared<EditRequest>(parts_.state);
     auto incoming = std::make_shared<Pool::Incoming>();
     request->edit = [incoming, s = parts_.state](Pool& pool) { pool.import_kv(*s, std::move(*incoming)); };
     const auto job = std::make_shared<Job>();
-    const auto prepare = [incoming, content, positions = std::move(positions), pool = parts_.pool, job] {
-      *incoming = pool->encode_kv(*content, positions, &job->cancel_flag());
-    };
-    return {call.Env(), start_request(call.Env(), parts_.pool, request, job, {}, nullptr, prepare)};
+    const auto prepare = [incoming, encode = std::move(encode), pool = parts_.pool, job] { *incoming = encode(*pool, *job); };
+    return {call.Env(), start_request(call.Env(), parts_.pool, request, job, std::move(harvest), nullptr, prepare)};
   }
 
   // shareCells(other, base) -> job of whether they are shared now: with a base >= 0, only if the entries lie there, one after the other.

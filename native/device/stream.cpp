@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <future>
 #include <new>
 #include <string>
 #include <system_error>
@@ -64,6 +65,13 @@ void DeviceStream::submit(Issue issue, Done done) {
     }
   }
   done(Status::fail(Code::cancelled, "the stream of the device is closed"));
+}
+
+Status DeviceStream::complete(Issue issue) {
+  std::promise<Status> ended;
+  std::future<Status> status = ended.get_future();
+  submit(std::move(issue), [&ended](Status became) { ended.set_value(std::move(became)); });
+  return status.get();
 }
 
 void DeviceStream::close() {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <limits>
 
 #include "engine/failure.h"
@@ -166,6 +167,58 @@ void Pool::prove_cache() {
   // rotary positions that depend on the size of the context are others in the small cache of plain numbers
   const bool by_context = model_->file().tensor("rope_factors_long.weight") != nullptr;
   prove_rotary_positions(quantised && !by_context ? plain : probe, token);
+}
+
+// What is written in place must be what llama.cpp reads there, entry by entry and layer by layer, and the other way; else the pool is
+// refused.
+void Pool::prove_in_place() {
+  filler_ = probe_token();
+  std::string reason = why_not_in_place(filler_);
+  if (!reason.empty()) fail(Code::kv_layout, "the cache of " + model_->info().architecture + " cannot be used in place: " + reason);
+}
+
+std::string Pool::why_not_in_place(int32_t token) {
+  if (!layout_) return layout_refusal_;
+  if (geometry_->sections.size() > 1) return "it is two caches, of global and of local layers";
+  if (geometry_->transposed_values) return "values lie channel by channel without flash attention";
+  const std::vector<CacheView::Part> parts = view_->parts();
+  if (parts.size() != layout_->parts.size()) return "its graph does not show where each layer lies";
+  for (size_t part = 0; part < parts.size(); part++) {
+    if (parts[part].row_bytes != layout_->parts[part].row_bytes()) return "its rows have another size than those of its states";
+    if (parts[part].cells < context_length_) return "it has fewer cells than the context has positions";
+  }
+  check(CellMemory::open(*layout_, parts, options_.backend, &memory_of_cells_));
+  on_device_ = memory_of_cells_->on_device();
+
+  constexpr int32_t count = 3;
+  const std::vector<uint8_t> wanted = state_of_probe(context_, scratch_, token, 0, count);
+  StateSummary found;
+  check(locate_rows(wanted.data(), wanted.size(), *geometry_, &found));
+  KvContent content;
+  content.layout = *layout_;
+  content.tokens.assign(count, token);
+  content.positions = found.positions.front();
+  KvSegment rows{nullptr, count, {}};
+  for (const size_t offset : found.parts) rows.parts.push_back(wanted.data() + offset);
+  content.segments.push_back(std::move(rows));
+
+  std::vector<int32_t> places;
+  take_run(content.positions.front(), count, &places);
+  check(memory_of_cells_->scatter(content, places));
+  const std::vector<uint8_t> written = guarded("llama_state_seq_get_data", [&] {
+    std::vector<uint8_t> state(api_.llama_state_seq_get_size(context_, scratch_));
+    state.resize(api_.llama_state_seq_get_data(context_, state.data(), state.size(), scratch_));
+    return state;
+  });
+  KvSegment read;
+  check(memory_of_cells_->gather(places, &read));
+  clear_scratch();
+  if (written != wanted) return "what is written there is not what llama.cpp reads";
+  for (size_t part = 0; part < parts.size(); part++) {
+    if (std::memcmp(read.parts[part], wanted.data() + found.parts[part], static_cast<size_t>(count * parts[part].row_bytes)) != 0)
+      return "what is read there is not what llama.cpp wrote";
+  }
+  return "";
 }
 
 void Pool::keep_what_windows_leave(uint64_t window) {

@@ -18,4 +18,9 @@ struct Failure : std::exception {
 
 [[noreturn]] inline void fail(Code code, std::string message) { throw Failure(Status::fail(code, std::move(message))); }
 
+// Throws Failure unless `status` is ok.
+inline void check(const Status& status) {
+  if (!status.ok()) throw Failure(status);
+}
+
 }  // namespace latentwire

@@ -14,10 +14,11 @@ struct llama_context;
 struct llama_sampler;
 struct llama_memory_i;
 struct ggml_backend_device;
-struct ggml_tensor;
+struct ggml_backend_buffer;
 
 using llama_memory_t = llama_memory_i*;
 using ggml_backend_dev_t = ggml_backend_device*;
+using ggml_backend_buffer_t = ggml_backend_buffer*;
 using llama_pos = int32_t;
 using llama_token = int32_t;
 using llama_seq_id = int32_t;
@@ -45,9 +46,11 @@ enum ggml_type : int {
   GGML_TYPE_F16 = 1,
   GGML_TYPE_Q4_0 = 2,
   GGML_TYPE_Q8_0 = 8,
+  GGML_TYPE_I64 = 27,
   GGML_TYPE_BF16 = 30,
   GGML_TYPE_COUNT = 43,
 };
+enum ggml_op : int { GGML_OP_SET_ROWS = 42 };
 
 struct llama_model_params {
   void* devices;
@@ -136,6 +139,23 @@ struct llama_token_data_array {
   bool sorted;
 };
 
+struct ggml_tensor {
+  ggml_type type;
+  ggml_backend_buffer* buffer;
+  int64_t ne[4];
+  size_t nb[4];
+  ggml_op op;
+  int32_t op_params[16];
+  int32_t flags;
+  ggml_tensor* src[10];
+  ggml_tensor* view_src;
+  size_t view_offs;
+  void* data;
+  char name[64];
+  void* extra;
+  char padding[8];
+};
+
 struct ggml_type_traits {
   const char* type_name;
   int64_t blck_size;
@@ -168,6 +188,7 @@ struct ggml_type_traits {
   X(ggml_nbytes, size_t, (const ggml_tensor*))                                                                \
   X(ggml_is_contiguous, bool, (const ggml_tensor*))                                                           \
   X(ggml_backend_tensor_get, void, (const ggml_tensor*, void*, size_t, size_t))                               \
+  X(ggml_backend_buffer_is_host, bool, (ggml_backend_buffer_t))                                               \
   X(llama_model_load_from_file, llama_model*, (const char*, llama_model_params))                              \
   X(llama_model_free, void, (llama_model*))                                                                   \
   X(llama_model_get_vocab, const llama_vocab*, (const llama_model*))                                          \
@@ -195,6 +216,7 @@ struct ggml_type_traits {
   X(llama_get_memory, llama_memory_t, (const llama_context*))                                                 \
   X(llama_set_embeddings, void, (llama_context*, bool))                                                       \
   X(llama_decode, int32_t, (llama_context*, llama_batch))                                                     \
+  X(llama_synchronize, void, (llama_context*))                                                                \
   X(llama_get_logits_ith, float*, (llama_context*, int32_t))                                                  \
   X(llama_get_embeddings_ith, float*, (llama_context*, int32_t))                                              \
   X(llama_memory_clear, void, (llama_memory_t, bool))                                                         \

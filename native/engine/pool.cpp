@@ -27,12 +27,14 @@ Pool::Pool(std::shared_ptr<Model> model, const Options& options)
       options_(options),
       api_(model_->api()),
       batch_(model_->info().embedding_length, model_->positions_per_row()) {
+  if (options_.in_place) view_ = std::make_unique<CacheView>(api_);
   open_context();
   row_.resize(static_cast<size_t>(model_->info().embedding_length));
   scratch_ = options_.max_sequences;
   for (int32_t id = options_.max_sequences - 1; id >= 0; id--) free_ids_.push_back(id);
   try {
     prove_cache();
+    if (options_.in_place) prove_in_place();
   } catch (...) {
     api_.llama_free(context_);
     throw;
@@ -62,6 +64,10 @@ void Pool::open_context() {
   abi::llama_context_params params = context_params();
   params.abort_callback = [](void* pool) { return static_cast<const Pool*>(pool)->abort_now(); };
   params.abort_callback_data = this;
+  if (view_ != nullptr) {
+    params.cb_eval = reinterpret_cast<void*>(&CacheView::on_node);
+    params.cb_eval_user_data = view_.get();
+  }
   Runtime::take_log();
   try {
     context_ = api_.llama_init_from_model(model_->handle(), params);
@@ -183,6 +189,7 @@ void Pool::close() {
   }
   stop();
   const std::lock_guard lock(join_mutex_);
+  memory_of_cells_.reset();
   free_context();
   keeps_large_memory_.reset();
 }
@@ -379,11 +386,13 @@ bool Pool::decode(Group& group) {
 
   int32_t result = 0;
   try {
+    if (view_ != nullptr) view_->begin(false);
     result = guarded("llama_decode", [&] {
       api_.llama_set_embeddings(context_, group.hidden);
       return api_.llama_decode(context_, batch_.view());
     });
     if (result == 0) hold(group);
+    if (result == 0 && view_ != nullptr) note_places(group);
   } catch (const Failure& failure) {
     decoding_.clear();
     fail_all(failure.status);
@@ -429,6 +438,21 @@ void Pool::hold(const Group& group) {
     const auto rows = static_cast<ptrdiff_t>(end - first);
     share_cells(s.id, twin_of(s.id), *(s.positions.end() - rows), -1);
     first = end;
+  }
+}
+
+// Where the rows of a decode went, in a cache that is used in place.
+void Pool::note_places(const Group& group) {
+  const std::vector<int32_t>& places = view_->cells();
+  if (places.size() != group.rows.size()) {
+    poison("llama.cpp did not tell which cells it wrote");
+    fail(Code::engine_failed, counters().poisoned);
+  }
+  std::map<const Request*, size_t> ends;
+  for (size_t i = group.rows.size(); i-- > 0;) {
+    const std::vector<uint32_t>& cells = group.rows[i].request->sequence->cells;
+    const size_t from_end = ++ends[group.rows[i].request];
+    ledger_.put(cells[cells.size() - from_end], places[i]);
   }
 }
 

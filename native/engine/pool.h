@@ -11,6 +11,7 @@
 
 #include "core/large_memory.h"
 #include "engine/batch.h"
+#include "engine/cell_memory.h"
 #include "engine/failure.h"
 #include "engine/request.h"
 #include "kv/llama_state.h"
@@ -32,6 +33,9 @@ class Pool {
     int32_t threads = 1;
     abi::ggml_type kv_type = abi::GGML_TYPE_F16;
     bool flash_attention = true;
+    // The cache is read and written where it lies, on a device by the backend, instead of through llama.cpp's states.
+    bool in_place = false;
+    std::function<const Backend&()> backend;
   };
   struct Counters {
     int64_t decode_calls = 0;
@@ -45,9 +49,13 @@ class Pool {
     std::string poisoned;
   };
 
-  // Content on its way into the cache: what llama.cpp reads, and what the log gets.
+  // Content on its way into the cache: a state that llama.cpp reads, or, for a cache that is written in place, rows as it stores them, on
+  // the host or on the device; and what the log gets.
   struct Incoming {
     LlamaState state;
+    KvContent rows;
+    std::shared_ptr<const DeviceContent> on_device;
+    std::optional<KeyMove> move;  // of the content on the device
     std::vector<int32_t> positions;
     Entries log;
   };
@@ -80,6 +88,9 @@ class Pool {
   int32_t batch() const noexcept { return options_.batch; }
   int32_t threads() const noexcept { return options_.threads; }
   bool flash_attention() const noexcept { return options_.flash_attention; }
+  bool in_place() const noexcept { return options_.in_place; }
+  // Whether it lies on the device, and there is a backend that works there; only of a cache that is used in place.
+  bool on_device() const noexcept { return on_device_; }
   size_t kv_bytes_per_position() const noexcept { return kv_bytes_per_position_; }
   // True if keys can be moved to other positions: what a shifted append and a re-anchored drop need.
   bool can_shift() const noexcept { return !ropes_.empty(); }
@@ -92,6 +103,9 @@ class Pool {
   // What llama.cpp reads to hold `content` at `positions`, as many and ascending. Throws Failure: kv_layout, position_scheme (keys that
   // cannot be moved), non_finite, out_of_memory, cancelled.
   Incoming encode_kv(const KvContent& content, std::vector<int32_t> positions, const std::atomic<bool>* cancel) const;
+  // The same of content on the device; nullopt if it has to come by the host, because rows are to be converted or keys cannot be turned
+  // there.
+  std::optional<Incoming> encode_on_device(std::shared_ptr<const DeviceContent> content, std::vector<int32_t> positions) const;
 
   // What requests do to sequences; scheduler thread only.
   void require_room(const SequenceState& sequence, int64_t entries) const;
@@ -103,6 +117,8 @@ class Pool {
   void drop(SequenceState& sequence, int32_t from, int32_t to, bool reanchor);
   // Entries [from, to).
   KvContent export_kv(const SequenceState& sequence, int32_t from, int32_t to);
+  // The same, left on the device. Throws Failure: device_unavailable, out_of_memory, and those of a device.
+  DeviceContent export_on_device(const SequenceState& sequence, int32_t from, int32_t to);
   // Adds what `incoming` holds to the end. Throws Failure: kv_position, context_overflow.
   void import_kv(SequenceState& sequence, Incoming incoming);
   // Adds what `source` holds to the end, at the positions that it has there: cells are shared, no bytes move. Throws Failure: kv_position.
@@ -152,6 +168,8 @@ class Pool {
   bool has_layers_of(const Probe& plain, const Probe& probe) const;
   bool find_rotation(const Probe& plain, Probe* probe) const;
   void prove_rotary_positions(const Probe& probe, int32_t token);
+  void prove_in_place();
+  std::string why_not_in_place(int32_t token);
   void run();
   bool give_up_if_poisoned();
   void collect_incoming();
@@ -162,6 +180,7 @@ class Pool {
   void plan_request(Request& request, int32_t budget);
   bool decode(Group& group);
   void hold(const Group& group);
+  void note_places(const Group& group);
   void deliver(const Group& group);
   void undo(const Group& group);
   void finish(Request& request, Status status);
@@ -169,7 +188,15 @@ class Pool {
   void poison(const std::string& reason);
   bool must_stop(const Request& request) const;
   bool abort_now() const;
-  KvContent read_cells(const SequenceState& sequence, int32_t from, int32_t to);
+  void synchronize();
+  KvContent log_of(const SequenceState& sequence, int32_t from, int32_t to) const;
+  std::vector<int32_t> places_of(const SequenceState& sequence, int32_t from, int32_t to) const;
+  void require_incoming(const KvContent& content, const std::vector<int32_t>& positions) const;
+  std::optional<KeyMove> move_of(const KvContent& content, const std::vector<int32_t>& positions) const;
+  std::vector<int32_t> take_cells(int32_t sequence, const std::vector<int32_t>& positions);
+  void take_run(int32_t first, int32_t count, std::vector<int32_t>* places);
+  void write_in_place(int32_t sequence, const Incoming& incoming, const std::vector<int32_t>& places);
+  void read_cells(const SequenceState& sequence, int32_t from, int32_t to, KvContent* content);
   int32_t read_piece(const SequenceState& sequence, int32_t from, int32_t to, KvContent* content);
   void require_movable_keys() const;
   void require_behind(const SequenceState& sequence, const std::vector<int32_t>& positions) const;
@@ -204,6 +231,11 @@ class Pool {
   std::vector<std::shared_ptr<const Rope>> ropes_;  // [layers], nullptr where keys are not rotated; empty if keys cannot be moved
   std::string rope_refusal_ = "its cache cannot be read";
   std::string key_positions_;
+
+  std::unique_ptr<CacheView> view_;  // of a cache that is used in place, as is the next
+  std::unique_ptr<CellMemory> memory_of_cells_;
+  bool on_device_ = false;
+  int32_t filler_ = 0;  // a token that takes cells
 
   // scheduler thread only
   bool twins_ = false;

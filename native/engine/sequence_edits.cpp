@@ -113,24 +113,57 @@ const CacheLayout& Pool::layout() const {
   return *layout_;
 }
 
-KvContent Pool::export_kv(const SequenceState& s, int32_t from, int32_t to) {
-  KvContent content = read_cells(s, from, to);
+// What a content of entries [from, to) has besides keys and values.
+KvContent Pool::log_of(const SequenceState& s, int32_t from, int32_t to) const {
+  KvContent content;
   const auto first_row = std::count(s.log.tokens.begin(), s.log.tokens.begin() + from, row_entry);
   const auto rows = std::count(s.log.tokens.begin() + from, s.log.tokens.begin() + to, row_entry);
   const auto d = static_cast<ptrdiff_t>(row_.size());
+  content.layout = layout();
   content.tokens.assign(s.log.tokens.begin() + from, s.log.tokens.begin() + to);
+  content.positions.assign(s.positions.begin() + from, s.positions.begin() + to);
   content.rows.assign(s.log.rows.begin() + first_row * d, s.log.rows.begin() + (first_row + rows) * d);
   return content;
 }
 
-// Layout, positions and rows of entries [from, to).
-KvContent Pool::read_cells(const SequenceState& s, int32_t from, int32_t to) {
-  KvContent content;
-  content.layout = layout();
-  content.positions.assign(s.positions.begin() + from, s.positions.begin() + to);
-  for (int32_t first = from; first < to;) first = read_piece(s, first, to, &content);
-  if (content.segments.size() > 1) content.state = {};
+KvContent Pool::export_kv(const SequenceState& s, int32_t from, int32_t to) {
+  KvContent content = log_of(s, from, to);
+  if (from == to) return content;
+  if (memory_of_cells_ == nullptr) {
+    read_cells(s, from, to, &content);
+  } else {
+    synchronize();
+    check(memory_of_cells_->gather(places_of(s, from, to), &content.segments.emplace_back()));
+  }
   return content;
+}
+
+DeviceContent Pool::export_on_device(const SequenceState& s, int32_t from, int32_t to) {
+  if (!on_device_) fail(Code::device_unavailable, "the cache of this pool is not used in place on a device");
+  DeviceContent content;
+  synchronize();
+  check(memory_of_cells_->gather(places_of(s, from, to), log_of(s, from, to), &content));
+  return content;
+}
+
+// What was launched by llama.cpp may still be running on a device.
+void Pool::synchronize() {
+  guarded("llama_synchronize", [&] {
+    api_.llama_synchronize(context_);
+    return true;
+  });
+}
+
+std::vector<int32_t> Pool::places_of(const SequenceState& s, int32_t from, int32_t to) const {
+  std::vector<int32_t> places;
+  for (int32_t i = from; i < to; i++) places.push_back(ledger_.place(s.cells[static_cast<size_t>(i)]));
+  return places;
+}
+
+// The rows of entries [from, to).
+void Pool::read_cells(const SequenceState& s, int32_t from, int32_t to, KvContent* content) {
+  for (int32_t first = from; first < to;) first = read_piece(s, first, to, content);
+  if (content->segments.size() > 1) content->state = {};
 }
 
 // The rows of as many entries from `from` on as one state holds, and where they end. Of local layers that is a window: a state leaves out
@@ -154,7 +187,7 @@ int32_t Pool::read_piece(const SequenceState& s, int32_t from, int32_t to, KvCon
   if (!whole) clear_scratch();
   if (state == nullptr) fail(Code::out_of_memory, "no memory for " + std::to_string(size) + " bytes of keys and values");
   StateSummary summary;
-  if (Status status = locate_rows(state.get(), size, *geometry_, &summary); !status.ok()) throw Failure(std::move(status));
+  check(locate_rows(state.get(), size, *geometry_, &summary));
   if (summary.positions.back().size() < summary.positions.front().size() && wanted.size() > 1) {
     // the window is smaller than the file says
     window_ = (wanted.back() - wanted.front() + 1) / 2;
@@ -165,38 +198,57 @@ int32_t Pool::read_piece(const SequenceState& s, int32_t from, int32_t to, KvCon
     if (positions != wanted) fail(Code::engine_failed, "llama.cpp holds other positions than it was given");
   }
   KvSegment& segment = content->segments.emplace_back();
-  if (Status status = segment_of_state(content->layout, *geometry_, summary, state, &segment); !status.ok())
-    throw Failure(std::move(status));
+  check(segment_of_state(content->layout, *geometry_, summary, state, &segment));
   if (segment.owner == state) content->state = {std::move(state), size, geometry_};
   return from + static_cast<int32_t>(wanted.size());
 }
 
-// The bytes that llama.cpp takes for `content` at `positions`. Any thread.
-Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> positions, const std::atomic<bool>* cancel) const {
-  const CacheLayout& local = layout();
-  if (Status status = require_all_layers(content.layout, local.layers()); !status.ok()) throw Failure(std::move(status));
+// Whether `content` can lie at `positions` here, but for its rows. Any thread, as the three that follow.
+void Pool::require_incoming(const KvContent& content, const std::vector<int32_t>& positions) const {
+  check(require_all_layers(content.layout, layout().layers()));
   // before anything of that size is made
   if (static_cast<int64_t>(positions.size()) > context_length_)
     fail(Code::context_overflow, std::to_string(positions.size()) + " positions, the context has " + std::to_string(context_length_));
   if (std::any_of(content.tokens.begin(), content.tokens.end(), [&](int32_t t) { return t != row_entry && !model_->is_token(t); }))
     fail(Code::kv_model_mismatch, "it holds tokens that this model does not have");
-  const bool moves = positions != content.positions;
+}
+
+// nullopt if all stay where they are.
+std::optional<KeyMove> Pool::move_of(const KvContent& content, const std::vector<int32_t>& positions) const {
+  if (positions == content.positions) return std::nullopt;
+  require_movable_keys();
+  KeyMove move{ropes_, {}};
+  for (size_t i = 0; i < positions.size(); i++) move.shifts.push_back(positions[i] - content.positions[i]);
+  return move;
+}
+
+// What the cache takes for `content` at `positions`.
+Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> positions, const std::atomic<bool>* cancel) const {
+  const CacheLayout& local = layout();
+  require_incoming(content, positions);
+  const std::optional<KeyMove> move = move_of(content, positions);
   const size_t size = state_bytes(*geometry_, positions.size());
   Incoming incoming;
   incoming.log = {content.tokens, content.rows};
-  if (!moves && content.layout == local && content.state.bytes != nullptr && content.state.size == size &&
-      same_form(*content.state.geometry, *geometry_)) {
+  const bool as_state = content.state.bytes != nullptr && content.state.size == size && same_form(*content.state.geometry, *geometry_);
+  if (!move && content.layout == local && (options_.in_place || as_state)) {
     // another pool's cache of the same layout: as it gave it, this one takes it
-    if (Status status = require_finite(content, cancel); !status.ok()) throw Failure(std::move(status));
+    check(require_finite(content, cancel));
+    if (options_.in_place) incoming.rows = content;
     incoming.state = content.state;
     incoming.positions = std::move(positions);
     return incoming;
   }
-  KeyMove move;
-  if (moves) {
-    require_movable_keys();
-    move.ropes = ropes_;
-    for (size_t i = 0; i < positions.size(); i++) move.shifts.push_back(positions[i] - content.positions[i]);
+  if (options_.in_place) {
+    incoming.rows.layout = local;
+    std::vector<uint8_t*> targets;
+    if (content.size() > 0) {
+      KvSegment& rows = incoming.rows.segments.emplace_back();
+      check(allocate_segment(local, content.size(), &rows, &targets));
+      check(write_rows(content, local, move ? &*move : nullptr, targets, false, cancel));
+    }
+    incoming.positions = std::move(positions);
+    return incoming;
   }
   std::shared_ptr<uint8_t> state = large_memory(size);
   if (state == nullptr) fail(Code::out_of_memory, "no memory for " + std::to_string(size) + " bytes of keys and values");
@@ -204,9 +256,19 @@ Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> po
   begin_state(*geometry_, positions, state.get(), &parts);
   incoming.state = {std::move(state), size, geometry_};
   if (content.size() > 0) {
-    if (Status status = write_rows(content, local, moves ? &move : nullptr, parts, geometry_->transposed_values, cancel); !status.ok())
-      throw Failure(std::move(status));
+    check(write_rows(content, local, move ? &*move : nullptr, parts, geometry_->transposed_values, cancel));
   }
+  incoming.positions = std::move(positions);
+  return incoming;
+}
+
+std::optional<Pool::Incoming> Pool::encode_on_device(std::shared_ptr<const DeviceContent> content, std::vector<int32_t> positions) const {
+  require_incoming(content->entries, positions);
+  Incoming incoming;
+  incoming.move = move_of(content->entries, positions);
+  if (!on_device_ || content->entries.layout != layout() || (incoming.move && !turns_on_device(layout()))) return std::nullopt;
+  incoming.log = {content->entries.tokens, content->entries.rows};
+  incoming.on_device = std::move(content);
   incoming.positions = std::move(positions);
   return incoming;
 }
@@ -227,7 +289,59 @@ void Pool::require_behind(const SequenceState& s, const std::vector<int32_t>& po
   if (positions.back() != before_last + 1) fail(Code::kv_position, "a gap in the positions must leave two positions behind it");
 }
 
-// Into the scratch sequence, and committed by sharing its cells: on any failure `s` is as it was.
+// Cells of `sequence` for entries at `positions`, which ascend, behind what it has; and where they are. On a failure it is as it was.
+std::vector<int32_t> Pool::take_cells(int32_t sequence, const std::vector<int32_t>& positions) {
+  std::vector<int32_t> places;
+  try {
+    for (size_t first = 0; first < positions.size();) {
+      // llama.cpp takes neighbouring positions in one call, and the first of them anywhere in an empty sequence
+      size_t end = first + 1;
+      while (end < positions.size() && end - first < static_cast<size_t>(options_.batch) && positions[end] == positions[end - 1] + 1) end++;
+      take_run(positions[first], static_cast<int32_t>(end - first), &places);
+      share_cells(scratch_, sequence, -1, -1);
+      clear_scratch();
+      first = end;
+    }
+  } catch (...) {
+    clear_scratch();
+    free_cells(sequence, positions.front(), -1);
+    throw;
+  }
+  return places;
+}
+
+// By a decode that ends when it has its cells.
+void Pool::take_run(int32_t first, int32_t count, std::vector<int32_t>* places) {
+  Batch batch(model_->info().embedding_length, model_->positions_per_row());
+  for (int32_t i = 0; i < count; i++) batch.add_token(filler_, first + i, scratch_, false);
+  view_->begin(true);
+  const int32_t result = guarded("llama_decode", [&] {
+    api_.llama_set_embeddings(context_, false);
+    return api_.llama_decode(context_, batch.view());
+  });
+  constexpr int32_t no_room = 1;
+  if (result == no_room) fail(Code::context_overflow, "the cache has no room for " + std::to_string(count) + " positions");
+  if (result != 0) fail(closed() ? Code::disposed : Code::engine_failed, "llama_decode returned " + std::to_string(result));
+  const std::vector<int32_t>& taken = view_->cells();
+  if (static_cast<int32_t>(taken.size()) != count || view_->went_on())
+    fail(Code::engine_failed, "llama.cpp did not tell which cells it took");
+  places->insert(places->end(), taken.begin(), taken.end());
+  synchronize();
+}
+
+// Into cells of `sequence`. On a failure they are free again.
+void Pool::write_in_place(int32_t sequence, const Incoming& incoming, const std::vector<int32_t>& places) {
+  try {
+    check(incoming.on_device == nullptr
+              ? memory_of_cells_->scatter(incoming.rows, places)
+              : memory_of_cells_->scatter(*incoming.on_device, incoming.move ? &*incoming.move : nullptr, places));
+  } catch (...) {
+    free_cells(sequence, incoming.positions.front(), -1);
+    throw;
+  }
+}
+
+// A state goes into the scratch sequence, and is committed by sharing its cells: on any failure `s` is as it was.
 void Pool::import_kv(SequenceState& s, Incoming incoming) {
   const auto count = static_cast<int32_t>(incoming.positions.size());
   if (count == 0) return;
@@ -243,10 +357,16 @@ void Pool::import_kv(SequenceState& s, Incoming incoming) {
   s.positions.reserve(s.positions.size() + more);
   s.log.tokens.reserve(s.log.tokens.size() + more);
   s.log.rows.reserve(s.log.rows.size() + incoming.log.rows.size());
-  load_scratch(incoming.state.bytes.get(), incoming.state.size);
-  share_cells(scratch_, s.id, -1, -1);
-  clear_scratch();
-  for (int32_t i = 0; i < count; i++) s.cells.push_back(ledger_.take());
+  if (memory_of_cells_ == nullptr) {
+    load_scratch(incoming.state.bytes.get(), incoming.state.size);
+    share_cells(scratch_, s.id, -1, -1);
+    clear_scratch();
+    for (int32_t i = 0; i < count; i++) s.cells.push_back(ledger_.take());
+  } else {
+    const std::vector<int32_t> places = take_cells(s.id, incoming.positions);
+    write_in_place(s.id, incoming, places);
+    for (const int32_t place : places) s.cells.push_back(ledger_.take(place));
+  }
   s.positions.insert(s.positions.end(), incoming.positions.begin(), incoming.positions.end());
   s.log.tokens.insert(s.log.tokens.end(), incoming.log.tokens.begin(), incoming.log.tokens.end());
   s.log.rows.insert(s.log.rows.end(), incoming.log.rows.begin(), incoming.log.rows.end());

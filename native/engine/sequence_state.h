@@ -10,33 +10,40 @@
 
 namespace latentwire {
 
-// Counts the cells of the cache: `seq_cp` shares cells between sequences, so a cell is free only when its last holder drops it.
+// Counts the cells of the cache: `seq_cp` shares cells between sequences, so a cell is free only when its last holder drops it. Numbers of
+// cells are the ledger's own; where llama.cpp has a cell, it keeps for caches that are read in place.
 class CellLedger {
  public:
-  uint32_t take() {
+  uint32_t take(int32_t place = -1) {
     used_++;
     if (free_.empty()) {
-      holders_.push_back(1);
-      return static_cast<uint32_t>(holders_.size() - 1);
+      cells_.push_back({1, place});
+      return static_cast<uint32_t>(cells_.size() - 1);
     }
     const uint32_t cell = free_.back();
     free_.pop_back();
-    holders_[cell] = 1;
+    cells_[cell] = {1, place};
     return cell;
   }
   // So that as many can be taken without an allocation.
-  void reserve(size_t cells) { holders_.reserve(holders_.size() + cells); }
-  void share(uint32_t cell) { holders_[cell]++; }
+  void reserve(size_t cells) { cells_.reserve(cells_.size() + cells); }
+  void share(uint32_t cell) { cells_[cell].holders++; }
   void drop(uint32_t cell) {
-    if (--holders_[cell] > 0) return;
+    if (--cells_[cell].holders > 0) return;
     free_.push_back(cell);
     used_--;
   }
-  bool shared(uint32_t cell) const { return holders_[cell] > 1; }
+  bool shared(uint32_t cell) const { return cells_[cell].holders > 1; }
+  void put(uint32_t cell, int32_t place) { cells_[cell].place = place; }
+  int32_t place(uint32_t cell) const { return cells_[cell].place; }
   int64_t used() const noexcept { return used_; }
 
  private:
-  std::vector<uint32_t> holders_;
+  struct Cell {
+    uint32_t holders;
+    int32_t place;
+  };
+  std::vector<Cell> cells_;
   std::vector<uint32_t> free_;
   int64_t used_ = 0;
 };

@@ -12,12 +12,10 @@
 namespace latentwire {
 namespace {
 
-constexpr uint32_t magic = 'L' | 'W' << 8 | 'K' << 16 | 'S' << 24;
+constexpr SegmentForm host_form{'L' | 'W' << 8 | 'K' << 16 | 'S' << 24, 64};
 constexpr uint32_t version = 1;
-constexpr size_t head_bytes = 40;
-constexpr size_t line_bytes = 64;
 
-constexpr uint64_t up_to_line(uint64_t bytes) { return (bytes + line_bytes - 1) / line_bytes * line_bytes; }
+constexpr uint64_t up_to(uint64_t bytes, uint64_t alignment) { return (bytes + alignment - 1) / alignment * alignment; }
 
 StateGeometry geometry_of(const CacheLayout& layout) {
   StateGeometry geometry;
@@ -34,17 +32,7 @@ StateGeometry geometry_of(const CacheLayout& layout) {
 uint64_t most_bytes(const KvExpectation& expected) {
   CacheLayout widest = expected.manifest.layout;
   for (CacheRows& rows : widest.parts) rows = {RowFormat::f32, rows.channels, 0};
-  const auto entries = static_cast<uint64_t>(expected.max_entries);
-  return head_bytes + max_manifest_bytes + entries * (8 + 4 * static_cast<uint64_t>(widest.dimension)) + line_bytes +
-         state_bytes(geometry_of(widest), entries);
-}
-
-template <typename T>
-bool copy(ByteReader* reader, uint64_t count, std::vector<T>* out) {
-  if (!reader->fits(count, sizeof(T))) return false;
-  out->resize(static_cast<size_t>(count));
-  if (count > 0) std::memcpy(out->data(), reader->take(count * sizeof(T)), static_cast<size_t>(count) * sizeof(T));
-  return true;
+  return most_head_bytes(expected, host_form) + state_bytes(geometry_of(widest), static_cast<uint64_t>(expected.max_entries));
 }
 
 Status malformed(const std::string& what) { return Status::fail(Code::kv_format, "a shared segment " + what); }
@@ -52,71 +40,34 @@ Status cut_off() { return Status::fail(Code::kv_truncated, "a shared segment is 
 
 Status share(const KvContent& content, KvManifest manifest, const SegmentNonce& nonce, const std::atomic<bool>* cancel,
              std::shared_ptr<const SealedMemory>* out) {
-  manifest.layout = content.layout;
-  manifest.entries = static_cast<uint64_t>(content.size());
-  const std::vector<uint8_t> fields = write_manifest(manifest);
   const StateGeometry geometry = geometry_of(content.layout);
-  const uint64_t before = head_bytes + fields.size() + content.tokens.size() * 8 + content.rows.size() * 4;
-  std::array<uint8_t, head_bytes> first{};
-  uint8_t* at = first.data();
-  const auto put = [&at](const auto& value) {
-    std::memcpy(at, &value, sizeof value);
-    at += sizeof value;
-  };
-  put(magic);
-  put(version);
-  put(nonce);
-  put(up_to_line(before) + state_bytes(geometry, manifest.entries));
-  put(static_cast<uint64_t>(fields.size()));
-  const std::vector<uint8_t> padding(static_cast<size_t>(up_to_line(before) - before));
+  const std::vector<uint8_t> head =
+      write_segment_head(content, std::move(manifest), nonce, host_form, state_bytes(geometry, static_cast<uint64_t>(content.size())));
   const StateHeads heads = state_heads(geometry, content.positions);
-
-  std::vector<std::span<const uint8_t>> pieces{first, fields};
-  const auto add = [&](const void* bytes, size_t size) { pieces.emplace_back(static_cast<const uint8_t*>(bytes), size); };
-  add(content.tokens.data(), content.tokens.size() * 4);
-  add(content.positions.data(), content.positions.size() * 4);
-  add(content.rows.data(), content.rows.size() * 4);
-  pieces.emplace_back(padding);
+  std::vector<std::span<const uint8_t>> pieces{head};
   for (size_t i = 0; i < heads.bytes.size(); i++) {
     pieces.emplace_back(heads.bytes[i]);
     if (i == heads.parts.size()) break;
     const auto part = static_cast<int64_t>(heads.parts[i]);
     const int64_t row_bytes = content.layout.parts[heads.parts[i]].row_bytes();
     content.for_pieces(part, 0, content.size(),
-                       [&](const uint8_t* rows, int64_t count) { add(rows, static_cast<size_t>(count * row_bytes)); });
+                       [&](const uint8_t* rows, int64_t count) { pieces.emplace_back(rows, static_cast<size_t>(count * row_bytes)); });
   }
   return SealedMemory::make(pieces, cancel, out);
 }
 
 Status read(const std::shared_ptr<const uint8_t>& bytes, size_t size, const SegmentNonce& nonce, const KvExpectation& expected,
             std::shared_ptr<const KvContent>* content, KvManifest* manifest) {
-  ByteReader reader(bytes.get(), size);
-  uint32_t first = 0;
-  uint32_t made_by = 0;
-  SegmentNonce drawn{};
+  if (size < segment_first_bytes) return cut_off();
   uint64_t whole = 0;
   uint64_t manifest_bytes = 0;
-  if (!reader.read(&first) || !reader.read(&made_by) || !reader.read(&drawn) || !reader.read(&whole) || !reader.read(&manifest_bytes))
-    return cut_off();
-  if (first != magic || drawn != nonce) return Status::fail(Code::kv_unreachable, "the shared memory is not the segment that was meant");
-  if (made_by != version)
-    return Status::fail(Code::kv_version, "a shared segment of version " + std::to_string(made_by) + "; this package reads version " +
-                                              std::to_string(version));
+  if (Status status = read_segment_first(bytes.get(), nonce, host_form, &whole, &manifest_bytes); !status.ok()) return status;
   if (whole != size) return whole > size ? cut_off() : malformed("goes on after its end");
-  const uint8_t* fields = reader.take(manifest_bytes);
-  if (fields == nullptr) return cut_off();
-  KvManifest sent;
-  if (Status status = read_manifest(fields, static_cast<size_t>(manifest_bytes), &sent); !status.ok()) return status;
-  if (Status status = check_expected(sent, expected); !status.ok()) return status;
-
   auto made = std::make_shared<KvContent>();
-  made->layout = sent.layout;
-  if (!copy(&reader, sent.entries, &made->tokens) || !copy(&reader, sent.entries, &made->positions)) return cut_off();
-  const auto latents = static_cast<uint64_t>(std::count(made->tokens.begin(), made->tokens.end(), row_entry));
-  if (!copy(&reader, latents * static_cast<uint64_t>(sent.layout.dimension), &made->rows)) return cut_off();
-  if (Status status = check_entries(made->tokens, made->positions, made->rows, expected); !status.ok()) return status;
-
-  const auto state = static_cast<size_t>(up_to_line(reader.at()));
+  KvManifest sent;
+  size_t state = 0;
+  if (Status status = read_segment_head(bytes.get(), size, nonce, host_form, expected, made.get(), &sent, &state); !status.ok())
+    return status;
   const StateGeometry geometry = geometry_of(sent.layout);
   const uint64_t rest = state_bytes(geometry, sent.entries);
   if (state > size || size - state < rest) return cut_off();
@@ -134,6 +85,67 @@ Status read(const std::shared_ptr<const uint8_t>& bytes, size_t size, const Segm
 Status no_memory() { return Status::fail(Code::out_of_memory, "no memory for what a shared segment needs besides its rows"); }
 
 }  // namespace
+
+std::vector<uint8_t> write_segment_head(const KvContent& content, KvManifest manifest, const SegmentNonce& nonce, const SegmentForm& form,
+                                        uint64_t rows) {
+  manifest.layout = content.layout;
+  manifest.entries = static_cast<uint64_t>(content.size());
+  const std::vector<uint8_t> fields = write_manifest(manifest);
+  const uint64_t before = segment_first_bytes + fields.size() + content.tokens.size() * 8 + content.rows.size() * 4;
+  ByteWriter writer;
+  writer.put(form.mark);
+  writer.put(version);
+  writer.put(nonce);
+  writer.put(up_to(before, form.alignment) + rows);
+  writer.put(static_cast<uint64_t>(fields.size()));
+  writer.put_all(fields);
+  writer.put_all(content.tokens);
+  writer.put_all(content.positions);
+  writer.put_all(content.rows);
+  std::vector<uint8_t> bytes = writer.take();
+  bytes.resize(static_cast<size_t>(up_to(before, form.alignment)));
+  return bytes;
+}
+
+Status read_segment_first(const uint8_t* bytes, const SegmentNonce& nonce, const SegmentForm& form, uint64_t* whole,
+                          uint64_t* manifest_bytes) {
+  ByteReader reader(bytes, segment_first_bytes);
+  uint32_t mark = 0;
+  uint32_t made_by = 0;
+  SegmentNonce drawn{};
+  if (!reader.read(&mark) || !reader.read(&made_by) || !reader.read(&drawn) || !reader.read(whole) || !reader.read(manifest_bytes))
+    return cut_off();
+  if (mark != form.mark || drawn != nonce) return Status::fail(Code::kv_unreachable, "the shared memory is not the segment that was meant");
+  if (made_by == version) return {};
+  return Status::fail(Code::kv_version,
+                      "a shared segment of version " + std::to_string(made_by) + "; this package reads version " + std::to_string(version));
+}
+
+Status read_segment_head(const uint8_t* bytes, size_t size, const SegmentNonce& nonce, const SegmentForm& form,
+                         const KvExpectation& expected, KvContent* content, KvManifest* manifest, size_t* rows) {
+  if (size < segment_first_bytes) return cut_off();
+  uint64_t whole = 0;
+  uint64_t manifest_bytes = 0;
+  if (Status status = read_segment_first(bytes, nonce, form, &whole, &manifest_bytes); !status.ok()) return status;
+  ByteReader reader(bytes, size);
+  reader.take(segment_first_bytes);
+  const uint8_t* fields = reader.take(manifest_bytes);
+  if (fields == nullptr) return cut_off();
+  if (Status status = read_manifest(fields, static_cast<size_t>(manifest_bytes), manifest); !status.ok()) return status;
+  if (Status status = check_expected(*manifest, expected); !status.ok()) return status;
+  content->layout = manifest->layout;
+  if (!reader.read_all(manifest->entries, &content->tokens) || !reader.read_all(manifest->entries, &content->positions)) return cut_off();
+  const auto latents = static_cast<uint64_t>(std::count(content->tokens.begin(), content->tokens.end(), row_entry));
+  if (!reader.read_all(latents * static_cast<uint64_t>(manifest->layout.dimension), &content->rows)) return cut_off();
+  *rows = static_cast<size_t>(up_to(reader.at(), form.alignment));
+  return check_entries(content->tokens, content->positions, content->rows, expected);
+}
+
+uint64_t most_head_bytes(const KvExpectation& expected, const SegmentForm& form) {
+  const auto entries = static_cast<uint64_t>(expected.max_entries);
+  return segment_first_bytes + max_manifest_bytes + entries * (8 + 4 * static_cast<uint64_t>(expected.manifest.layout.dimension)) +
+         form.alignment;
+}
 
 Status share_content(const KvContent& content, KvManifest manifest, const SegmentNonce& nonce, const std::atomic<bool>* cancel,
                      std::shared_ptr<const SealedMemory>* out) {

@@ -19,6 +19,25 @@ namespace latentwire {
 // Drawn by the sender and said along with the name.
 using SegmentNonce = std::array<uint8_t, 16>;
 
+// What stands before the rows of a segment, here and in the memory of a device (device/segment.h, which has a mark of its own and rows
+// without heads): everything up to the zeros.
+struct SegmentForm {
+  uint32_t mark;       // its first four bytes
+  uint64_t alignment;  // of the rows, a power of two
+};
+constexpr size_t segment_first_bytes = 40;
+// Zeros included. `rows` follow: so many bytes.
+std::vector<uint8_t> write_segment_head(const KvContent& content, KvManifest manifest, const SegmentNonce& nonce, const SegmentForm& form,
+                                        uint64_t rows);
+// The sizes that its first segment_first_bytes say. Errors: kv_unreachable, kv_version.
+Status read_segment_first(const uint8_t* bytes, const SegmentNonce& nonce, const SegmentForm& form, uint64_t* whole,
+                          uint64_t* manifest_bytes);
+// Layout and log of a content, of bytes that end with the head or go on, and where the rows begin. Errors: those of read_segment.
+Status read_segment_head(const uint8_t* bytes, size_t size, const SegmentNonce& nonce, const SegmentForm& form,
+                         const KvExpectation& expected, KvContent* content, KvManifest* manifest, size_t* rows);
+// No head that can be used is larger.
+uint64_t most_head_bytes(const KvExpectation& expected, const SegmentForm& form);
+
 // Errors: those of SealedMemory::make.
 Status share_content(const KvContent& content, KvManifest manifest, const SegmentNonce& nonce, const std::atomic<bool>* cancel,
                      std::shared_ptr<const SealedMemory>* out);

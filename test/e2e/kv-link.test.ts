@@ -644,7 +644,7 @@ describe("a link", () => {
   });
 
   it("a receiver that breaks the protocol ends the transfer with a typed error", async () => {
-    const hello: LinkMessage = { kind: "hello", machine: "", held: new Uint8Array(0), windowBytes: 1 << 16, idleMs: 0 };
+    const hello: LinkMessage = { kind: "hello", machine: "", device: false, held: new Uint8Array(0), windowBytes: 1 << 16, idleMs: 0 };
     for (const second of [
       { kind: "taken" },
       { kind: "credit", bytes: 1 },
@@ -775,6 +775,14 @@ describe("messages of a link", () => {
     nonce: "0123456789abcdef".repeat(2),
     signature: "",
   };
+  const onDevice: DeviceKvReference = {
+    kind: "kv-device",
+    device: "cuda",
+    machine: "m",
+    handle: Buffer.alloc(64, 7).toString("base64"),
+    nonce: "0123456789abcdef".repeat(2),
+    signature: "",
+  };
   const count = fc.integer({ min: 1, max: Number.MAX_SAFE_INTEGER });
   const idleMs = fc.integer({ min: 0, max: 2 ** 31 - 1 });
   const short = fc.string({ maxLength: 200 });
@@ -782,11 +790,12 @@ describe("messages of a link", () => {
     fc.record({
       kind: fc.constant("hello" as const),
       machine: short,
+      device: fc.boolean(),
       held: fc.uint8Array({ maxLength: 300 }),
       windowBytes: fc.integer({ min: 1 << 16, max: 2 ** 40 }),
       idleMs,
     }),
-    fc.record({ kind: fc.constant("share" as const), idleMs, reference: fc.constant(reference) }),
+    fc.record({ kind: fc.constant("share" as const), idleMs, reference: fc.constantFrom(reference, onDevice) }),
     fc.record({ kind: fc.constant("stream" as const), idleMs, why: short }),
     fc.record({ kind: fc.constant("decline" as const), why: short }),
     fc.record({ kind: fc.constant("data" as const), bytes: fc.uint8Array({ minLength: 1, maxLength: 300 }) }),

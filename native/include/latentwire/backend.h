@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 // Raised whenever anything below changes.
-#define LATENT_BACKEND_ABI 1
+#define LATENT_BACKEND_ABI 2
 
 typedef enum latent_result {
   latent_ok = 0,
@@ -65,6 +65,8 @@ typedef struct latent_backend_v1 {
   int (*probe)(int32_t* devices, char* why, size_t n);
   int (*device_info)(int32_t device, latent_device_info* out, char* why, size_t n);
   int (*memory_info)(int32_t device, latent_memory_info* out, char* why, size_t n);
+  // The device whose memory lies at this address, whoever in the process allocated it; -1: the host's.
+  int (*memory_device)(const void* memory, int32_t* device, char* why, size_t n);
 
   int (*stream_open)(int32_t device, latent_stream** out, char* why, size_t n);
   // Waits for the work of the stream first.
@@ -110,6 +112,7 @@ typedef struct latent_backend_v1 {
   int (*copy_cells)(latent_stream* stream, const latent_cell_args* args, char* why, size_t n);
   int (*copy_transposed_cells)(latent_stream* stream, const latent_transposed_cell_args* args, char* why, size_t n);
   int (*rope_shift)(latent_stream* stream, const latent_rope_args* args, char* why, size_t n);
+  int (*find_non_finite)(latent_stream* stream, const latent_finite_args* args, char* why, size_t n);
   int (*digest)(latent_stream* stream, const latent_digest_args* args, char* why, size_t n);
 } latent_backend_v1;
 

@@ -247,6 +247,17 @@ typedef struct latent_rope_args {
   int32_t dtype;
 } latent_rope_args;
 
+// Rows as caches store them: f32, f16, bf16, q8_0 (numbers are its scales) or q4_0.
+typedef struct latent_finite_args {
+  const void* const* parts;  // host [part_count]: [rows, row_bytes] without gaps, each at a multiple of its numbers' size
+  int64_t part_count;
+  int64_t rows;
+  int64_t row_bytes;   // whole blocks
+  int64_t* first_bad;  // lowered to part * rows + row of the first row that holds NaN or an infinity; LATENT_NO_BAD_ROW before
+  int32_t format;      // of latent_row_format
+  int32_t reserved;
+} latent_finite_args;
+
 typedef struct latent_digest_args {
   const void* data;   // at a multiple of 16
   int64_t count;      // tiles

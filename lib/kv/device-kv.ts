@@ -1,0 +1,195 @@
+// What a sequence holds, in the memory of the GPU: it goes from a pool to another one, of this process or of another one of this machine, without
+// passing through the host.
+import { randomBytes } from "node:crypto";
+import { inspect } from "node:util";
+import { checkKeys, checkOneOf, checkString, invalid } from "../check.js";
+import { runOn } from "../devices.js";
+import { LatentError } from "../errors.js";
+import { native } from "../native.js";
+import type { NativeDeviceKv, NativeDeviceKvShare } from "../native-kv.js";
+import { KvHandle, notesFor, sealOf, type KvInfo } from "./handle.js";
+import type { KvIdentity } from "./identity.js";
+import { checkNonce, checkSignature, machineIdentity, requireSameMachine } from "./shared.js";
+import { signerOf, type KvSigner } from "./signature.js";
+
+/** Where content lies on the GPU: a plain object of a few hundred bytes that can go by any channel. Made by {@link DeviceKv.share}. */
+export interface DeviceKvReference {
+  readonly kind: "kv-device";
+  readonly device: "cuda";
+  /** Of which machine, and of which view of its processes. */
+  readonly machine: string;
+  /** 64 bytes in base64: a handle of CUDA IPC. */
+  readonly handle: string;
+  /** Of the segment, 16 bytes in hex. */
+  readonly nonce: string;
+  /** Who made it, in base64; "" if nobody signed it. */
+  readonly signature: string;
+}
+
+/** A copy of content on the GPU that other threads and processes of this machine can take as long as this is not disposed. */
+export class DeviceKvShared {
+  readonly #share: NativeDeviceKvShare;
+  readonly reference: DeviceKvReference;
+
+  /** @internal */
+  constructor(share: NativeDeviceKvShare, machine: string, nonce: Uint8Array, signature: Uint8Array) {
+    this.#share = share;
+    const texts = {
+      handle: Buffer.from(share.handle).toString("base64"),
+      nonce: Buffer.from(nonce).toString("hex"),
+      signature: Buffer.from(signature).toString("base64"),
+    };
+    this.reference = Object.freeze({ kind: "kv-device", device: "cuda", machine, ...texts });
+  }
+
+  get disposed(): boolean {
+    return this.#share.disposed;
+  }
+
+  /** Nobody else can take it from now on; who has taken it by then has a copy of its own. Idempotent. */
+  dispose(): void {
+    this.#share.dispose();
+  }
+
+  /** Same as {@link dispose}, for `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Made by {@link Sequence.exportDeviceKv}, {@link DeviceKv.of} and {@link Pool.openDeviceKv}; for `sequence.importKv`. */
+export class DeviceKv {
+  readonly #handle: NativeDeviceKv;
+  /** What the numbers mean; equal in every pool that can take them. */
+  readonly identity: KvIdentity;
+  /** What the sender called it; "" if nothing. */
+  readonly label: string;
+  readonly info: KvInfo;
+
+  /** @internal As of {@link KvHandle}. */
+  readonly mixedFrom: number;
+
+  /** @internal */
+  constructor(handle: NativeDeviceKv, identity: KvIdentity, label: string, mixedFrom: number) {
+    this.#handle = handle;
+    this.identity = identity;
+    this.label = label;
+    this.mixedFrom = mixedFrom;
+    this.info = Object.freeze(handle.info());
+  }
+
+  /**
+   * A copy of a handle's content on the GPU.
+   * @throws {@link LatentError} `ERR_LATENT_DEVICE_UNAVAILABLE`, `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DEVICE_LOST`, `ERR_LATENT_DISPOSED`
+   */
+  static async of(kv: KvHandle, options: { readonly signal?: AbortSignal } = {}): Promise<DeviceKv> {
+    if (!(kv instanceof KvHandle)) throw invalid("kv", "a KvHandle", kv);
+    checkKeys("options", options, ["signal"]);
+    const copied = LatentError.translate(() => native().kvToDevice(kv.toNative()));
+    return new DeviceKv(await runOn("cuda", copied, options.signal), kv.identity, kv.label, kv.mixedFrom);
+  }
+
+  /** Positions held. */
+  get length(): number {
+    return this.info.positions;
+  }
+
+  get disposed(): boolean {
+    return this.#handle.disposed;
+  }
+
+  /** Token ids; -1 where a latent stands. */
+  tokens(): Int32Array {
+    return LatentError.translate(() => this.#handle.tokens());
+  }
+
+  /** The positions that the keys are turned to. */
+  positions(): Int32Array {
+    return LatentError.translate(() => this.#handle.positions());
+  }
+
+  /**
+   * A copy in the memory of the host, which can be cut, joined, converted, stored and sent.
+   * @throws {@link LatentError} `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DEVICE_LOST`, `ERR_LATENT_DISPOSED`
+   */
+  async toHandle(options: { readonly signal?: AbortSignal } = {}): Promise<KvHandle> {
+    checkKeys("options", options, ["signal"]);
+    const copied = LatentError.translate(() => this.#handle.toHost());
+    return new KvHandle(await runOn("cuda", copied, options.signal), this.identity, this.label, this.mixedFrom);
+  }
+
+  /**
+   * Puts a copy into memory of the GPU that other threads and processes of this machine can take it from ({@link Pool.openDeviceKv},
+   * {@link Sequence.importKv}), by a small reference. With `sign`, it says who made it; the seal is computed on the host.
+   * @throws {@link LatentError} `ERR_LATENT_KV_UNREACHABLE` (not on this system), `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DEVICE_FAILED`,
+   * `ERR_LATENT_DEVICE_LOST`, `ERR_LATENT_DISPOSED`
+   */
+  async share(options: { readonly sign?: KvSigner; readonly signal?: AbortSignal } = {}): Promise<DeviceKvShared> {
+    checkKeys("options", options, ["sign", "signal"]);
+    const sign = options.sign === undefined ? undefined : signerOf(options.sign);
+    const machine = machineIdentity();
+    requireSameMachine(machine);
+    const nonce = randomBytes(16);
+    const notes = notesFor(this, sign !== undefined);
+    const shared = LatentError.translate(() => this.#handle.share(Object.entries(this.identity), notes, nonce));
+    const share = await runOn("cuda", shared, options.signal);
+    try {
+      let signature: Uint8Array = new Uint8Array(0);
+      if (sign !== undefined) {
+        using host = await this.toHandle(options.signal === undefined ? {} : { signal: options.signal });
+        signature = sign(await sealOf(host, notes, options.signal));
+      }
+      return new DeviceKvShared(share, machine, nonce, signature);
+    } catch (error) {
+      share.dispose();
+      throw error;
+    }
+  }
+
+  /** @internal */
+  toNative(): NativeDeviceKv {
+    return this.#handle;
+  }
+
+  /** @internal */
+  [inspect.custom](): string {
+    const { positions, latents, bytes } = this.info;
+    return `DeviceKv { ${positions} positions (${latents} latents), ${bytes} bytes on cuda${this.disposed ? ", disposed" : ""} }`;
+  }
+
+  /** Frees the memory. Idempotent. */
+  dispose(): void {
+    this.#handle.dispose();
+  }
+
+  /** Same as {@link dispose}, for `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** @internal Whether it is meant to be a reference, sound or not. */
+export function isDeviceReference(value: unknown): value is DeviceKvReference {
+  return typeof value === "object" && value !== null && Reflect.get(value, "kind") === "kv-device";
+}
+
+/** @internal Every field is checked: references come from outside. */
+export function devicePlaceOf(reference: DeviceKvReference): {
+  readonly machine: string;
+  readonly handle: Uint8Array;
+  readonly nonce: Uint8Array;
+  readonly signature: Uint8Array;
+} {
+  checkKeys("reference", reference, ["kind", "device", "machine", "handle", "nonce", "signature"]);
+  checkOneOf("reference.kind", reference.kind, ["kv-device"]);
+  checkOneOf("reference.device", reference.device, ["cuda"]);
+  const handle = Buffer.from(checkString("reference.handle", reference.handle), "base64");
+  if (handle.length !== 64 || handle.toString("base64") !== reference.handle)
+    throw invalid("reference.handle", "64 bytes in base64", reference.handle);
+  return {
+    machine: checkString("reference.machine", reference.machine),
+    handle: new Uint8Array(handle),
+    nonce: checkNonce(reference.nonce),
+    signature: checkSignature(reference.signature),
+  };
+}

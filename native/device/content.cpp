@@ -1,0 +1,110 @@
+#include "device/content.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+namespace latentwire {
+namespace {
+
+constexpr size_t alignment = 256;
+
+}  // namespace
+
+std::vector<size_t> device_offsets(const CacheLayout& layout, int64_t count, size_t begin, size_t* bytes) {
+  std::vector<size_t> offsets;
+  size_t at = begin;
+  for (const CacheRows& rows : layout.parts) {
+    at = (at + alignment - 1) / alignment * alignment;
+    offsets.push_back(at);
+    at += static_cast<size_t>(count * rows.row_bytes());
+  }
+  *bytes = at;
+  return offsets;
+}
+
+Status allocate_content(DeviceStream& stream, KvContent entries, DeviceContent* out) {
+  size_t bytes = 0;
+  const std::vector<size_t> offsets = device_offsets(entries.layout, entries.size(), 0, &bytes);
+  if (Status status = stream.allocate(bytes, &out->buffer); !status.ok()) return status;
+  out->parts.clear();
+  for (const size_t offset : offsets) out->parts.push_back(out->buffer->data() + offset);
+  out->entries = std::move(entries);
+  out->entries.segments.clear();
+  out->entries.state = {};
+  return {};
+}
+
+Status upload_content(DeviceStream& stream, const KvContent& content, const std::atomic<bool>* cancel, DeviceContent* out) {
+  if (Status status = allocate_content(stream, content, out); !status.ok()) return status;
+  for (size_t part = 0; part < out->parts.size(); part++) {
+    const int64_t row_bytes = content.layout.parts[part].row_bytes();
+    std::byte* to = out->parts[part];
+    Status status;
+    content.for_pieces(static_cast<int64_t>(part), 0, content.size(), [&](const uint8_t* rows, int64_t count) {
+      const auto bytes = static_cast<size_t>(count * row_bytes);
+      if (status.ok()) status = stream.upload(to, rows, bytes, cancel);
+      to += bytes;
+    });
+    if (!status.ok()) return status;
+  }
+  return {};
+}
+
+Status download_content(DeviceStream& stream, const DeviceContent& content, const std::atomic<bool>* cancel, KvContent* out) {
+  KvContent made = content.entries;
+  if (made.size() > 0) {
+    std::vector<uint8_t*> targets;
+    if (Status status = allocate_segment(made.layout, made.size(), &made.segments.emplace_back(), &targets); !status.ok()) return status;
+    for (size_t part = 0; part < targets.size(); part++) {
+      const auto bytes = static_cast<size_t>(made.size() * made.layout.parts[part].row_bytes());
+      if (Status status = stream.download(targets[part], content.parts[part], bytes, cancel); !status.ok()) return status;
+    }
+  }
+  *out = std::move(made);
+  return {};
+}
+
+Status require_finite(DeviceStream& stream, const DeviceContent& content) {
+  const int64_t count = content.entries.size();
+  if (count == 0) return {};
+  const CacheLayout& layout = content.entries.layout;
+  std::shared_ptr<DeviceBuffer> found;
+  if (Status status = stream.allocate(sizeof(int64_t), &found); !status.ok()) return status;
+  for (const std::vector<size_t>& group : parts_of_one_size(layout)) {
+    std::vector<const void*> parts;
+    for (const size_t part : group) parts.push_back(content.parts[part]);
+    const CacheRows& rows = layout.parts[group.front()];
+    const latent_finite_args args{parts.data(),         static_cast<int64_t>(parts.size()), count, rows.row_bytes(),
+                                  found->as<int64_t>(), static_cast<int32_t>(rows.format),  0};
+    int64_t first_bad = LATENT_NO_BAD_ROW;
+    // every byte of it
+    Status status = DeviceStream::call(stream.api().fill, stream.handle(), found->as<void>(), 0x7F, sizeof(int64_t));
+    if (status.ok()) status = DeviceStream::call(stream.api().find_non_finite, stream.handle(), &args);
+    if (status.ok()) status = stream.download(&first_bad, found->data(), sizeof first_bad, nullptr);
+    if (!status.ok()) return status;
+    if (first_bad == LATENT_NO_BAD_ROW) continue;
+    const size_t part = group[static_cast<size_t>(first_bad / count)];
+    return Status::fail(Code::non_finite, std::string("the ") + (part % 2 == 0 ? "keys" : "values") + " of layer " +
+                                              std::to_string(layout.layer_number(part / 2)) + " hold NaN or an infinity");
+  }
+  return {};
+}
+
+std::vector<std::vector<size_t>> parts_of_one_size(const CacheLayout& layout) {
+  std::vector<std::vector<size_t>> groups;
+  for (size_t part = 0; part < layout.parts.size(); part++) {
+    const auto alike = [&](const std::vector<size_t>& group) {
+      const CacheRows& first = layout.parts[group.front()];
+      return first.format == layout.parts[part].format && first.channels == layout.parts[part].channels;
+    };
+    const auto found = std::find_if(groups.begin(), groups.end(), alike);
+    if (found == groups.end())
+      groups.push_back({part});
+    else
+      found->push_back(part);
+  }
+  return groups;
+}
+
+}  // namespace latentwire

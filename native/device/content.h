@@ -1,0 +1,36 @@
+// What a sequence holds, with its keys and values in the memory of a device: the log stays on the host.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "device/stream.h"
+#include "kv/content.h"
+
+namespace latentwire {
+
+struct DeviceContent {
+  KvContent entries;  // without segments
+  std::shared_ptr<DeviceBuffer> buffer;
+  std::vector<std::byte*> parts;  // [2 * layers], each [n, row bytes] in the buffer, at multiples of 256
+};
+
+// Where the parts of `count` rows lie in one buffer, [2 * layers] offsets from `begin` on, and the bytes of it all.
+std::vector<size_t> device_offsets(const CacheLayout& layout, int64_t count, size_t begin, size_t* bytes);
+
+// --- For the issuing thread of a stream ------------------------------------------------------------------------------------------------
+
+// Memory for the rows of `entries`, which gives its own away. Error: out_of_memory.
+Status allocate_content(DeviceStream& stream, KvContent entries, DeviceContent* out);
+// Copies between host and device. Errors: out_of_memory, cancelled.
+Status upload_content(DeviceStream& stream, const KvContent& content, const std::atomic<bool>* cancel, DeviceContent* out);
+Status download_content(DeviceStream& stream, const DeviceContent& content, const std::atomic<bool>* cancel, KvContent* out);
+// Waits. Error: non_finite, which names a layer whose rows hold NaN or an infinity.
+Status require_finite(DeviceStream& stream, const DeviceContent& content);
+
+// Indices of parts whose rows are of one size, for launches that take many parts.
+std::vector<std::vector<size_t>> parts_of_one_size(const CacheLayout& layout);
+
+}  // namespace latentwire

@@ -1,0 +1,273 @@
+#include "engine/cell_memory.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "core/thread_pool.h"
+#include "kv/rope.h"
+
+namespace latentwire {
+namespace {
+
+Status not_there() { return Status::fail(Code::device_unavailable, "this cache does not lie on a device"); }
+
+// Calls copy(part, first entry, first cell, count) for runs of neighbouring cells, on all threads.
+template <typename Copy>
+void for_runs(size_t parts, const std::vector<int32_t>& cells, const Copy& copy) {
+  ThreadPool::get().parallel_for(static_cast<int64_t>(parts), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; part++) {
+      for (size_t first = 0; first < cells.size();) {
+        size_t count = 1;
+        while (first + count < cells.size() && cells[first + count] == cells[first] + static_cast<int32_t>(count)) count++;
+        copy(static_cast<size_t>(part), first, static_cast<size_t>(cells[first]), count);
+        first += count;
+      }
+    }
+  });
+}
+
+class HostCells final : public CellMemory {
+ public:
+  HostCells(const CacheLayout& layout, std::vector<CacheView::Part> parts) : CellMemory(layout, std::move(parts)) {}
+
+  bool on_device() const noexcept override { return false; }
+
+  Status gather(const std::vector<int32_t>& cells, KvSegment* out) override {
+    std::vector<uint8_t*> targets;
+    if (Status status = allocate_segment(layout_, static_cast<int64_t>(cells.size()), out, &targets); !status.ok()) return status;
+    for_runs(parts_.size(), cells, [&](size_t part, size_t entry, size_t cell, size_t count) {
+      const auto row_bytes = static_cast<size_t>(parts_[part].row_bytes);
+      std::memcpy(targets[part] + entry * row_bytes, parts_[part].data + cell * row_bytes, count * row_bytes);
+    });
+    return {};
+  }
+
+  Status scatter(const KvContent& content, const std::vector<int32_t>& cells) override {
+    for_runs(parts_.size(), cells, [&](size_t part, size_t entry, size_t cell, size_t count) {
+      std::byte* to = parts_[part].data + cell * static_cast<size_t>(parts_[part].row_bytes);
+      const auto first = static_cast<int64_t>(entry);
+      content.for_pieces(static_cast<int64_t>(part), first, first + static_cast<int64_t>(count), [&](const uint8_t* rows, int64_t piece) {
+        const auto bytes = static_cast<size_t>(piece * parts_[part].row_bytes);
+        std::memcpy(to, rows, bytes);
+        to += bytes;
+      });
+    });
+    return {};
+  }
+
+  Status gather(const std::vector<int32_t>&, KvContent, DeviceContent*) override { return not_there(); }
+  Status scatter(const DeviceContent&, const KeyMove*, const std::vector<int32_t>&) override { return not_there(); }
+};
+
+// Work of a pool on a stream of its own; each call waits until its work is done, for llama.cpp uses the cells right after.
+class DeviceCells final : public CellMemory {
+ public:
+  DeviceCells(const CacheLayout& layout, std::vector<CacheView::Part> parts, std::shared_ptr<DeviceStream> stream)
+      : CellMemory(layout, std::move(parts)), groups_(parts_of_one_size(layout)), stream_(std::move(stream)) {}
+  ~DeviceCells() override { stream_->close(); }
+
+  bool on_device() const noexcept override { return true; }
+
+  Status gather(const std::vector<int32_t>& cells, KvContent entries, DeviceContent* out) override {
+    return stream_->complete([&](DeviceStream& stream) {
+      std::shared_ptr<DeviceBuffer> places;
+      Status status = allocate_content(stream, std::move(entries), out);
+      if (status.ok()) status = upload_places(stream, cells, &places);
+      if (status.ok()) status = copy(stream, out->parts, cells.size(), nullptr, places->as<int32_t>());
+      return status;
+    });
+  }
+
+  // Through the device's own memory, some parts at a time.
+  Status gather(const std::vector<int32_t>& cells, KvSegment* out) override {
+    std::vector<uint8_t*> targets;
+    if (Status status = allocate_segment(layout_, static_cast<int64_t>(cells.size()), out, &targets); !status.ok()) return status;
+    return stream_->complete([&](DeviceStream& stream) {
+      return in_passes(
+          stream, cells, [&](size_t part, std::byte* rows, size_t bytes) { return stream.download(targets[part], rows, bytes, nullptr); },
+          false);
+    });
+  }
+
+  Status scatter(const KvContent& content, const std::vector<int32_t>& cells) override {
+    return stream_->complete([&](DeviceStream& stream) {
+      return in_passes(
+          stream, cells,
+          [&](size_t part, std::byte* to, size_t) {
+            Status status;
+            content.for_pieces(static_cast<int64_t>(part), 0, content.size(), [&](const uint8_t* rows, int64_t count) {
+              const auto bytes = static_cast<size_t>(count * parts_[part].row_bytes);
+              if (status.ok()) status = stream.upload(to, rows, bytes, nullptr);
+              to += bytes;
+            });
+            return status;
+          },
+          true);
+    });
+  }
+
+  Status scatter(const DeviceContent& content, const KeyMove* move, const std::vector<int32_t>& cells) override {
+    return stream_->complete([&](DeviceStream& stream) {
+      DeviceContent turned;
+      std::shared_ptr<DeviceBuffer> places;
+      Status status;
+      if (move != nullptr) status = turn(stream, content, *move, &turned);
+      const DeviceContent& source = move == nullptr ? content : turned;
+      if (status.ok()) status = require_finite(stream, source);
+      if (status.ok()) status = upload_places(stream, cells, &places);
+      if (status.ok()) status = copy(stream, source.parts, cells.size(), places->as<int32_t>(), nullptr);
+      return status;
+    });
+  }
+
+ private:
+  static constexpr size_t pass_bytes = size_t{64} << 20;
+
+  static Status upload_places(DeviceStream& stream, const std::vector<int32_t>& cells, std::shared_ptr<DeviceBuffer>* out) {
+    const size_t bytes = cells.size() * sizeof(int32_t);
+    if (Status status = stream.allocate(bytes, out); !status.ok()) return status;
+    return stream.upload((*out)->data(), cells.data(), bytes, nullptr);
+  }
+
+  // Rows without gaps, [2 * layers] with nullptr for parts that are left out, into the cells `to` or from the cells `from`.
+  Status copy(DeviceStream& stream, const std::vector<std::byte*>& rows, size_t count, const int32_t* to, const int32_t* from) const {
+    for (const std::vector<size_t>& group : groups_) {
+      std::vector<latent_cell_part> pairs;
+      for (const size_t part : group) {
+        if (rows[part] == nullptr) continue;
+        pairs.push_back(to != nullptr ? latent_cell_part{rows[part], parts_[part].data} : latent_cell_part{parts_[part].data, rows[part]});
+      }
+      if (pairs.empty()) continue;
+      const int64_t row_bytes = parts_[group.front()].row_bytes;
+      const latent_cell_args args{
+          pairs.data(), static_cast<int64_t>(pairs.size()), static_cast<int64_t>(count), row_bytes, row_bytes, row_bytes, from, to};
+      if (Status status = DeviceStream::call(stream.api().copy_cells, stream.handle(), &args); !status.ok()) return status;
+    }
+    return {};
+  }
+
+  // As many parts as fit a pass, or one: its rows are gathered before each(part, rows, bytes) takes them, or scattered after it made them.
+  template <typename Each>
+  Status in_passes(DeviceStream& stream, const std::vector<int32_t>& cells, const Each& each, bool scatters) const {
+    std::shared_ptr<DeviceBuffer> places;
+    if (Status status = upload_places(stream, cells, &places); !status.ok()) return status;
+    const auto bytes_of = [&](size_t part) { return cells.size() * static_cast<size_t>(parts_[part].row_bytes); };
+    for (size_t first = 0; first < parts_.size();) {
+      size_t bytes = 0;
+      std::vector<size_t> offsets;
+      for (size_t part = first; part < parts_.size() && (part == first || bytes + bytes_of(part) <= pass_bytes); part++) {
+        offsets.push_back(bytes);
+        bytes += (bytes_of(part) + 255) / 256 * 256;
+      }
+      std::shared_ptr<DeviceBuffer> room;
+      if (Status status = stream.allocate(bytes, &room); !status.ok()) return status;
+      std::vector<std::byte*> rows(parts_.size(), nullptr);
+      for (size_t i = 0; i < offsets.size(); i++) rows[first + i] = room->data() + offsets[i];
+      const auto move = [&] {
+        return copy(stream, rows, cells.size(), scatters ? places->as<int32_t>() : nullptr, scatters ? nullptr : places->as<int32_t>());
+      };
+      Status status;
+      if (!scatters) status = move();
+      for (size_t i = 0; i < offsets.size() && status.ok(); i++) status = each(first + i, rows[first + i], bytes_of(first + i));
+      if (scatters && status.ok()) status = move();
+      if (!status.ok()) return status;
+      first += offsets.size();
+    }
+    return {};
+  }
+
+  // A copy whose keys are turned: the content itself may have other users.
+  Status turn(DeviceStream& stream, const DeviceContent& content, const KeyMove& move, DeviceContent* out) const {
+    if (Status status = allocate_content(stream, content.entries, out); !status.ok()) return status;
+    const auto count = content.entries.size();
+    for (size_t part = 0; part < out->parts.size(); part++) {
+      const auto bytes = static_cast<uint64_t>(count * parts_[part].row_bytes);
+      Status status = DeviceStream::call(stream.api().copy, stream.handle(), static_cast<void*>(out->parts[part]),
+                                         static_cast<const void*>(content.parts[part]), bytes, latent_on_device);
+      if (!status.ok()) return status;
+    }
+    std::shared_ptr<DeviceBuffer> shifts;
+    if (Status status = upload_places(stream, move.shifts, &shifts); !status.ok()) return status;
+    std::vector<bool> done(move.ropes.size());
+    for (size_t layer = 0; layer < move.ropes.size(); layer++) {
+      if (done[layer] || move.ropes[layer] == nullptr) continue;
+      const Rope& rope = *move.ropes[layer];
+      const CacheRows& stored = layout_.parts[2 * layer];
+      std::vector<void*> keys;
+      for (size_t other = layer; other < move.ropes.size(); other++) {
+        if (move.ropes[other] == nullptr || *move.ropes[other] != rope || layout_.parts[2 * other] != stored) continue;
+        keys.push_back(out->parts[2 * other]);
+        done[other] = true;
+      }
+      std::shared_ptr<DeviceBuffer> frequencies;
+      const size_t bytes = rope.frequencies.size() * sizeof(double);
+      Status status = stream.allocate(bytes, &frequencies);
+      if (status.ok()) status = stream.upload(frequencies->data(), rope.frequencies.data(), bytes, nullptr);
+      if (!status.ok()) return status;
+      latent_rope_args args{};
+      args.rows = keys.data();
+      args.part_count = static_cast<int64_t>(keys.size());
+      args.frequencies = frequencies->as<double>();
+      args.shifts = shifts->as<int32_t>();
+      args.count = count;
+      args.heads = stored.channels / rope.head_dim;
+      args.stride = stored.channels;
+      args.pairs = rope.pairs == Rope::Pairs::neox ? latent_neox : latent_norm_pairs;
+      args.head_dim = rope.head_dim;
+      args.rotated = rope.rotated;
+      args.dtype = stored.format == RowFormat::f32 ? latent_f32 : stored.format == RowFormat::f16 ? latent_f16 : latent_bf16;
+      status = DeviceStream::call(stream.api().rope_shift, stream.handle(), static_cast<const latent_rope_args*>(&args));
+      if (!status.ok()) return status;
+    }
+    return {};
+  }
+
+  std::vector<std::vector<size_t>> groups_;
+  std::shared_ptr<DeviceStream> stream_;
+};
+
+// The device that holds all parts; -1 for the host. Errors: kv_layout, and those of the backend.
+Status find_device(const std::vector<CacheView::Part>& parts, const latent_backend_v1& api, int32_t* device) {
+  for (size_t i = 0; i < parts.size(); i++) {
+    int32_t found = -1;
+    if (Status status = DeviceStream::call(api.memory_device, static_cast<const void*>(parts[i].data), &found); !status.ok()) return status;
+    if (i > 0 && found != *device) return Status::fail(Code::kv_layout, "its layers lie in several places");
+    *device = found;
+  }
+  return {};
+}
+
+}  // namespace
+
+Status CellMemory::open(const CacheLayout& layout, std::vector<CacheView::Part> parts, const std::function<const Backend&()>& backend,
+                        std::unique_ptr<CellMemory>* out) {
+  const bool on_host = std::all_of(parts.begin(), parts.end(), [](const CacheView::Part& part) { return part.on_host; });
+  const Backend& there = backend();
+  if (!on_host && there.api == nullptr) return Status::fail(Code::device_unavailable, there.reason + ": " + there.message);
+  int32_t device = -1;
+  if (there.api != nullptr) {
+    if (Status status = find_device(parts, *there.api, &device); !status.ok()) return status;
+  }
+  if (device < 0 && !on_host) return Status::fail(Code::kv_layout, "it lies on a device that is not of CUDA");
+  if (device > 0) return Status::fail(Code::kv_layout, "it lies on device " + std::to_string(device) + ", and only the first is used");
+  if (device < 0) {
+    *out = std::make_unique<HostCells>(layout, std::move(parts));
+    return {};
+  }
+  std::shared_ptr<DeviceStream> stream;
+  if (Status status = DeviceStream::create(backend, device, &stream); !status.ok()) return status;
+  *out = std::make_unique<DeviceCells>(layout, std::move(parts), std::move(stream));
+  return {};
+}
+
+bool turns_on_device(const CacheLayout& layout) noexcept {
+  for (size_t part = 0; part < layout.parts.size(); part += 2) {
+    const RowFormat format = layout.parts[part].format;
+    if (format != RowFormat::f32 && format != RowFormat::f16 && format != RowFormat::bf16) return false;
+  }
+  return true;
+}
+
+}  // namespace latentwire
