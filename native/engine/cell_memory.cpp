@@ -97,7 +97,7 @@ class DeviceCells final : public CellMemory {
           stream, cells,
           [&](size_t part, std::byte* to, size_t) {
             Status status;
-            content.for_pieces(static_cast<int64_t>(part), 0, content.size(), [&](const uint8_t* rows, int64_t count) {
+            content.for_pieces(static_cast<int64_t>(part), 0, static_cast<int64_t>(cells.size()), [&](const uint8_t* rows, int64_t count) {
               const auto bytes = static_cast<size_t>(count * parts_[part].row_bytes);
               if (status.ok()) status = stream.upload(to, rows, bytes, nullptr);
               to += bytes;

@@ -25,7 +25,7 @@ class CellMemory {
   virtual bool on_device() const noexcept = 0;
   // The rows of cells, in this order, on the host. Error: out_of_memory, and those of a device.
   virtual Status gather(const std::vector<int32_t>& cells, KvSegment* out) = 0;
-  // Entry i of a content, whose rows are stored as the cells', goes to cells[i]. Errors: those of a device.
+  // Row i of a content, whose rows are stored as the cells' and which may lack its log, goes to cells[i]. Errors: those of a device.
   virtual Status scatter(const KvContent& content, const std::vector<int32_t>& cells) = 0;
 
   // The same on a device, and for one only: `entries` gets its rows.

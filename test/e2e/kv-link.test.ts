@@ -16,6 +16,7 @@ import {
   LatentError,
   loadModel,
   sendKv,
+  type DeviceKvReference,
   type KvHandle,
   type KvReceived,
   type KvRecordsOptions,
@@ -851,8 +852,8 @@ describe("messages of a link", () => {
       return await codeOf(() => readPayload(readHead(head).kind, body));
     };
     return Promise.all([
-      expect(code(1, { version: 2, anything: 1 })).resolves.toBe("ERR_LATENT_KV_VERSION"),
-      expect(code(2, { version: 1, more: 1 })).resolves.toBe("ERR_LATENT_KV_FORMAT"),
+      expect(code(1, { version: 3, anything: 1 })).resolves.toBe("ERR_LATENT_KV_VERSION"),
+      expect(code(2, { version: 2, more: 1 })).resolves.toBe("ERR_LATENT_KV_FORMAT"),
       expect(code(8, { bytes: 0 })).resolves.toBe("ERR_LATENT_KV_FORMAT"),
       expect(code(8, { bytes: "5" })).resolves.toBe("ERR_LATENT_KV_FORMAT"),
       expect(code(3, { idleMs: 0, reference: { ...reference, process: -1 } })).resolves.toBe("ERR_LATENT_KV_FORMAT"),

@@ -126,7 +126,8 @@ describe("content", () => {
     }
     const copy = pool.sequence();
     await copy.importKv(there);
-    expect(await greedy(copy, 12)).toEqual(await greedy(whole, 12));
+    // attention sums cells in their order, so a near tie may go either way
+    expect(klDivergence(await floats(copy.logits()), await floats(source.logits()))).toBeLessThan(1e-4);
     await own.dispose();
     await copy.dispose();
     await whole.dispose();
