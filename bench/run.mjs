@@ -1,6 +1,6 @@
 // Runs the benchmarks and prints one table a suite.
 //
-//   npm run -s bench -- [--json] [--save] [--suite=main-job|kv|kernels|spaces|eval|bus] [--threads=N] [--compare=file] [filter]
+//   npm run -s bench -- [--json] [--save] [--suite=main-job|kv|kv-in-place|kernels|spaces|eval|bus] [--threads=N] [--compare=file] [filter]
 //
 // filter: part of a row's name. --json: the rows on stdout as one array. --save: also writes them, with date and hardware, to
 // bench/results/<suite>.json. --threads: of the kernels (1). --compare: adds the ratio to the rows of an older file. Every number is a median of
@@ -15,6 +15,7 @@ import { disposeModels } from "./models.mjs";
 const suites = {
   "main-job": ["napi", "event-loop", "handoff", "steps"],
   kv: ["kv", "kv-store"],
+  "kv-in-place": ["kv-in-place"],
   kernels: ["kernels", "native-benches"],
   spaces: ["spaces", "between-models"],
   eval: ["evaluation", "agents"],
@@ -23,7 +24,7 @@ const suites = {
 
 function parse() {
   const { values, positionals } = commandLine(
-    "[--json] [--save] [--suite=main-job|kv|kernels|spaces|eval|bus] [--threads=N] [--compare=file] [filter]",
+    "[--json] [--save] [--suite=main-job|kv|kv-in-place|kernels|spaces|eval|bus] [--threads=N] [--compare=file] [filter]",
     {
       options: {
         json: { type: "boolean" },
@@ -91,7 +92,7 @@ function compare(rows, file) {
 
 const options = parse();
 // before the pool of threads is made; keys and values are moved by all of them
-if (options.suite !== "kv" && options.suite !== "bus") process.env.LATENTWIRE_THREADS ??= String(options.threads);
+if (!["kv", "kv-in-place", "bus"].includes(options.suite)) process.env.LATENTWIRE_THREADS ??= String(options.threads);
 const all = [];
 for (const [suite, topics] of Object.entries(suites)) {
   if (options.suite !== undefined && options.suite !== suite) continue;

@@ -22,8 +22,12 @@ export function platformPackage(platform: string = process.platform, arch: strin
   return { name: `@node-llama-cpp/${folder}`, folder };
 }
 
+/** Builds for GPUs, each a package of its own that a user adds; without such a GPU they compute on the CPU as the plain one does. */
+const accelerated = ["cuda", "vulkan"] as const;
+
 /**
- * The folder of llama.cpp's libraries: `LATENTWIRE_LLAMA_DIR` if set, else that of the installed platform package.
+ * The folder of llama.cpp's libraries: `LATENTWIRE_LLAMA_DIR` if set, else that of the installed platform package, of its build for CUDA or Vulkan
+ * (`@node-llama-cpp/linux-x64-cuda`) if that is installed too.
  * @throws {@link LatentError} `ERR_LATENT_ENGINE_NOT_FOUND`, `ERR_LATENT_ENGINE_VERSION`
  */
 export function findEngine(environment: NodeJS.ProcessEnv = process.env): string {
@@ -39,20 +43,26 @@ export function findEngine(environment: NodeJS.ProcessEnv = process.env): string
       hint: "Build llama.cpp v0.5.0 as shared libraries and name their folder in LATENTWIRE_LLAMA_DIR.",
     });
   }
-  let root: string;
-  try {
-    // the package's exports hide its package.json, so resolve the entry and walk up
-    root = path.dirname(path.dirname(createRequire(import.meta.url).resolve(wanted.name)));
-  } catch (cause) {
-    throw new LatentError("ERR_LATENT_ENGINE_NOT_FOUND", `${wanted.name} is not installed`, {
-      cause,
-      hint: `Run \`npm install ${wanted.name}@3.22.1\` (optional dependencies may have been left out), or set LATENTWIRE_LLAMA_DIR.`,
-    });
+  for (const kind of [...accelerated.map((name) => `-${name}`), ""]) {
+    const root = rootOf(`${wanted.name}${kind}`);
+    if (root === undefined) continue;
+    const directory = path.join(root, "bins", `${wanted.folder}${kind}`);
+    if (!existsSync(directory)) throw new LatentError("ERR_LATENT_ENGINE_NOT_FOUND", `${wanted.name}${kind} has no folder ${directory}`);
+    checkRelease(directory);
+    return directory;
   }
-  const directory = path.join(root, "bins", wanted.folder);
-  if (!existsSync(directory)) throw new LatentError("ERR_LATENT_ENGINE_NOT_FOUND", `${wanted.name} has no folder ${directory}`);
-  checkRelease(directory);
-  return directory;
+  throw new LatentError("ERR_LATENT_ENGINE_NOT_FOUND", `${wanted.name} is not installed`, {
+    hint: `Run \`npm install ${wanted.name}@3.22.1\` (optional dependencies may have been left out), or set LATENTWIRE_LLAMA_DIR.`,
+  });
+}
+
+/** Of an installed package; undefined if it is not. Its exports hide its package.json, so the entry is resolved and the way up is walked. */
+function rootOf(name: string): string | undefined {
+  try {
+    return path.dirname(path.dirname(createRequire(import.meta.url).resolve(name)));
+  } catch {
+    return undefined;
+  }
 }
 
 // A self-built folder need not have the file; the native gate asks the library itself in any case.

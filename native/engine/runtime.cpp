@@ -108,7 +108,8 @@ void Runtime::open() {
 #if defined(__APPLE__)
   constexpr std::array names = {"libllama.v0.5.0.dylib", "libllama.dylib"};
 #else
-  constexpr std::array names = {"libllama.v0.5.0.so", "libllama.so"};
+  // builds for GPUs have other names, and the same interface
+  constexpr std::array names = {"libllama.v0.5.0.so", "libllama.cuda.v0.5.0.so", "libllama.vulkan.v0.5.0.so", "libllama.so"};
 #endif
   std::string tried;
   for (const char* name : names) {
