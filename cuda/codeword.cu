@@ -8,6 +8,14 @@ namespace {
 
 constexpr int warps = 4;
 
+// By a kernel, because what follows can begin while one ends, and not while memory is set.
+__global__ void __launch_bounds__(warps * 32) clear_keys(unsigned long long* best, int64_t n) {
+  let_next_begin();
+  wait_for_previous();
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (row < n) best[row] = no_argmin;
+}
+
 // A warp for each row: the index of the least of `tiles` keys [tiles, n], and |x|^2 where the distance is wanted.
 template <class T>
 __global__ void __launch_bounds__(warps * 32)
@@ -95,7 +103,8 @@ cudaError_t codeword(const CodewordArgs& args, cudaStream_t stream) noexcept {
     if (room.few_tiles > 0) {
       LATENT_CUDA_TRY(product_few(p, stream));
     } else {
-      LATENT_CUDA_TRY(cudaMemsetAsync(room.best, 0xFF, static_cast<size_t>(count) * sizeof(unsigned long long), stream));
+      LATENT_CUDA_TRY(launch_early(clear_keys, dim3(static_cast<unsigned>(ceil_div<int64_t>(count, warps * 32))), warps * 32, 0, 1, stream,
+                                   room.best, count));
       LATENT_CUDA_TRY(product(p, args.path, room.product, stream));
     }
     const cudaError_t error = for_dtype(given.dtype, [&](auto element) {

@@ -225,9 +225,9 @@ __global__ void __launch_bounds__(warps * 32, row_tiles == 1   ? 3
       }
     }
 #if __CUDA_ARCH__ >= 900
-    meet_blocks();
+    meet_blocks(blocks);
     finish_tile<kind, outputs, pitch, warps * 32>(p, shared_sums[0][0], shared_stats + warps * rows, tile, rank, blocks);
-    meet_blocks();  // no block may leave while another reads its sums
+    if (blocks > 1) meet_blocks(blocks);  // no block may leave while another reads its sums
 #else
     __syncthreads();
     if (blocks == 1) {
@@ -291,7 +291,7 @@ cudaError_t launch(Product p, const Device& device, int blocks, cudaStream_t str
   const bool clusters = device.version >= 90;
   if (clusters) {
     const int64_t groups = ceil_div<int64_t>(p.depth * static_cast<int64_t>(sizeof(T)), group_bytes);
-    p.splits = blocks > 0 ? blocks : few_blocks(tiles, groups / 4, device.processors);
+    p.splits = blocks > 0 ? blocks : few_blocks(tiles, groups / 6, device.processors);
   }
   LATENT_CUDA_TRY(launch_early(kernel, dim3(static_cast<unsigned>(tiles * p.splits)), warps * 32, ring_bytes,
                                clusters ? static_cast<unsigned>(p.splits) : 1, stream, p));

@@ -39,10 +39,15 @@ __device__ inline RowStats<kind> stats_of(const float4& word) noexcept {
 }
 
 // All threads of all blocks of the cluster meet; what was written to shared memory before can be read by all.
-__device__ inline void meet_blocks() noexcept {
+__device__ inline void meet_blocks(uint32_t blocks) noexcept {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+  if (blocks > 1) {
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+    return;
+  }
 #endif
+  (void)blocks;
+  __syncthreads();
 }
 // Four numbers at a place in shared memory, in another block of the cluster.
 __device__ inline float4 load_from_block(const void* place, uint32_t block) noexcept {

@@ -193,9 +193,9 @@ __global__ void __launch_bounds__(threads, 2)
       if (threadIdx.x % of_row == 0) shared_stats[threadIdx.x / of_row] = stats_word(stats);
     }
   }
-  meet_blocks();
+  meet_blocks(blocks);
   if (threadIdx.x < multipliers) finish_tile<kind, outputs, pitch, multipliers>(p, shared_sums, shared_stats, tile, rank, blocks);
-  meet_blocks();  // no block may leave while another reads its sums
+  if (blocks > 1) meet_blocks(blocks);  // no block may leave while another reads its sums
 #else
   __trap();  // there is code for sm_90a in every library that is built as it should be
 #endif
@@ -212,7 +212,7 @@ cudaError_t launch(Product p, int blocks, cudaStream_t stream) noexcept {
   LATENT_CUDA_TRY(hopper::make_map(p.dtype, p.w, p.outputs, p.depth, p.w_stride, outputs, &w_map));
   LATENT_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<rows>::bytes));
   const int64_t tiles = ceil_div<int64_t>(p.outputs, outputs);
-  p.splits = blocks > 0 ? blocks : few_blocks(tiles, ceil_div<int64_t>(p.depth, step_depth), processors);
+  p.splits = blocks > 0 ? blocks : few_blocks(tiles, ceil_div<int64_t>(p.depth, 2 * step_depth), processors);
   return launch_early(kernel, dim3(static_cast<unsigned>(tiles * p.splits)), threads, Ring<rows>::bytes, static_cast<unsigned>(p.splits),
                       stream, x_map, w_map, p);
 }

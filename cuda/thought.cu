@@ -718,12 +718,15 @@ __global__ void __launch_bounds__(most_sum_threads, 2) sum_kernel(const __grid_c
   const auto width = static_cast<uint32_t>(a.table.width);
   const auto* table = static_cast<const uint8_t*>(a.table.data);
   let_next_begin();
-  if constexpr (plain) {
-    const int64_t ahead = rows_of_split(job, a.table.count);
+  // a row into the second-level cache
+  const auto bring = [&](int64_t id) {
     const uint32_t bytes = width * (format == RowFormat::f32 ? 4U : 2U) / 16 * 16;
-    const int64_t first = blockIdx.x * ahead + threadIdx.x;
-    if (job.whole && job.vector && bytes > 0 && threadIdx.x < min(ahead, int64_t{early_bytes / bytes}) && first < a.table.count)
-      prefetch_to_cache(table + first * a.table.row_bytes, bytes);
+    if (plain && job.vector && bytes > 0) prefetch_to_cache(table + id * a.table.row_bytes, bytes);
+  };
+  if (job.whole) {
+    const int64_t rows = rows_of_split(job, a.table.count);
+    const int64_t first = blockIdx.x * rows + threadIdx.x;
+    if (threadIdx.x < min(rows, early_bytes / max(a.table.row_bytes, int64_t{1})) && first < a.table.count) bring(first);
   }
   wait_for_previous();
   if (position.head->fault != ThoughtFault::none) return;
@@ -758,6 +761,11 @@ __global__ void __launch_bounds__(most_sum_threads, 2) sum_kernel(const __grid_c
       };
       int i = 0;
       for (; i + together <= here; i += together) {
+        // loads into registers alone leave the memory idle while those are added up
+        const int later = i + 2 * together + static_cast<int>(threadIdx.x);
+        if (threadIdx.x < together && column < blockDim.x * columns_each) {
+          if (job.whole ? begin + later < last : later < here) bring(job.whole ? begin + later : ids[later]);
+        }
         typename TokenRow<format>::Raw raw[together];
 #pragma unroll
         for (int j = 0; j < together; j++) raw[j] = load(i + j);

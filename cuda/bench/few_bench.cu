@@ -52,12 +52,15 @@ void bench_few(const Size& s, const std::vector<Few>& variants) {
 }
 
 LATENT_BENCH(few) {
+  bench_few({1, 384, 300, Dtype::bf16}, {{1, true}, {1}, {2}, {4}});
   for (const int64_t rows : {1, 16, 64}) {
-    bench_few({rows, 896, 896, Dtype::bf16}, {{1, true}, {4, true}, {2}, {4}, {8}});
+    bench_few({rows, 896, 896, Dtype::bf16}, {{1, true}, {4, true}, {1}, {2}, {4}, {8}});
     bench_few({rows, 2560, 2560, Dtype::bf16}, {{1, true}, {1}, {2}, {3}, {4}});
     bench_few({rows, 4096, 4096, Dtype::bf16}, {{1, true}, {1}, {2}, {4}});
   }
   bench_few({1, 896, 4096, Dtype::bf16}, {{1, true}, {1}, {2}, {4}});
+  bench_few({64, 768, 1000, Dtype::bf16}, {{1}, {2}, {4}, {8}});
+  bench_few({1, 384, 300, Dtype::f32}, {{1}, {2}, {4}});
   for (const int64_t rows : {1, 16, 64}) bench_few({rows, 2560, 2560, Dtype::f32}, {{1}, {2}, {4}});
   bench_few({1, 4096, 1000, Dtype::f32}, {{1}, {2}, {4}});
   bench_few({64, 768, 1000, Dtype::f32}, {{1}, {2}, {4}});
