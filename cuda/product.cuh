@@ -82,11 +82,12 @@ constexpr int64_t few_outputs(int64_t n) noexcept { return n <= 16 ? 16 : 32; }
 struct Few {
   int blocks = 0;
   bool warps = false;
+  bool early = false;  // temporary: the next kernel may begin at once
 };
 cudaError_t product_few(Product p, cudaStream_t stream, Few few = {}) noexcept;
 // Tiles of outputs of product_few; 0 where it cannot be used.
 int64_t few_tiles(Dtype dtype, int64_t n, int64_t outputs, int64_t depth) noexcept;
-cudaError_t product_few_wgmma(const Product& p, int blocks, cudaStream_t stream) noexcept;
+cudaError_t product_few_wgmma(const Product& p, const Few& few, cudaStream_t stream) noexcept;
 // What a block takes at a time, 64, 128 or 256 outputs of 128 rows, and how many blocks share their copies, 1 or 2. 0: the fastest.
 struct Tile {
   int columns = 0;

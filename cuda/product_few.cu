@@ -23,7 +23,7 @@ constexpr int ring_bytes = 64 << 10;
 template <class T, int row_tiles, int output_tiles, Stats kind>
 __global__ void __launch_bounds__(warps * 32, row_tiles == 1   ? 3
                                               : row_tiles == 2 ? 2
-                                                               : 1) few_product(const __grid_constant__ Product p) {
+                                                               : 1) few_product(const __grid_constant__ Product p, const bool early) {
   if constexpr (has_mma<T>) {
     constexpr int chunk = 16 / static_cast<int>(sizeof(T));
     constexpr int group = group_bytes / static_cast<int>(sizeof(T));
@@ -153,7 +153,8 @@ __global__ void __launch_bounds__(warps * 32, row_tiles == 1   ? 3
       }
     };
 
-    let_next_begin();
+    // the kernel behind may begin once all of the matrix has been asked for
+    if (early || begin + warp + slots * warps >= end) let_next_begin();
 #pragma unroll
     for (int i = 0; i < slots; i++) fetch(begin + warp + i * warps, i);
     wait_for_previous();
@@ -177,6 +178,7 @@ __global__ void __launch_bounds__(warps * 32, row_tiles == 1   ? 3
         use(at, slot, of_rows[i]);
         load_group_rows(at + rows_ahead * warps, of_rows[i]);
         fetch(at + slots * warps, slot);
+        if (at + (slots + 1) * warps >= end) let_next_begin();
         slot = slot + 1 == slots ? 0 : slot + 1;
       }
     }
@@ -283,7 +285,7 @@ cudaError_t this_device(Device* device) noexcept {
 }
 
 template <class T, int row_tiles, Stats kind>
-cudaError_t launch(Product p, const Device& device, int blocks, cudaStream_t stream) noexcept {
+cudaError_t launch(Product p, const Device& device, const Few& few, cudaStream_t stream) noexcept {
   constexpr int output_tiles = row_tiles > 2 ? 2 : 1;
   const auto kernel = few_product<T, row_tiles, output_tiles, kind>;
   LATENT_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, ring_bytes));
@@ -291,20 +293,20 @@ cudaError_t launch(Product p, const Device& device, int blocks, cudaStream_t str
   const bool clusters = device.version >= 90;
   if (clusters) {
     const int64_t groups = ceil_div<int64_t>(p.depth * static_cast<int64_t>(sizeof(T)), group_bytes);
-    p.splits = blocks > 0 ? blocks : few_blocks(tiles, groups / 6, device.processors);
+    p.splits = few.blocks > 0 ? few.blocks : few_blocks(tiles, groups / 6, device.processors);
   }
   LATENT_CUDA_TRY(launch_early(kernel, dim3(static_cast<unsigned>(tiles * p.splits)), warps * 32, ring_bytes,
-                               clusters ? static_cast<unsigned>(p.splits) : 1, stream, p));
+                               clusters ? static_cast<unsigned>(p.splits) : 1, stream, p, few.early));
   if (clusters || p.splits == 1) return cudaSuccess;
   add_splits<kind><<<static_cast<unsigned>(ceil_div<int64_t>(p.n * p.outputs, 256)), 256, 0, stream>>>(p);
   return cudaGetLastError();
 }
 
 template <class T, Stats kind>
-cudaError_t launch_with(const Product& p, const Device& device, int blocks, cudaStream_t stream) noexcept {
-  if (p.n <= 8) return launch<T, 1, kind>(p, device, blocks, stream);
-  if (p.n <= 16) return launch<T, 2, kind>(p, device, blocks, stream);
-  return p.n <= 32 ? launch<T, 4, kind>(p, device, blocks, stream) : launch<T, 8, kind>(p, device, blocks, stream);
+cudaError_t launch_with(const Product& p, const Device& device, const Few& few, cudaStream_t stream) noexcept {
+  if (p.n <= 8) return launch<T, 1, kind>(p, device, few, stream);
+  if (p.n <= 16) return launch<T, 2, kind>(p, device, few, stream);
+  return p.n <= 32 ? launch<T, 4, kind>(p, device, few, stream) : launch<T, 8, kind>(p, device, few, stream);
 }
 
 bool takes_warpgroups(const Device& device, Dtype dtype) noexcept { return device.version == 90 && dtype != Dtype::f32; }
@@ -321,19 +323,19 @@ cudaError_t product_few(Product p, cudaStream_t stream, Few few) noexcept {
   Device device;
   LATENT_CUDA_TRY(this_device(&device));
   if (p.n == 1) p.x_stride = packed_leading(p.dtype, p.depth);  // means nothing, but copies want it to be sound
-  if (takes_warpgroups(device, p.dtype) && !few.warps) return product_few_wgmma(p, few.blocks, stream);
+  if (takes_warpgroups(device, p.dtype) && !few.warps) return product_few_wgmma(p, few, stream);
   return for_dtype(p.dtype, [&](auto element) {
     using T = decltype(element);
     switch (p.stats()) {
       case Stats::squares:
-        return launch_with<T, Stats::squares>(p, device, few.blocks, stream);
+        return launch_with<T, Stats::squares>(p, device, few, stream);
       case Stats::layer:
-        if constexpr (!std::is_same_v<T, float>) return launch_with<T, Stats::layer>(p, device, few.blocks, stream);
+        if constexpr (!std::is_same_v<T, float>) return launch_with<T, Stats::layer>(p, device, few, stream);
         return cudaErrorNotSupported;
       case Stats::none:
         break;
     }
-    return launch_with<T, Stats::none>(p, device, few.blocks, stream);
+    return launch_with<T, Stats::none>(p, device, few, stream);
   });
 }
 

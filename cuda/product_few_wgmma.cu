@@ -2,6 +2,9 @@
 // products and the rows, 16, 32 or 64 of them, the other, so both operands come from shared memory as the copy engine leaves them there and
 // pass no registers. A ring of boxes, 64 of depth each, is filled with the matrix before the kernel before has ended, and with rows once it
 // has. Blocks of a cluster share the depth (product_few.cuh).
+//
+// The kernel behind may begin once all of this one's matrix has been asked for: earlier, it would take the memory from this one; later, the
+// memory would be idle while this one ends.
 #include "product_few.cuh"
 #include "product_wgmma.cuh"
 
@@ -61,6 +64,7 @@ constexpr int threads = multipliers + 32;
 constexpr int step_depth = 64;
 constexpr int step_bytes = step_depth * 2;
 constexpr int matrix_bytes = outputs * step_bytes;
+constexpr int cached_steps = 6;  // that are asked for behind those in the ring, into the second-level cache
 
 template <int rows>
 struct Ring {
@@ -73,6 +77,11 @@ struct Ring {
 };
 
 #ifdef LATENT_WGMMA
+
+__device__ inline void prefetch_box(const CUtensorMap* map, int32_t k, int32_t row) noexcept {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(reinterpret_cast<uint64_t>(map)), "r"(k), "r"(row)
+               : "memory");
+}
 
 // 128 / rows neighbouring lanes share a row, whose chunk c lies at c ^ (row % 8).
 template <class T, int rows, Stats kind>
@@ -99,7 +108,7 @@ __device__ inline void gather_stats(RowStats<kind>& stats, const uint4* tile, in
 template <class T, int rows, Stats kind>
 __global__ void __launch_bounds__(threads, 2)
     few_wgmma_product(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
-                      const __grid_constant__ Product p) {
+                      const __grid_constant__ Product p, const bool early) {
 #ifdef LATENT_WGMMA
   using R = Ring<rows>;
   extern __shared__ uint8_t memory[];
@@ -123,7 +132,7 @@ __global__ void __launch_bounds__(threads, 2)
     barrier_init_fence();
   }
   __syncthreads();
-  let_next_begin();
+  if (early) let_next_begin();
 
   if (threadIdx.x >= multipliers) {
     if (threadIdx.x == multipliers) {
@@ -137,14 +146,19 @@ __global__ void __launch_bounds__(threads, 2)
         const int stage = step % R::stages;
         load_box(&x_map, ring + stage * R::stage_bytes + matrix_bytes, &full[stage], (begin + step) * step_depth, 0);
       };
-      const int early = min(count, R::stages);
-      for (int step = 0; step < early; step++) copy_matrix(step);
+      const auto prefetch = [&](int step) { prefetch_box(&w_map, (begin + step) * step_depth, static_cast<int>(tile) * outputs); };
+      const int at_once = min(count, R::stages);
+      for (int step = 0; step < at_once; step++) copy_matrix(step);
+      for (int step = at_once; step < min(count, at_once + cached_steps); step++) prefetch(step);
+      if (count <= at_once + cached_steps) let_next_begin();
       wait_for_previous();
-      for (int step = 0; step < early; step++) copy_rows(step);
-      for (int step = early; step < count; step++) {
+      for (int step = 0; step < at_once; step++) copy_rows(step);
+      for (int step = at_once; step < count; step++) {
         barrier_wait(&empty[step % R::stages], static_cast<uint32_t>(step / R::stages - 1) & 1);
         copy_matrix(step);
         copy_rows(step);
+        if (step + cached_steps < count) prefetch(step + cached_steps);
+        if (step + cached_steps == count - 1) let_next_begin();
       }
     }
     __syncwarp();
@@ -202,7 +216,7 @@ __global__ void __launch_bounds__(threads, 2)
 }
 
 template <class T, int rows, Stats kind>
-cudaError_t launch(Product p, int blocks, cudaStream_t stream) noexcept {
+cudaError_t launch(Product p, const Few& few, cudaStream_t stream) noexcept {
   const auto kernel = few_wgmma_product<T, rows, kind>;
   int processors = 0;
   LATENT_CUDA_TRY(device_attribute(cudaDevAttrMultiProcessorCount, &processors));
@@ -212,34 +226,34 @@ cudaError_t launch(Product p, int blocks, cudaStream_t stream) noexcept {
   LATENT_CUDA_TRY(hopper::make_map(p.dtype, p.w, p.outputs, p.depth, p.w_stride, outputs, &w_map));
   LATENT_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<rows>::bytes));
   const int64_t tiles = ceil_div<int64_t>(p.outputs, outputs);
-  p.splits = blocks > 0 ? blocks : few_blocks(tiles, ceil_div<int64_t>(p.depth, 2 * step_depth), processors);
+  p.splits = few.blocks > 0 ? few.blocks : few_blocks(tiles, ceil_div<int64_t>(p.depth, 2 * step_depth), processors);
   return launch_early(kernel, dim3(static_cast<unsigned>(tiles * p.splits)), threads, Ring<rows>::bytes, static_cast<unsigned>(p.splits),
-                      stream, x_map, w_map, p);
+                      stream, x_map, w_map, p, few.early);
 }
 
 template <class T, Stats kind>
-cudaError_t launch_with(const Product& p, int blocks, cudaStream_t stream) noexcept {
-  if (p.n <= 16) return launch<T, 16, kind>(p, blocks, stream);
-  return p.n <= 32 ? launch<T, 32, kind>(p, blocks, stream) : launch<T, 64, kind>(p, blocks, stream);
+cudaError_t launch_with(const Product& p, const Few& few, cudaStream_t stream) noexcept {
+  if (p.n <= 16) return launch<T, 16, kind>(p, few, stream);
+  return p.n <= 32 ? launch<T, 32, kind>(p, few, stream) : launch<T, 64, kind>(p, few, stream);
 }
 
 template <class T>
-cudaError_t launch_of(const Product& p, int blocks, cudaStream_t stream) noexcept {
+cudaError_t launch_of(const Product& p, const Few& few, cudaStream_t stream) noexcept {
   switch (p.stats()) {
     case Stats::squares:
-      return launch_with<T, Stats::squares>(p, blocks, stream);
+      return launch_with<T, Stats::squares>(p, few, stream);
     case Stats::layer:
-      return launch_with<T, Stats::layer>(p, blocks, stream);
+      return launch_with<T, Stats::layer>(p, few, stream);
     case Stats::none:
       break;
   }
-  return launch_with<T, Stats::none>(p, blocks, stream);
+  return launch_with<T, Stats::none>(p, few, stream);
 }
 
 }  // namespace
 
-cudaError_t product_few_wgmma(const Product& p, int blocks, cudaStream_t stream) noexcept {
-  return p.dtype == Dtype::f16 ? launch_of<__half>(p, blocks, stream) : launch_of<__nv_bfloat16>(p, blocks, stream);
+cudaError_t product_few_wgmma(const Product& p, const Few& few, cudaStream_t stream) noexcept {
+  return p.dtype == Dtype::f16 ? launch_of<__half>(p, few, stream) : launch_of<__nv_bfloat16>(p, few, stream);
 }
 
 }  // namespace latentwire::cuda

@@ -39,7 +39,8 @@ void bench_few(const Size& s, const std::vector<Few>& variants) {
     Entry entry;
     entry.op = "few";
     entry.shape = std::to_string(s.rows) + " x " + std::to_string(s.inputs) + " x " + std::to_string(s.outputs) +
-                  (s.dtype == Dtype::f32 ? " f32, " : " bf16, ") + (few.warps ? "warps, " : "") + std::to_string(few.blocks) + " blocks";
+                  (s.dtype == Dtype::f32 ? " f32, " : " bf16, ") + (few.warps ? "warps, " : "") + (few.early ? "early, " : "") +
+                  std::to_string(few.blocks) + " blocks";
     const auto rows = static_cast<double>(s.rows), inputs = static_cast<double>(s.inputs), outputs = static_cast<double>(s.outputs);
     entry.bytes = static_cast<double>(size) * (inputs * outputs + rows * inputs + rows * outputs);
     entry.sets = sets;
@@ -55,13 +56,13 @@ LATENT_BENCH(few) {
   bench_few({1, 384, 300, Dtype::bf16}, {{1, true}, {1}, {2}, {4}});
   for (const int64_t rows : {1, 16, 64}) {
     bench_few({rows, 896, 896, Dtype::bf16}, {{1, true}, {4, true}, {1}, {2}, {4}, {8}});
-    bench_few({rows, 2560, 2560, Dtype::bf16}, {{1, true}, {1}, {2}, {3}, {4}});
-    bench_few({rows, 4096, 4096, Dtype::bf16}, {{1, true}, {1}, {2}, {4}});
+    bench_few({rows, 2560, 2560, Dtype::bf16}, {{1, true}, {1}, {2}, {2, false, true}, {3}, {3, false, true}, {4}});
+    bench_few({rows, 4096, 4096, Dtype::bf16}, {{1, true}, {1}, {2}, {2, false, true}, {4}});
   }
   bench_few({1, 896, 4096, Dtype::bf16}, {{1, true}, {1}, {2}, {4}});
   bench_few({64, 768, 1000, Dtype::bf16}, {{1}, {2}, {4}, {8}});
   bench_few({1, 384, 300, Dtype::f32}, {{1}, {2}, {4}});
-  for (const int64_t rows : {1, 16, 64}) bench_few({rows, 2560, 2560, Dtype::f32}, {{1}, {2}, {4}});
+  for (const int64_t rows : {1, 16, 64}) bench_few({rows, 2560, 2560, Dtype::f32}, {{1}, {1, false, true}, {2}});
   bench_few({1, 4096, 1000, Dtype::f32}, {{1}, {2}, {4}});
   bench_few({64, 768, 1000, Dtype::f32}, {{1}, {2}, {4}});
 }

@@ -399,7 +399,7 @@ LATENT_TEST(projection_of_few_rows_by_either_kernel) {
         p.out_stride = a.stride;
         const std::string what =
             describe(s) + (by_warps ? ", by warps, " : ", ") + std::to_string(blocks) + (blocks == 1 ? " block" : " blocks");
-        run([&](cudaStream_t stream) { return product_few(p, stream, {blocks, by_warps}); }, what);
+        run([&](cudaStream_t stream) { return product_few(p, stream, {blocks, by_warps, false}); }, what);
         expect_matrix(job.result(what), wanted, s.outputs, job.bound(), what);
       }
     }
