@@ -64,7 +64,6 @@ constexpr int threads = multipliers + 32;
 constexpr int step_depth = 64;
 constexpr int step_bytes = step_depth * 2;
 constexpr int matrix_bytes = outputs * step_bytes;
-constexpr int cached_steps = 6;  // that are asked for behind those in the ring, into the second-level cache
 
 template <int rows>
 struct Ring {
@@ -77,6 +76,8 @@ struct Ring {
 };
 
 #ifdef LATENT_WGMMA
+
+constexpr int cached_steps = 6;  // that are asked for behind those in the ring, into the second-level cache
 
 __device__ inline void prefetch_box(const CUtensorMap* map, int32_t k, int32_t row) noexcept {
   asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(reinterpret_cast<uint64_t>(map)), "r"(k), "r"(row)
