@@ -1,5 +1,6 @@
 // The nearest codeword: a product whose epilogue keeps the least |c|^2 / 2 - <x, c> of each row, across blocks by an atomic minimum over
-// keys of value and index, which is the same whichever comes first.
+// keys of value and index, which is the same whichever comes first. Blocks of few rows finish together and would queue for the same words:
+// each leaves a key of its own, of which the second kernel takes the least.
 #include "plan.h"
 
 namespace latentwire::cuda {
@@ -7,15 +8,27 @@ namespace {
 
 constexpr int warps = 4;
 
-// A warp for each row: its index, and |x|^2 where the distance is wanted.
+// By a kernel, because what follows can begin while one ends, and not while memory is set.
+__global__ void __launch_bounds__(warps * 32) clear_keys(unsigned long long* best, int64_t n) {
+  let_next_begin();
+  wait_for_previous();
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (row < n) best[row] = no_argmin;
+}
+
+// A warp for each row: the index of the least of `tiles` keys [tiles, n], and |x|^2 where the distance is wanted.
 template <class T>
 __global__ void __launch_bounds__(warps * 32)
-    tell_nearest(const T* x, int64_t stride, int64_t n, int64_t depth, const unsigned long long* best, int32_t* indices, float* distances,
-                 int32_t* bad_row, int32_t first_row) {
+    tell_nearest(const T* x, int64_t stride, int64_t n, int64_t depth, const unsigned long long* best, int64_t tiles, int32_t* indices,
+                 float* distances, int32_t* bad_row, int32_t first_row) {
+  let_next_begin();
+  wait_for_previous();
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int64_t row = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32;
   if (row >= n) return;
-  const unsigned long long key = best[row];
+  unsigned long long key = no_argmin;
+  for (int64_t tile = lane; tile < tiles; tile += 32) key = min(key, best[tile * n + row]);
+  key = warp_min(key);
   if (lane == 0) indices[row] = key == no_argmin ? 0 : static_cast<int32_t>(key & 0xFFFF'FFFFU);
   float sum = 0;
   for (int64_t k = lane; k < depth; k += 32) {
@@ -34,6 +47,7 @@ struct Room {
   void* rows = nullptr;
   unsigned long long* best = nullptr;
   void* product = nullptr;
+  int64_t few_tiles = 0;  // of few rows: `best` is [few_tiles, slab]
   bool treats = false;
 };
 
@@ -43,7 +57,9 @@ Room room_for(const CodewordArgs& a, Arena& arena) noexcept {
   room.treats = !lies_well(a.x, w.depth, w.dtype);
   room.slab = room.treats ? std::min(a.x.count, slab_rows) : a.x.count;
   if (room.treats) room.rows = arena.take(packed_bytes(w.dtype, room.slab, w.depth));
-  room.best = arena.take<unsigned long long>(static_cast<size_t>(room.slab) * sizeof(unsigned long long));
+  if (a.path == Path::automatic || a.path == Path::few) room.few_tiles = few_tiles(w.dtype, a.x.count, w.outputs, w.depth);
+  room.best =
+      arena.take<unsigned long long>(static_cast<size_t>(std::max<int64_t>(room.few_tiles, 1) * room.slab) * sizeof(unsigned long long));
   room.product = arena.take(product_workspace(w.dtype, a.x.count, room.slab, w.outputs, w.depth, a.path));
   return room;
 }
@@ -80,18 +96,23 @@ cudaError_t codeword(const CodewordArgs& args, cudaStream_t stream) noexcept {
       LATENT_CUDA_TRY(treat_rows(t, stream));
       x = {t.dtype, room.rows, count, packed_leading(t.dtype, t.depth)};
     }
-    LATENT_CUDA_TRY(cudaMemsetAsync(room.best, 0xFF, static_cast<size_t>(count) * sizeof(unsigned long long), stream));
     Product p = product_of(x, args.codewords, args.codewords.squares);
     p.best = room.best;
     p.bad_row = args.bad_row;
     p.first_row = static_cast<int32_t>(first);
-    LATENT_CUDA_TRY(product(p, args.path, room.product, stream));
+    if (room.few_tiles > 0) {
+      LATENT_CUDA_TRY(product_few(p, stream));
+    } else {
+      LATENT_CUDA_TRY(launch_early(clear_keys, dim3(static_cast<unsigned>(ceil_div<int64_t>(count, warps * 32))), warps * 32, 0, 1, stream,
+                                   room.best, count));
+      LATENT_CUDA_TRY(product(p, args.path, room.product, stream));
+    }
     const cudaError_t error = for_dtype(given.dtype, [&](auto element) {
       using T = decltype(element);
-      tell_nearest<T><<<static_cast<unsigned>(ceil_div<int64_t>(count, warps)), warps * 32, 0, stream>>>(
-          static_cast<const T*>(given.data), given.stride, count, args.codewords.depth, room.best, args.indices + first,
-          args.distances == nullptr ? nullptr : args.distances + first, args.bad_row, p.first_row);
-      return cudaGetLastError();
+      return launch_early(tell_nearest<T>, dim3(static_cast<unsigned>(ceil_div<int64_t>(count, warps))), warps * 32, 0, 1, stream,
+                          static_cast<const T*>(given.data), given.stride, count, args.codewords.depth,
+                          static_cast<const unsigned long long*>(room.best), std::max<int64_t>(room.few_tiles, 1), args.indices + first,
+                          args.distances == nullptr ? nullptr : args.distances + first, args.bad_row, p.first_row);
     });
     LATENT_CUDA_TRY(error);
   }

@@ -78,7 +78,8 @@ enum class Similarity : int32_t { cosine, angular, inner, squared_euclidean, euc
 constexpr bool is_distance(Similarity s) noexcept { return s != Similarity::cosine && s != Similarity::inner; }
 
 // r[i, j] = similarity of row i, treated, and anchor j. Rows whose dtype is not the anchors' are converted to that first; centre, scale and
-// whitening work in f32 and round to the anchors' dtype after. Similarities of 16-bit anchors are of the anchors as they are kept.
+// whitening work in f32 and round to the anchors' dtype after (of many rows for 16-bit anchors, whitening takes 16 bits of each number).
+// Similarities of 16-bit anchors are of the anchors as they are kept.
 struct CosineArgs {
   Rows x;                // [n, d]
   PackedMatrix anchors;  // packed with `unit` for cosine and angular, with `squares` for the Euclidean ones; treated as rows are

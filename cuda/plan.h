@@ -52,6 +52,9 @@ struct Treatment {
   void* out = nullptr;  // [n, packed_leading]
 };
 cudaError_t treat_rows(const Treatment& treatment, cudaStream_t stream) noexcept;
+// Rows less `shift` as bf16 parts whose product with a matrix's adds up to one of 16 bits of each: [big, small, big] of rows, and of a
+// matrix [big, big, small], each part as wide as a packed row. `out` is bf16 [n, 3 packed_leading].
+cudaError_t split_rows(const Rows& x, int64_t depth, const float* shift, bool matrix, void* out, cudaStream_t stream) noexcept;
 // Whether products of that dtype can take the rows as they lie.
 inline bool lies_well(const Rows& x, int64_t depth, Dtype dtype) noexcept {
   const auto size = static_cast<int64_t>(dtype_size(dtype));

@@ -42,12 +42,14 @@ struct Product {
   void* out = nullptr;  // [n, outputs]
   Dtype out_dtype = Dtype::f32;
   int64_t out_stride = 0;
-  // Instead of `out`: the least half_squares[j] - dot with the lowest j, as keys of `argmin_key`; [n], all ones before.
+  // Instead of `out`: the least half_squares[j] - dot with the lowest j, as keys of `argmin_key`; [n], all ones before. Of few rows
+  // [few_tiles, n] for each tile of outputs, whatever was there.
   unsigned long long* best = nullptr;
   int32_t* bad_row = nullptr;
   int32_t first_row = 0;  // what bad_row calls the first row
 
-  // few rows: the depth is shared by `splits` blocks whose sums meet in `partial` [splits, n, outputs] and `partial_stats` [splits, n]
+  // few rows, before Hopper: the depth is shared by `splits` blocks whose sums meet in `partial` [splits, n, outputs] and `partial_stats`
+  // [splits, n]; clusters share it without them
   int splits = 1;
   float* partial = nullptr;
   float* partial_stats = nullptr;
@@ -75,7 +77,17 @@ inline Product rows_of(Product p, int64_t first, int64_t count) noexcept {
 constexpr int64_t few_outputs(int64_t n) noexcept { return n <= 16 ? 16 : 32; }
 
 // The launchers: the caller has seen to alignment, dtype and device.
-cudaError_t product_few(const Product& p, cudaStream_t stream) noexcept;
+// How the depth of few rows is shared, by how many blocks of a cluster (0: as suits), and whether warp products are to be taken where
+// warpgroup products are possible.
+struct Few {
+  int blocks = 0;
+  bool warps = false;
+  bool early = false;  // temporary: the next kernel may begin at once
+};
+cudaError_t product_few(Product p, cudaStream_t stream, Few few = {}) noexcept;
+// Tiles of outputs of product_few; 0 where it cannot be used.
+int64_t few_tiles(Dtype dtype, int64_t n, int64_t outputs, int64_t depth) noexcept;
+cudaError_t product_few_wgmma(const Product& p, const Few& few, cudaStream_t stream) noexcept;
 // What a block takes at a time, 64, 128 or 256 outputs of 128 rows, and how many blocks share their copies, 1 or 2. 0: the fastest.
 struct Tile {
   int columns = 0;

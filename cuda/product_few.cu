@@ -1,86 +1,57 @@
-// Products of at most 64 rows, which are bound by reading the matrix: it goes straight from memory into the registers of warp products, 16
-// bytes a lane and several loads ahead, once. Which elements of the depth meet in a product does not matter as long as both operands agree,
+// Products of at most 64 rows, which are bound by reading the matrix, by warp products: for f32, and for processors beside Hopper. Each
+// lane copies 16 bytes at a time to a ring of its own in shared memory, which it alone reads: nobody waits for anybody, and the ring is
+// filled before the kernel before has ended. Which elements of the depth meet in a product does not matter as long as both operands agree,
 // so lane t of a quad takes 16 bytes beside each other where the product's layout would have it pick pairs.
 //
-// The warps of a block share the depth of 16 or 32 outputs; where that would leave processors idle, so do several blocks, whose sums a
-// second kernel adds. Sums are added in an order that depends on the sizes alone.
+// The warps of a block share the depth of 16 or 32 outputs; where that would leave processors idle, so do several blocks: of a cluster
+// (product_few.cuh), or before Hopper through memory, and a second kernel adds. Sums are added in an order that depends on the sizes alone.
+#include "product_few.cuh"
+
 #include "gemm.h"
 #include "mma.cuh"
-#include "product.cuh"
 
 namespace latentwire::cuda {
 namespace {
 
 constexpr int warps = 8;
-constexpr int group_bytes = 128;  // of the depth of each output that a warp loads at once, as two steps of 64
+constexpr int group_bytes = 128;  // of the depth of each output that a warp takes at once, as two steps of 64
 constexpr int steps = 2;
-
-// Statistics as three numbers, to lie in memory.
-template <Stats kind>
-__device__ inline void write_stats(float* to, const RowStats<kind>& s) noexcept {
-  if constexpr (kind == Stats::squares) to[0] = s.squares;
-  if constexpr (kind == Stats::layer) {
-    to[0] = s.count;
-    to[1] = s.mean;
-    to[2] = s.deviation;
-  }
-}
-template <Stats kind>
-__device__ inline RowStats<kind> read_stats(const float* from) noexcept {
-  RowStats<kind> s;
-  if constexpr (kind == Stats::squares) s.squares = from[0];
-  if constexpr (kind == Stats::layer) {
-    s.count = from[0];
-    s.mean = from[1];
-    s.deviation = from[2];
-  }
-  return s;
-}
-
-// A finished sum; 16 neighbouring lanes hold outputs of one row. All lanes of the warp must call it.
-template <Stats kind>
-__device__ inline void finish_sum(const Product& p, const RowStats<kind>& stats, int64_t row, int64_t column, bool valid,
-                                  float sum) noexcept {
-  if (p.best == nullptr) {
-    if (valid) store_value(p, row_affine(p, stats, row), row, column, sum);
-    return;
-  }
-  unsigned long long key = no_argmin;
-  if (valid) {
-    const float v = p.bias[column] * 0.5F - sum;
-    if (v < INFINITY) key = argmin_key(v, column);
-    report_bad(p, !isfinite(v), row);
-  }
-  key = warp_min<16>(key);
-  if (threadIdx.x % 16 == 0 && key != no_argmin) atomicMin(p.best + row, key);
-}
+// Of all lanes: four groups of 16 outputs or two of 32. The warps' sums pass through the same memory.
+constexpr int ring_bytes = 64 << 10;
 
 // Lane l of a warp loads 16 of every 64 bytes, at l % 4, of outputs l / 4, l / 4 + 8, … and of rows l / 4, ….
 template <class T, int row_tiles, int output_tiles, Stats kind>
-__global__ void __launch_bounds__(warps * 32, row_tiles <= 2 ? 2 : 1) few_product(const __grid_constant__ Product p) {
+__global__ void __launch_bounds__(warps * 32, row_tiles == 1   ? 3
+                                              : row_tiles == 2 ? 2
+                                                               : 1) few_product(const __grid_constant__ Product p, const bool early) {
   if constexpr (has_mma<T>) {
     constexpr int chunk = 16 / static_cast<int>(sizeof(T));
     constexpr int group = group_bytes / static_cast<int>(sizeof(T));
     constexpr bool promotes = std::is_same_v<T, float>;  // the matrix unit rounds towards zero
-    constexpr int ahead = row_tiles == 1 ? 4 : promotes && row_tiles > 4 ? 1 : 2;
-    // rows come a group ahead too, or a step, where there are registers for it
+    constexpr int slot_chunks = output_tiles * 2 * steps * 32;
+    constexpr int slots = ring_bytes / 16 / warps / slot_chunks;
+    // rows come groups ahead too, or a step, where there are registers for it
     constexpr bool early_rows = row_tiles <= 2 || (row_tiles == 4 && !promotes);
     constexpr bool early_steps = !early_rows && !promotes;
+    constexpr int rows_ahead = row_tiles == 1 ? 3 : early_rows ? 2 : 1;
     constexpr int at_once = row_tiles < 4 ? row_tiles : 4;
     constexpr int rows = row_tiles * 8;
     constexpr int outputs = output_tiles * 16;
-    __shared__ float shared_sums[warps / 2][rows][outputs];
-    __shared__ float shared_stats[warps][rows][3];
+    constexpr int pitch = outputs + 4;
+    extern __shared__ __align__(128) uint8_t memory[];
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int g = lane / 4;
     const int t = lane % 4;
-    const int64_t column0 = static_cast<int64_t>(blockIdx.x) * outputs;
+    const auto blocks = static_cast<uint32_t>(p.splits);
+    const int64_t tile = blockIdx.x / blocks;
+    const uint32_t rank = blockIdx.x % blocks;
+    const int64_t column0 = tile * outputs;
 
     // groups of this block, then every eighth for this warp
     const int64_t groups = ceil_div<int64_t>(p.depth, group);
-    const int64_t begin = groups * blockIdx.y / gridDim.y;
-    const int64_t end = groups * (blockIdx.y + 1) / gridDim.y;
+    const int64_t begin = groups * rank / blocks;
+    const int64_t end = groups * (rank + 1) / blocks;
 
     const T* w[output_tiles][2];
 #pragma unroll
@@ -93,18 +64,20 @@ __global__ void __launch_bounds__(warps * 32, row_tiles <= 2 ? 2 : 1) few_produc
     }
     const T* x = static_cast<const T*>(p.x) + g * p.x_stride + t * chunk;
 
-    uint4 loaded[ahead][output_tiles][2][steps];
-    const auto load = [&](int64_t at, uint4(&to)[output_tiles][2][steps]) {
-      if (at >= end) return;
+    uint4* const ring = reinterpret_cast<uint4*>(memory) + warp * slots * slot_chunks + lane;
+    const auto place = [&](int slot, int i, int half, int s) { return ring + slot * slot_chunks + ((i * 2 + half) * steps + s) * 32; };
+    const auto fetch = [&](int64_t at, int slot) {
+      if (at < end) {
 #pragma unroll
-      for (int i = 0; i < output_tiles; i++) {
+        for (int i = 0; i < output_tiles; i++) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
+          for (int half = 0; half < 2; half++) {
 #pragma unroll
-          for (int s = 0; s < steps; s++)
-            to[i][half][s] = load_once(reinterpret_cast<const uint4*>(w[i][half] + at * group + s * (group / steps)));
+            for (int s = 0; s < steps; s++) copy_chunk(place(slot, i, half, s), w[i][half] + at * group + s * (group / steps), true);
+          }
         }
       }
+      commit_copies();
     };
 
     float sums[output_tiles][row_tiles][4] = {};
@@ -118,8 +91,7 @@ __global__ void __launch_bounds__(warps * 32, row_tiles <= 2 ? 2 : 1) few_produc
         to[j] = valid ? *reinterpret_cast<const uint4*>(x + j * 8 * p.x_stride + k) : make_uint4(0, 0, 0, 0);
       }
     };
-    const auto use = [&](int64_t at, const uint4(&matrix)[output_tiles][2][steps], uint4(&rows_of)[steps][row_tiles]) {
-      if (at >= end) return;
+    const auto use = [&](int64_t at, int slot, uint4(&rows_of)[steps][row_tiles]) {
       const auto multiply_group = [&](float(&into)[output_tiles][row_tiles][4]) {
 #pragma unroll
         for (int s = 0; s < steps; s++) {
@@ -135,7 +107,7 @@ __global__ void __launch_bounds__(warps * 32, row_tiles <= 2 ? 2 : 1) few_produc
             Fragment<T, 4> a[output_tiles];
 #pragma unroll
             for (int i = 0; i < output_tiles; i++) {
-              const uint4 upper = matrix[i][0][s], lower = matrix[i][1][s];
+              const uint4 upper = *place(slot, i, 0, s), lower = *place(slot, i, 1, s);
               a[i].bits[0] = half == 0 ? upper.x : upper.z;
               a[i].bits[1] = half == 0 ? lower.x : lower.z;
               a[i].bits[2] = half == 0 ? upper.y : upper.w;
@@ -181,33 +153,42 @@ __global__ void __launch_bounds__(warps * 32, row_tiles <= 2 ? 2 : 1) few_produc
       }
     };
 
-    let_next_begin();
-    // all that the block will read of the matrix: loads alone wait for the kernel before
-    if (const int64_t output = column0 + threadIdx.x; threadIdx.x < outputs && output < p.outputs && begin < end)
-      prefetch_to_cache(static_cast<const T*>(p.w) + output * p.w_stride + begin * group,
-                        static_cast<uint32_t>((end - begin) * group_bytes));
+    // the kernel behind may begin once all of the matrix has been asked for
+    if (early || begin + warp + slots * warps >= end) let_next_begin();
 #pragma unroll
-    for (int i = 0; i < ahead; i++) load(begin + warp + i * warps, loaded[i]);
+    for (int i = 0; i < slots; i++) fetch(begin + warp + i * warps, i);
     wait_for_previous();
-    uint4 of_rows[early_rows ? 2 : 1][steps][row_tiles];
+    uint4 of_rows[rows_ahead][steps][row_tiles];
     const auto load_group_rows = [&](int64_t at, uint4(&to)[steps][row_tiles]) {
       if constexpr (early_rows) {
 #pragma unroll
         for (int s = 0; s < steps; s++) load_rows(at, s, to[s]);
       }
     };
-    load_group_rows(begin + warp, of_rows[0]);
-    if constexpr (early_steps) load_rows(begin + warp, 0, of_rows[0][0]);
-    for (int64_t at = begin + warp; at < end; at += ahead * warps) {
 #pragma unroll
-      for (int i = 0; i < ahead; i++) {
-        load_group_rows(at + (i + 1) * warps, of_rows[early_rows ? (i + 1) % 2 : 0]);
-        use(at + i * warps, loaded[i], of_rows[early_rows ? i % 2 : 0]);
-        load(at + (i + ahead) * warps, loaded[i]);
+    for (int i = 0; i < rows_ahead; i++) load_group_rows(begin + warp + i * warps, of_rows[i]);
+    if constexpr (early_steps) load_rows(begin + warp, 0, of_rows[0][0]);
+    int slot = 0;
+    for (int64_t first = begin + warp; first < end; first += rows_ahead * warps) {
+#pragma unroll
+      for (int i = 0; i < rows_ahead; i++) {
+        const int64_t at = first + i * warps;
+        if (at >= end) break;
+        wait_copies<slots - 1>();
+        use(at, slot, of_rows[i]);
+        load_group_rows(at + rows_ahead * warps, of_rows[i]);
+        fetch(at + slots * warps, slot);
+        if (at + (slots + 1) * warps >= end) let_next_begin();
+        slot = slot + 1 == slots ? 0 : slot + 1;
       }
     }
+    wait_copies<0>();
 
     // the warps' sums, in a fixed order: 4 to 7 onto 0 to 3, then those four
+    using Sums = float[rows][pitch];
+    Sums* const shared_sums = reinterpret_cast<Sums*>(memory);                                  // [warps / 2]
+    float4* const shared_stats = reinterpret_cast<float4*>(memory + warps / 2 * sizeof(Sums));  // [warps, rows], then [rows]
+    static_assert(warps / 2 * sizeof(Sums) + (warps + 1) * rows * sizeof(float4) <= ring_bytes);
     const auto each = [&](auto f) {
 #pragma unroll
       for (int i = 0; i < output_tiles; i++) {
@@ -218,38 +199,57 @@ __global__ void __launch_bounds__(warps * 32, row_tiles <= 2 ? 2 : 1) few_produc
         }
       }
     };
+    __syncthreads();  // all have left the ring
     if (warp >= warps / 2) each([](float& shared, float own) { shared = own; });
     if constexpr (kind != Stats::none) {
 #pragma unroll
       for (int j = 0; j < row_tiles; j++) {
         stats[j].merge(shuffled(stats[j], lane ^ 1));
         stats[j].merge(shuffled(stats[j], lane ^ 2));
-        if (t == 0) write_stats(shared_stats[warp][j * 8 + g], stats[j]);
+        if (t == 0) shared_stats[warp * rows + j * 8 + g] = stats_word(stats[j]);
       }
     }
     __syncthreads();
     if (warp < warps / 2) each([](float& shared, float own) { shared += own; });
     __syncthreads();
-
     for (int at = static_cast<int>(threadIdx.x); at < rows * outputs; at += warps * 32) {
-      const int row = at / outputs;
-      const int64_t column = column0 + at % outputs;
-      const bool valid = row < p.n && column < p.outputs;
       float sum = 0;
 #pragma unroll
-      for (int i = 0; i < warps / 2; i++) sum += shared_sums[i][row][at % outputs];
-      RowStats<kind> of_row;
-      if constexpr (kind != Stats::none) {
+      for (int i = 0; i < warps / 2; i++) sum += shared_sums[i][at / outputs][at % outputs];
+      shared_sums[0][at / outputs][at % outputs] = sum;
+    }
+    if constexpr (kind != Stats::none) {
+      if (threadIdx.x < rows) {
+        RowStats<kind> of_row;
 #pragma unroll
-        for (int i = 0; i < warps; i++) of_row.merge(read_stats<kind>(shared_stats[i][row]));
-      }
-      if (gridDim.y == 1) {
-        finish_sum(p, of_row, row, column, valid, sum);
-      } else if (valid) {
-        p.partial[(blockIdx.y * p.n + row) * p.outputs + column] = sum;
-        if (kind != Stats::none && column == 0) write_stats(p.partial_stats + (blockIdx.y * p.n + row) * 3, of_row);
+        for (int i = 0; i < warps; i++) of_row.merge(stats_of<kind>(shared_stats[i * rows + threadIdx.x]));
+        shared_stats[warps * rows + threadIdx.x] = stats_word(of_row);
       }
     }
+#if __CUDA_ARCH__ >= 900
+    meet_blocks(blocks);
+    finish_tile<kind, outputs, pitch, warps * 32>(p, shared_sums[0][0], shared_stats + warps * rows, tile, rank, blocks);
+    if (blocks > 1) meet_blocks(blocks);  // no block may leave while another reads its sums
+#else
+    __syncthreads();
+    if (blocks == 1) {
+      finish_tile<kind, outputs, pitch, warps * 32>(p, shared_sums[0][0], shared_stats + warps * rows, tile, 0, 1);
+      return;
+    }
+    for (int at = static_cast<int>(threadIdx.x); at < p.n * outputs; at += warps * 32) {
+      const int row = at / outputs;
+      const int64_t column = column0 + at % outputs;
+      if (column >= p.outputs) continue;
+      p.partial[(rank * p.n + row) * p.outputs + column] = shared_sums[0][row][at % outputs];
+      if (kind != Stats::none && column == 0) {
+        const float4 word = shared_stats[warps * rows + row];
+        float* const to = p.partial_stats + (rank * p.n + row) * 3;
+        to[0] = word.x;
+        to[1] = word.y;
+        to[2] = word.z;
+      }
+    }
+#endif
   } else {
     __trap();  // `product` sends nothing here that the processor cannot do
   }
@@ -257,52 +257,85 @@ __global__ void __launch_bounds__(warps * 32, row_tiles <= 2 ? 2 : 1) few_produc
 
 template <Stats kind>
 __global__ void __launch_bounds__(256) add_splits(const __grid_constant__ Product p) {
-  const int64_t columns = round_up<int64_t>(p.outputs, 16);
   const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t row = at / columns;
-  const int64_t column = at % columns;
-  const bool valid = row < p.n && column < p.outputs;
+  const int64_t row = at / p.outputs;
+  const int64_t column = at % p.outputs;
+  if (row >= p.n) return;
   float sum = 0;
   RowStats<kind> stats;
-  for (int i = 0; valid && i < p.splits; i++) {
+  for (int i = 0; i < p.splits; i++) {
     sum += p.partial[(i * p.n + row) * p.outputs + column];
-    if constexpr (kind != Stats::none) stats.merge(read_stats<kind>(p.partial_stats + (i * p.n + row) * 3));
+    const float* of_row = p.partial_stats + (i * p.n + row) * 3;
+    if constexpr (kind != Stats::none) stats.merge(stats_of<kind>({of_row[0], of_row[1], of_row[2], 0}));
   }
-  finish_sum(p, stats, row, column, valid, sum);
+  store_value(p, row_affine(p, stats, row), row, column, sum);
+}
+
+struct Device {
+  int version = 0;  // 90 for 9.0
+  int processors = 0;
+};
+
+cudaError_t this_device(Device* device) noexcept {
+  int major = 0, minor = 0;
+  LATENT_CUDA_TRY(device_attribute(cudaDevAttrComputeCapabilityMajor, &major));
+  LATENT_CUDA_TRY(device_attribute(cudaDevAttrComputeCapabilityMinor, &minor));
+  device->version = major * 10 + minor;
+  return device_attribute(cudaDevAttrMultiProcessorCount, &device->processors);
 }
 
 template <class T, int row_tiles, Stats kind>
-cudaError_t launch(const Product& p, cudaStream_t stream) noexcept {
-  const dim3 blocks(static_cast<unsigned>(ceil_div<int64_t>(p.outputs, few_outputs(p.n))), static_cast<unsigned>(p.splits));
-  LATENT_CUDA_TRY(launch_early(few_product<T, row_tiles, (row_tiles > 2 ? 2 : 1), kind>, blocks, warps * 32, 0, 1, stream, p));
-  if (p.splits == 1) return cudaSuccess;
-  const int64_t values = p.n * round_up<int64_t>(p.outputs, 16);
-  add_splits<kind><<<static_cast<unsigned>(ceil_div<int64_t>(values, 256)), 256, 0, stream>>>(p);
+cudaError_t launch(Product p, const Device& device, const Few& few, cudaStream_t stream) noexcept {
+  constexpr int output_tiles = row_tiles > 2 ? 2 : 1;
+  const auto kernel = few_product<T, row_tiles, output_tiles, kind>;
+  LATENT_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, ring_bytes));
+  const int64_t tiles = ceil_div<int64_t>(p.outputs, output_tiles * 16);
+  const bool clusters = device.version >= 90;
+  if (clusters) {
+    const int64_t groups = ceil_div<int64_t>(p.depth * static_cast<int64_t>(sizeof(T)), group_bytes);
+    p.splits = few.blocks > 0 ? few.blocks : few_blocks(tiles, groups / 6, device.processors);
+  }
+  LATENT_CUDA_TRY(launch_early(kernel, dim3(static_cast<unsigned>(tiles * p.splits)), warps * 32, ring_bytes,
+                               clusters ? static_cast<unsigned>(p.splits) : 1, stream, p, few.early));
+  if (clusters || p.splits == 1) return cudaSuccess;
+  add_splits<kind><<<static_cast<unsigned>(ceil_div<int64_t>(p.n * p.outputs, 256)), 256, 0, stream>>>(p);
   return cudaGetLastError();
 }
 
 template <class T, Stats kind>
-cudaError_t launch_with(const Product& p, cudaStream_t stream) noexcept {
-  if (p.n <= 8) return launch<T, 1, kind>(p, stream);
-  if (p.n <= 16) return launch<T, 2, kind>(p, stream);
-  return p.n <= 32 ? launch<T, 4, kind>(p, stream) : launch<T, 8, kind>(p, stream);
+cudaError_t launch_with(const Product& p, const Device& device, const Few& few, cudaStream_t stream) noexcept {
+  if (p.n <= 8) return launch<T, 1, kind>(p, device, few, stream);
+  if (p.n <= 16) return launch<T, 2, kind>(p, device, few, stream);
+  return p.n <= 32 ? launch<T, 4, kind>(p, device, few, stream) : launch<T, 8, kind>(p, device, few, stream);
 }
+
+bool takes_warpgroups(const Device& device, Dtype dtype) noexcept { return device.version == 90 && dtype != Dtype::f32; }
 
 }  // namespace
 
-cudaError_t product_few(const Product& p, cudaStream_t stream) noexcept {
+int64_t few_tiles(Dtype dtype, int64_t n, int64_t outputs, int64_t depth) noexcept {
+  Device device;
+  if (this_device(&device) != cudaSuccess || n > 64 || depth < 1 || (device.version < 80 && dtype != Dtype::f16)) return 0;
+  return ceil_div<int64_t>(outputs, takes_warpgroups(device, dtype) ? 64 : few_outputs(n));
+}
+
+cudaError_t product_few(Product p, cudaStream_t stream, Few few) noexcept {
+  Device device;
+  LATENT_CUDA_TRY(this_device(&device));
+  if (p.n == 1) p.x_stride = packed_leading(p.dtype, p.depth);  // means nothing, but copies want it to be sound
+  if (takes_warpgroups(device, p.dtype) && !few.warps) return product_few_wgmma(p, few, stream);
   return for_dtype(p.dtype, [&](auto element) {
     using T = decltype(element);
     switch (p.stats()) {
       case Stats::squares:
-        return launch_with<T, Stats::squares>(p, stream);
+        return launch_with<T, Stats::squares>(p, device, few, stream);
       case Stats::layer:
-        if constexpr (!std::is_same_v<T, float>) return launch_with<T, Stats::layer>(p, stream);
+        if constexpr (!std::is_same_v<T, float>) return launch_with<T, Stats::layer>(p, device, few, stream);
         return cudaErrorNotSupported;
       case Stats::none:
         break;
     }
-    return launch_with<T, Stats::none>(p, stream);
+    return launch_with<T, Stats::none>(p, device, few, stream);
   });
 }
 

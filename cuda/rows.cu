@@ -76,7 +76,55 @@ __global__ void __launch_bounds__(threads) polish(const Polish a) {
   }
 }
 
+constexpr int split_columns = 8;
+
+// A thread for eight neighbouring columns.
+template <class In>
+__global__ void __launch_bounds__(threads)
+    split(const Rows x, const int64_t depth, const int64_t leading, const float* shift, const bool matrix, __nv_bfloat16* out) {
+  const In* from = static_cast<const In*>(x.data) + static_cast<int64_t>(blockIdx.x) * x.stride;
+  __nv_bfloat16* to = out + static_cast<int64_t>(blockIdx.x) * 3 * leading;
+  const bool vector = reinterpret_cast<uintptr_t>(from) % 16 == 0;
+  for (int64_t k = threadIdx.x * split_columns; k < leading; k += threads * split_columns) {
+    float v[split_columns];
+    if (vector && k + split_columns <= depth) {
+      if constexpr (sizeof(In) == 2) {
+        unpack(*reinterpret_cast<const uint4*>(from + k), v, In{});
+      } else {
+#pragma unroll
+        for (int i = 0; i < split_columns; i += 4) {
+          const float4 four = *reinterpret_cast<const float4*>(from + k + i);
+          v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < split_columns; i++) v[i] = k + i < depth ? to_float(from[k + i]) : 0.0F;
+    }
+    float rest[split_columns];
+#pragma unroll
+    for (int i = 0; i < split_columns; i++) {
+      if (shift != nullptr && k + i < depth) v[i] -= shift[k + i];
+      rest[i] = v[i] - to_float(__float2bfloat16_rn(v[i]));
+    }
+    const uint4 big = pack(v, __nv_bfloat16{});
+    const uint4 small = pack(rest, __nv_bfloat16{});
+    *reinterpret_cast<uint4*>(to + k) = big;
+    *reinterpret_cast<uint4*>(to + leading + k) = matrix ? big : small;
+    *reinterpret_cast<uint4*>(to + 2 * leading + k) = matrix ? small : big;
+  }
+}
+
 }  // namespace
+
+cudaError_t split_rows(const Rows& x, int64_t depth, const float* shift, bool matrix, void* out, cudaStream_t stream) noexcept {
+  if (x.count == 0) return cudaSuccess;
+  return for_dtype(x.dtype, [&](auto element) {
+    split<decltype(element)><<<static_cast<unsigned>(x.count), threads, 0, stream>>>(x, depth, packed_leading(Dtype::bf16, depth), shift,
+                                                                                     matrix, static_cast<__nv_bfloat16*>(out));
+    return cudaGetLastError();
+  });
+}
 
 cudaError_t treat_rows(const Treatment& treatment, cudaStream_t stream) noexcept {
   if (treatment.x.count == 0) return cudaSuccess;

@@ -2,10 +2,17 @@
 // maximum, sums of exponentials, and a search for the least selected logit that tries three thresholds at a time and counts (or weighs)
 // what reaches each; then the selection's ids in order and its weights. In the second, blocks sum the rows of the selection, and the last
 // to finish adds the rest and brings the sum to its length. Nothing depends on the order in which blocks or threads come.
+//
+// A mix of the whole vocabulary needs no selection: the first launch finds the maximum and the sum, and the second, whose blocks have begun
+// to bring their rows into the second-level cache meanwhile, makes the weights of its rows itself.
+//
+// The second launch begins while the first one ends, and the first while what is before it on the stream does, so a graph of the two would
+// save the host's time alone. They may be captured: nothing is allocated, and arguments are taken by value.
 #include <cfloat>
 #include <cmath>
 
 #include "memory.h"
+#include "product.cuh"
 #include "team.cuh"
 #include "token_row.cuh"
 
@@ -26,14 +33,19 @@ constexpr double two_pi = 6.283185307179586;
 constexpr int64_t least_split_rows = 16;
 constexpr int64_t most_splits = 256;
 constexpr int64_t split_group = 16;
-constexpr int most_sum_threads = 512;
+constexpr int most_sum_threads = 320;
 constexpr int columns_each = 8;
+// Bytes that a block of a mix of all rows brings into the cache ahead of time: half of the cache for all blocks.
+constexpr uint32_t early_bytes = 96 * 1024;
 
 // Of one position, between the launches.
 struct Head {
   TeamRoom team;
   int64_t count;   // rows to be summed
   int32_t merged;  // E[token] is among them
+  // of a mix of all rows: what weighs a row is exp((logit - max) / temperature) * factor
+  float max;
+  double factor;
   ThoughtFault fault;
   uint32_t done[most_splits / split_group + 1];  // of the splits in each group, and of the groups
 };
@@ -75,6 +87,7 @@ struct Job {
   uint32_t chunks;  // of a warp
   bool kept;        // a block's logits stay in its shared memory
   bool vector;
+  bool whole;  // all rows are mixed by their probabilities
 };
 
 struct Position {
@@ -141,6 +154,9 @@ class Logits {
     }
   }
   __device__ float at(uint32_t id) const noexcept { return to_float(z_[id]); }
+  __device__ bool counts(uint32_t id) const noexcept {
+    return at(id) > -INFINITY && (masked_ == nullptr || (masked_[id / 32] >> (id % 32) & 1U) == 0);
+  }
 
  private:
   __device__ void load(uint32_t id, float (&z)[4]) const noexcept {
@@ -441,6 +457,8 @@ __global__ void __launch_bounds__(select_threads) select_kernel(const __grid_con
   extern __shared__ float4 kept[];
   __shared__ TeamShared shared;
   __shared__ uint64_t counts[most_warps];
+  let_next_begin();
+  wait_for_previous();
   const ThoughtArgs& a = job.args;
   const int64_t row = job.first_row + blockIdx.x / job.team;
   const Position position(job, row);
@@ -511,7 +529,15 @@ __global__ void __launch_bounds__(select_threads) select_kernel(const __grid_con
 
   Selection selection{-FLT_MAX, NAN, 0, 0};
   const bool mixes = a.mix != 0 && a.out != nullptr;
-  if (a.mix != 0 || a.ids != nullptr || a.weights != nullptr) {
+  if (job.whole) {
+    selection.count = sums.finite;
+    if (speaks) {
+      const int32_t token = a.token != 0 ? a.tokens[row] : -1;
+      position.head->merged = token >= 0 && token < a.table.count && logits.counts(static_cast<uint32_t>(token)) ? 1 : 0;
+      position.head->max = sums.max;
+      position.head->factor = a.mix / sums.sum;
+    }
+  } else if (a.mix != 0 || a.ids != nullptr || a.weights != nullptr) {
     selection = select(job, logits, team, sums);
     const int64_t room = a.top_k > 0 && a.top_k < a.table.count ? a.top_k : a.table.count;
     list(logits, team, selection, counts, position.ids, a.ids == nullptr ? nullptr : a.ids + row * room);
@@ -526,7 +552,7 @@ __global__ void __launch_bounds__(select_threads) select_kernel(const __grid_con
     }
   }
   if (!speaks) return;
-  if (mixes) position.head->count = selection.count;
+  if (mixes) position.head->count = job.whole ? a.table.count : selection.count;
   if (a.stats == nullptr) return;
   const double entropy = fmax(0.0, log1p(totals[0]) * log2_e - totals[1] / sums.sum);
   a.stats[row] = {entropy, 1 / sums.sum, exp2(entropy), selection.count, static_cast<int32_t>(argmax), 0};
@@ -580,11 +606,26 @@ __device__ inline void store_columns(float* p, int left, const float (&x)[column
 
 // out = sum of `count` rows of partials, one after another.
 __device__ void add_partials(const float* partials, uint32_t count, uint32_t width, float* out) noexcept {
-  for (uint32_t column = threadIdx.x; column < width; column += blockDim.x) {
-    float sum = 0;
+  if (width % 4 == 0 && reinterpret_cast<uintptr_t>(out) % sizeof(float4) == 0) {
+    for (uint32_t column = threadIdx.x * 4; column < width; column += blockDim.x * 4) {
+      float4 sum = {0, 0, 0, 0};
 #pragma unroll 8
-    for (uint32_t i = 0; i < count; i++) sum += __ldcg(partials + int64_t{i} * width + column);
-    out[column] = sum;
+      for (uint32_t i = 0; i < count; i++) {
+        const float4 four = __ldcg(reinterpret_cast<const float4*>(partials + int64_t{i} * width + column));
+        sum.x += four.x;
+        sum.y += four.y;
+        sum.z += four.z;
+        sum.w += four.w;
+      }
+      *reinterpret_cast<float4*>(out + column) = sum;
+    }
+  } else {
+    for (uint32_t column = threadIdx.x; column < width; column += blockDim.x) {
+      float sum = 0;
+#pragma unroll 8
+      for (uint32_t i = 0; i < count; i++) sum += __ldcg(partials + int64_t{i} * width + column);
+      out[column] = sum;
+    }
   }
   __syncthreads();
 }
@@ -648,8 +689,23 @@ __device__ void finish(const Job& job, int64_t row, bool merged, double* shared)
   if (!finite && threadIdx.x == 0) a.faults[row] = ThoughtFault::bad_sum;
 }
 
+// What weighs a row in a mix of all.
+__device__ inline float weight_of(const Job& job, int64_t row, const Head& head, int64_t id) noexcept {
+  const ThoughtArgs& a = job.args;
+  const float z = load_float(a.dtype, a.logits, row * a.logit_stride + id);
+  const bool masked = a.masked != nullptr && (a.masked[id / 32] >> (id % 32) & 1U) != 0;
+  if (masked || z == -INFINITY) return 0;
+  const double weight = exp((static_cast<double>(z) - head.max) / a.temperature) * head.factor;
+  return static_cast<float>(head.merged != 0 && id == a.tokens[row] ? a.token + weight : weight);
+}
+
+// Rows of a block of the second launch.
+__device__ inline int64_t rows_of_split(const Job& job, int64_t count) noexcept {
+  return max(ceil_div<int64_t>(count, job.layout.splits), least_split_rows);
+}
+
 template <RowFormat format>
-__global__ void __launch_bounds__(most_sum_threads) sum_kernel(const __grid_constant__ Job job) {
+__global__ void __launch_bounds__(most_sum_threads, 2) sum_kernel(const __grid_constant__ Job job) {
   constexpr bool plain = format == RowFormat::f32 || format == RowFormat::f16 || format == RowFormat::bf16;
   constexpr int together = !plain ? 1 : format == RowFormat::f32 ? 4 : 8;
   __shared__ int32_t ids[most_sum_threads];
@@ -659,24 +715,37 @@ __global__ void __launch_bounds__(most_sum_threads) sum_kernel(const __grid_cons
   const ThoughtArgs& a = job.args;
   const int64_t row = blockIdx.y;
   const Position position(job, row);
+  const auto width = static_cast<uint32_t>(a.table.width);
+  const auto* table = static_cast<const uint8_t*>(a.table.data);
+  let_next_begin();
+  // a row into the second-level cache
+  const auto bring = [&](int64_t id) {
+    const uint32_t bytes = width * (format == RowFormat::f32 ? 4U : 2U) / 16 * 16;
+    if (plain && job.vector && bytes > 0) prefetch_to_cache(table + id * a.table.row_bytes, bytes);
+  };
+  if (job.whole) {
+    const int64_t rows = rows_of_split(job, a.table.count);
+    const int64_t first = blockIdx.x * rows + threadIdx.x;
+    if (threadIdx.x < min(rows, early_bytes / max(a.table.row_bytes, int64_t{1})) && first < a.table.count) bring(first);
+  }
+  wait_for_previous();
   if (position.head->fault != ThoughtFault::none) return;
   const int64_t count = position.head->count;
-  const auto width = static_cast<uint32_t>(a.table.width);
-  const int64_t split_rows = max(ceil_div<int64_t>(count, job.layout.splits), least_split_rows);
+  const int64_t split_rows = rows_of_split(job, count);
   const auto splits = static_cast<uint32_t>(max(ceil_div(count, split_rows), int64_t{1}));
   const uint32_t split = blockIdx.x;
   if (split >= splits) return;
   const int64_t first = split * split_rows;
   const int64_t last = min(first + split_rows, count);
   float* out = splits == 1 ? a.out + row * width : position.partials + int64_t{split} * width;
-  const auto* table = static_cast<const uint8_t*>(a.table.data);
   // thread by thread the same columns in every round: what was written is read by its writer
   for (int64_t begin = first; begin < last || begin == first; begin += blockDim.x) {
     const int here = static_cast<int>(max(min(last - begin, int64_t{blockDim.x}), int64_t{0}));
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < here) {
-      ids[threadIdx.x] = position.ids[begin + threadIdx.x];
-      weights[threadIdx.x] = position.weights[begin + threadIdx.x];
+      const int64_t at = begin + threadIdx.x;
+      ids[threadIdx.x] = job.whole ? static_cast<int32_t>(at) : position.ids[at];
+      weights[threadIdx.x] = job.whole ? weight_of(job, row, *position.head, at) : position.weights[at];
     }
     __syncthreads();
     const auto add_rows = [&](auto whole, uint32_t column, int left) {
@@ -692,6 +761,11 @@ __global__ void __launch_bounds__(most_sum_threads) sum_kernel(const __grid_cons
       };
       int i = 0;
       for (; i + together <= here; i += together) {
+        // loads into registers alone leave the memory idle while those are added up
+        const int later = i + 2 * together + static_cast<int>(threadIdx.x);
+        if (threadIdx.x < together && column < blockDim.x * columns_each) {
+          if (job.whole ? begin + later < last : later < here) bring(job.whole ? begin + later : ids[later]);
+        }
         typename TokenRow<format>::Raw raw[together];
 #pragma unroll
         for (int j = 0; j < together; j++) raw[j] = load(i + j);
@@ -740,6 +814,12 @@ bool valid(const ThoughtArgs& a) noexcept {
          a.batch <= 65535;
 }
 
+// Whether all rows are mixed by their probabilities, and nobody asks for what is selected.
+bool mixes_all(const ThoughtArgs& a) noexcept {
+  return a.out != nullptr && a.mix != 0 && room_of(a) == a.table.count && a.top_p >= 1 && a.noise == ThoughtNoise::none && !a.unit_mix &&
+         a.ids == nullptr && a.weights == nullptr;
+}
+
 template <class T>
 cudaError_t launch_select(Job job, cudaStream_t stream) noexcept {
   const ThoughtArgs& a = job.args;
@@ -755,12 +835,16 @@ cudaError_t launch_select(Job job, cudaStream_t stream) noexcept {
   if (most_shared > static_cast<int>(most_kept_bytes)) most_shared = static_cast<int>(most_kept_bytes);
   LATENT_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared));
   job.vector = aligned(a.logits, 4 * sizeof(T)) && a.logit_stride % 4 == 0;
-  cudaLaunchAttribute attribute = {};
+  cudaLaunchAttribute launch_attributes[2] = {};
+  uint32_t launch_attribute_count = 1;
   int64_t rows_at_once = a.batch;
   if (major >= 9 && attributes.ptxVersion >= 90) {
     job.team = most_team;
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {most_team, 1, 1};
+    launch_attributes[0].id = cudaLaunchAttributeClusterDimension;
+    launch_attributes[0].val.clusterDim = {most_team, 1, 1};
+    launch_attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    launch_attributes[1].val.programmaticStreamSerializationAllowed = 1;
+    launch_attribute_count = 2;
   } else {
     int multiprocessors = 0;
     int blocks = 0;
@@ -770,8 +854,8 @@ cudaError_t launch_select(Job job, cudaStream_t stream) noexcept {
     if (together < 1) return cudaErrorInvalidConfiguration;
     job.team = together < static_cast<int>(most_team) ? static_cast<uint32_t>(together) : most_team;
     rows_at_once = together / static_cast<int>(job.team);
-    attribute.id = cudaLaunchAttributeCooperative;
-    attribute.val.cooperative = 1;
+    launch_attributes[0].id = cudaLaunchAttributeCooperative;
+    launch_attributes[0].val.cooperative = 1;
     LATENT_CUDA_TRY(cudaMemset2DAsync(static_cast<char*>(a.workspace) + offsetof(Head, team) + offsetof(TeamRoom, arrived),
                                       job.layout.row_bytes, 0, sizeof(uint32_t), static_cast<size_t>(a.batch), stream));
   }
@@ -787,8 +871,8 @@ cudaError_t launch_select(Job job, cudaStream_t stream) noexcept {
     config.gridDim = dim3(static_cast<uint32_t>(rows) * job.team);
     config.blockDim = dim3(select_threads);
     config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
+    config.attrs = launch_attributes;
+    config.numAttrs = launch_attribute_count;
     LATENT_CUDA_TRY(cudaLaunchKernelEx(&config, kernel, job));
   }
   return cudaSuccess;
@@ -798,11 +882,12 @@ template <RowFormat format>
 cudaError_t launch_sum(Job job, int64_t unit, cudaStream_t stream) noexcept {
   const TokenTable& table = job.args.table;
   job.vector = unit > 0 && table.row_bytes % 16 == 0 && aligned(table.data, 16);
-  const int64_t wanted = round_up<int64_t>(ceil_div<int64_t>(table.width, columns_each), 32);
-  const auto threads = static_cast<uint32_t>(wanted < most_sum_threads ? wanted : most_sum_threads);
+  // as many as go over a row in as few rounds as can be
+  const int64_t wanted = ceil_div<int64_t>(table.width, columns_each);
+  const int64_t rounds = ceil_div<int64_t>(wanted, most_sum_threads);
+  const auto threads = static_cast<int>(round_up<int64_t>(ceil_div(wanted, rounds), 32));
   const dim3 grid(static_cast<uint32_t>(job.layout.splits), static_cast<uint32_t>(job.args.batch));
-  sum_kernel<format><<<grid, threads, 0, stream>>>(job);
-  return cudaGetLastError();
+  return launch_early(sum_kernel<format>, grid, threads, 0, 1, stream, job);
 }
 
 cudaError_t launch_sum(const Job& job, cudaStream_t stream) noexcept {
@@ -833,7 +918,7 @@ cudaError_t thought_steps(const ThoughtArgs& a, cudaStream_t stream) noexcept {
   if (!valid(a)) return cudaErrorInvalidValue;
   if (a.batch == 0) return cudaSuccess;
   const double scale = std::fmin(log2_e / a.temperature, static_cast<double>(FLT_MAX));
-  const Job job{a, layout_of(a), 0, most_team, static_cast<float>(scale), 0, false, false};
+  const Job job{a, layout_of(a), 0, most_team, static_cast<float>(scale), 0, false, false, mixes_all(a)};
   LATENT_CUDA_TRY(for_dtype(a.dtype, [&](auto element) { return launch_select<decltype(element)>(job, stream); }));
   return a.out == nullptr || a.table.width == 0 ? cudaSuccess : launch_sum(job, stream);
 }

@@ -354,6 +354,32 @@ LATENT_TEST(cosine_selects_the_most_similar) {
   for (const int64_t k : {1, 40, 200}) check_best(job, k, Path::automatic);
 }
 
+LATENT_TEST(cosine_whitens_many_rows_of_16_bits) {
+  // as parts of bf16: one alone would be off by 2e-3
+  for (int round = 0; round < rounds(9); round++) {
+    Random random(24500 + static_cast<uint64_t>(round));
+    Plan s;
+    s.n = random.of<int64_t>({65, 128, 200});
+    s.depth = random.of<int64_t>({8, 65, 129, 384, 1000});
+    s.width = random.of<int64_t>({64, 100, 257});
+    s.count = 100;
+    s.dtype = Dtype::f16;
+    s.whitens = true;
+    s.gap = random.of<int64_t>({0, 1, 8});
+    s.offset = random.of<int64_t>({0, 1});
+    s.similarity = random.of<Similarity>({Similarity::cosine, Similarity::inner});
+    Job job(random, s);
+    const std::vector<double> wanted = job.reference(all_rows(s.n));
+    for (const Path path : paths()) {
+      if (!can(s, path)) continue;
+      const std::string what = describe(s) + " [" + test::name_of(path) + "]";
+      job.prepare(path);
+      run([&](cudaStream_t stream) { return job.launch(stream); }, what);
+      expect_matrix(job.result(what), wanted, s.count, 8e-4, what);
+    }
+  }
+}
+
 LATENT_TEST(cosine_names_the_first_bad_row) {
   for (const Similarity similarity : {Similarity::cosine, Similarity::euclidean, Similarity::l1}) {
     for (const bool whitens : {false, true}) {

@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 
+#include "../product.cuh"
 #include "products.h"
 
 namespace {
@@ -360,6 +361,48 @@ LATENT_TEST(projection_splits_the_depth_of_few_rows) {
     s.hidden = 0;
     Job job(random, s);
     check(job, all_rows(s.n), {Path::automatic, Path::few});
+  }
+}
+
+LATENT_TEST(projection_of_few_rows_by_either_kernel) {
+  // both kernels for 16 bits, whichever this processor takes, and every number of blocks that may share the depth
+  for (int round = 0; round < rounds(48); round++) {
+    Random random(5500 + static_cast<uint64_t>(round));
+    Plan s;
+    s.n = random.of<int64_t>({1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64});
+    s.inputs = random.of<int64_t>({8, 16, 56, 64, 72, 128, 136, 520, 640, 1024, 2056, 5000});
+    s.outputs = random.of<int64_t>({1, 3, 15, 16, 17, 32, 33, 63, 64, 65, 127, 130, 300});
+    s.dtype = dtypes()[static_cast<size_t>(round) % 3];
+    s.norm = random.of<Norm>({Norm::none, Norm::rms, s.dtype == Dtype::f32 ? Norm::rms : Norm::layer});
+    s.gap = random.of<int64_t>({0, 8, 16});
+    s.y_gap = random.of<int64_t>({0, 1, 4});
+    Job job(random, s);
+    const ProjectionArgs& a = job.args();
+    const std::vector<double> wanted = job.reference(all_rows(s.n));
+    for (const bool by_warps : {false, true}) {
+      for (const int blocks : {0, 1, 2, 4, 8}) {
+        job.prepare(Path::automatic);
+        Product p;
+        p.dtype = s.dtype;
+        p.x = a.x.data;
+        p.n = s.n;
+        p.x_stride = a.x.stride;
+        p.w = a.first.data;
+        p.outputs = s.outputs;
+        p.w_stride = packed_leading(s.dtype, s.inputs);
+        p.depth = s.inputs;
+        p.scale = s.norm == Norm::rms ? RowScale::rms : s.norm == Norm::layer ? RowScale::layer : RowScale::none;
+        p.epsilon = a.epsilon;
+        p.sums = a.first.sums;
+        p.bias = a.first_bias;
+        p.out = a.y;
+        p.out_stride = a.stride;
+        const std::string what =
+            describe(s) + (by_warps ? ", by warps, " : ", ") + std::to_string(blocks) + (blocks == 1 ? " block" : " blocks");
+        run([&](cudaStream_t stream) { return product_few(p, stream, {blocks, by_warps, false}); }, what);
+        expect_matrix(job.result(what), wanted, s.outputs, job.bound(), what);
+      }
+    }
   }
 }
 

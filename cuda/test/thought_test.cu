@@ -432,6 +432,8 @@ LATENT_TEST(thought_steps_without_outputs) {
   for (int round = 0; round < rounds(8); round++) {
     const auto step = step_of(random, row_formats()[0], 3000, 64, 2);
     step->args.mix = 1;
+    // a mix of all rows has weights of its own where nobody asks for them
+    if (step->room() == step->args.table.count) step->args.top_p = 0.9;
     step->upload(0);
     check(*step);
     const std::vector<float> weights = step->weights.download();
@@ -448,6 +450,37 @@ LATENT_TEST(thought_steps_without_outputs) {
     step->args.stats = nullptr;
     run([&](cudaStream_t stream) { return thought_steps(step->args, stream); }, "e alone");
     expect_same(bytes_of(step->out.download()), bytes_of(out), "e alone");
+  }
+}
+
+LATENT_TEST(thought_steps_mix_all_rows) {
+  for (int round = 0; round < rounds(21); round++) {
+    Random random(2250 + static_cast<uint64_t>(round));
+    const auto count = random.of<int64_t>({1, 15, 17, 130, 2500, 20000});
+    const auto width = random.of<int64_t>({1, 8, 64, 100, 520, 2600});
+    const auto step = step_of(random, row_formats()[static_cast<size_t>(round % 7)], count, count == 20000 ? 64 : width, 3);
+    ThoughtArgs& a = step->args;
+    a.mix = 0.7F;
+    a.top_k = random.of<int64_t>({0, count, count + 3});
+    a.top_p = 1;
+    a.noise = ThoughtNoise::none;
+    a.unit_mix = false;
+    step->upload(random.of<size_t>({0, 0, step->format.columns == 1 ? size_t{4} : size_t{3}}));
+    a.ids = nullptr;
+    a.weights = nullptr;
+    const std::string what = describe(*step) + ", all rows";
+    run([&](cudaStream_t stream) { return thought_steps(a, stream); }, what);
+    const std::vector<float> out = step->out.download();
+    const std::vector<ThoughtStats> stats = step->stats.download();
+    const std::vector<ThoughtFault> faults = step->faults.download();
+    for (int64_t row = 0; row < a.batch; row++) {
+      const auto i = static_cast<size_t>(row);
+      const Wanted w = definition(*step, row, 0);
+      expect(faults[i] == ThoughtFault::none, what + ": a fault");
+      expect(stats[i].selected == static_cast<int64_t>(w.ids.size()), what + ": selected " + std::to_string(stats[i].selected));
+      const auto at = row * a.table.width;
+      expect_close({out.begin() + at, out.begin() + at + a.table.width}, w.out, 1e-5, what + ", row " + std::to_string(row));
+    }
   }
 }
 
@@ -474,13 +507,18 @@ LATENT_TEST(thought_steps_name_faults) {
     a.extra = 1;
     z[5 * a.logit_stride] = 1;
     step->upload(0);
-    run([&](cudaStream_t stream) { return thought_steps(step->args, stream); }, "faults");
-    const std::vector<ThoughtFault> faults = step->faults.download();
-    const std::vector<ThoughtFault> wanted = {ThoughtFault::bad_logit, ThoughtFault::bad_logit, ThoughtFault::no_token,
-                                              ThoughtFault::bad_sum,   ThoughtFault::bad_sum,   ThoughtFault::none};
-    for (size_t row = 0; row < wanted.size(); row++)
-      expect(faults[row] == wanted[row],
-             "row " + std::to_string(row) + " of " + std::to_string(count) + " has fault " + std::to_string(static_cast<int>(faults[row])));
+    for (const bool listed : {true, false}) {
+      step->poison();
+      if (!listed) a.ids = nullptr;
+      if (!listed) a.weights = nullptr;
+      run([&](cudaStream_t stream) { return thought_steps(step->args, stream); }, "faults");
+      const std::vector<ThoughtFault> faults = step->faults.download();
+      const std::vector<ThoughtFault> wanted = {ThoughtFault::bad_logit, ThoughtFault::bad_logit, ThoughtFault::no_token,
+                                                ThoughtFault::bad_sum,   ThoughtFault::bad_sum,   ThoughtFault::none};
+      for (size_t row = 0; row < wanted.size(); row++)
+        expect(faults[row] == wanted[row], "row " + std::to_string(row) + " of " + std::to_string(count) + " has fault " +
+                                               std::to_string(static_cast<int>(faults[row])));
+    }
   }
 }
 
@@ -520,6 +558,8 @@ LATENT_TEST(thought_is_independent_of_timing) {
       step->args.top_p = 1;
     }
     step->upload(0);
+    if (i == 2) step->args.ids = nullptr;
+    if (i == 2) step->args.weights = nullptr;
     cases.push_back({[step] { step->poison(); }, [step](cudaStream_t stream) { return thought_steps(step->args, stream); },
                      [step] {
                        std::vector<uint8_t> bytes = bytes_of(step->out.download());
