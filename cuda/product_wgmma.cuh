@@ -578,6 +578,9 @@ __global__ void __launch_bounds__(block_threads, 1)
     };
     // nothing of the ring comes free before both groups have read it, so this waits for the first copy to that stage
     if (group == 1 && cluster + clusters < tiles && cut.lag > 0) barrier_wait(&full[min(cut.lag, min(steps, R::stages) - 1)], 0);
+    // groups of 8 columns that this block finishes
+    const int first_group = columns / 8 * share / cut.splits;
+    const int last_group = columns / 8 * (share + 1) / cut.splits;
     Place<R::stages> place;
     for (int tile = cluster; tile < tiles; tile += clusters) {
       int row_tile, column_tile;
@@ -608,11 +611,12 @@ __global__ void __launch_bounds__(block_threads, 1)
 #pragma unroll
         for (int i = 0; i < step_depth / 16; i++) Wgmma<T, columns>::multiply(sums, a + i * descriptor_step, b + i * descriptor_step);
         wgmma_commit();
-        gather_stats<T>(gathered, reinterpret_cast<const uint4*>(rows), static_cast<int>(p.depth) - (begin + step) * step_depth, step == 0);
         if (previous >= 0) {
           wgmma_wait<1>();
           release(previous);
         }
+        // behind a branch, or the assembler puts all of it before the last of the products
+        gather_stats<T>(gathered, reinterpret_cast<const uint4*>(rows), static_cast<int>(p.depth) - (begin + step) * step_depth, step == 0);
         previous = place.stage;
         place.next();
       }
@@ -626,9 +630,6 @@ __global__ void __launch_bounds__(block_threads, 1)
       RowStats<kind> stats = gathered.row_stats(seen);
       if constexpr (kind != Stats::none) stats.merge(shuffled(stats, lane ^ 1));
       const int64_t row = row0 + warp * 16 + lane / 4;
-      // groups of 8 columns that this block finishes
-      const int first_group = columns / 8 * share / cut.splits;
-      const int last_group = columns / 8 * (share + 1) / cut.splits;
       float* const told_sums = part + columns + spare_columns;
       if (thread == 0) store_wait_read<0>();
       warpgroup_barrier(name);

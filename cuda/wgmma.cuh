@@ -48,11 +48,13 @@ __device__ inline void warpgroup_barrier(int name) noexcept { asm volatile("bar.
 __device__ inline void warpgroups_barrier(int name) noexcept { asm volatile("bar.sync %0, 256;" ::"r"(name) : "memory"); }
 // All threads of all blocks of the cluster; what was written before is seen after.
 __device__ inline void cluster_barrier() noexcept {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 // The same for barriers that passed `barrier_init_fence` alone: it waits for no other write.
 __device__ inline void cluster_start() noexcept {
-  asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait.acquire;" ::: "memory");
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 // From the same place in the shared memory of a block of the cluster.
 __device__ inline float4 load_from(const float4* own, uint32_t block) noexcept {

@@ -1,5 +1,4 @@
-// What the choice between kernels rests on: the same products, RMSNorm to bf16, by every tile of the Hopper kernel and by the one for few
-// rows.
+// What the choice between kernels rests on: the same products, RMSNorm to bf16, by tiles of the Hopper kernel and by the one for few rows.
 #include <memory>
 #include <vector>
 
@@ -53,28 +52,36 @@ LATENT_BENCH(tiles) {
   int major = 0;
   LATENT_MUST(device_attribute(cudaDevAttrComputeCapabilityMajor, &major));
   if (major != 9) return;
-  for (const Size& s : {Size{16, 2560, 2560},
-                        {32, 2560, 2560},
-                        {64, 2560, 2560},
-                        {64, 4096, 4096},
-                        {128, 4096, 4096},
-                        {512, 2560, 2560},
-                        {512, 4096, 4096},
-                        {1000, 1024, 1000},
-                        {4096, 896, 896},
-                        {4096, 2560, 2560},
-                        {8192, 4096, 512},
-                        {100000, 384, 64}}) {
-    if (s.rows <= 64) bench_product(s, "few", [](const Product& p, cudaStream_t stream) { return product_few(p, stream); });
-    for (const int columns : {64, 128, 256}) {
-      for (const int blocks : {1, 2}) {
-        if ((s.rows <= 128 && (blocks == 2 || columns == 256)) || columns > 2 * s.outputs) continue;
-        const Tile tile{columns, blocks};
-        bench_product(s, std::to_string(columns) + " outputs, " + std::to_string(blocks) + (blocks == 1 ? " block" : " blocks"),
-                      [tile](const Product& p, cudaStream_t stream) { return product_wgmma_bf16(p, tile, stream); });
-      }
+  const auto few = [](const Size& s) {
+    bench_product(s, "few", [](const Product& p, cudaStream_t stream) { return product_few(p, stream); });
+  };
+  const auto tiles = [](const Size& s, std::initializer_list<Tile> all) {
+    bench_product(s, "chosen", [](const Product& p, cudaStream_t stream) { return product_wgmma_bf16(p, {}, stream); });
+    for (const Tile& tile : all) {
+      const std::string how = std::to_string(tile.columns) + " outputs, " + std::to_string(tile.blocks) + " rows, " +
+                              std::to_string(tile.splits) + " splits, lag " + std::to_string(tile.lag);
+      bench_product(s, how, [tile](const Product& p, cudaStream_t stream) { return product_wgmma_bf16(p, tile, stream); });
     }
+  };
+  for (const Size& s : {Size{16, 896, 896}, {32, 896, 896}, {64, 896, 896}}) {
+    few(s);
+    tiles(s, {{64, 1, 1}, {64, 1, 2}, {64, 1, 4}, {64, 1, 8}});
   }
+  for (const Size& s : {Size{16, 2560, 2560}, {32, 2560, 2560}, {64, 2560, 2560}, {64, 4096, 4096}}) {
+    few(s);
+    tiles(s, {{64, 1, 2}, {64, 1, 4}, {128, 1, 4}, {160, 1, 8}, {256, 1, 8}});
+  }
+  tiles({64, 768, 1000}, {{64, 1, 2}, {64, 1, 4}, {64, 1, 8}});
+  tiles({1000, 1024, 1000}, {{128, 2, 1}, {128, 2, 2}, {256, 2, 2}, {128, 1, 2}});
+  tiles({512, 896, 896}, {{64, 2, 1}, {64, 2, 2}, {128, 2, 2}, {128, 4, 1}, {128, 2, 4}});
+  tiles({512, 2560, 2560}, {{128, 2, 1}, {128, 4, 1}, {160, 2, 2}, {192, 2, 2}, {160, 4, 2}, {256, 2, 2}, {256, 1, 4}});
+  tiles({512, 4096, 4096}, {{128, 2, 1}, {128, 4, 1}, {256, 2, 2}, {192, 2, 2}, {256, 4, 2}});
+  tiles({4096, 896, 896}, {{256, 2, 1}, {128, 2, 1}, {192, 2, 1}, {160, 2, 1}});
+  tiles({4096, 896, 4096}, {{256, 2, 1, 0}, {256, 2, 1}, {256, 2, 1, 3}, {160, 2, 1}, {256, 4, 1}});
+  tiles({4096, 2560, 2560}, {{256, 2, 1, 0}, {256, 2, 1}, {256, 2, 1, 3}, {192, 2, 1}, {160, 2, 1}, {128, 2, 1}, {160, 4, 1}, {128, 4, 1}});
+  tiles({4096, 4096, 4096}, {{256, 2, 1, 0}, {256, 2, 1}, {256, 2, 1, 3}, {192, 2, 1}, {256, 4, 1}});
+  tiles({8192, 4096, 512}, {{256, 2, 1}, {128, 2, 1}, {192, 2, 1}});
+  tiles({100000, 384, 64}, {{64, 1, 1}, {64, 2, 1}, {64, 2, 1, 0}});
 }
 
 }  // namespace
