@@ -275,14 +275,19 @@ __device__ inline void stream_values(const CUtensorMap* map, bool wide, const fl
     for (int round = 0; round < columns / box_columns; round++) {
       uint8_t* to = room(round);
 #pragma unroll
-      for (int i = 0; i < box_columns / 8; i++) {
+      for (int i = 0; i < box_columns / 16; i++) {
         const int at = (round * (box_columns / 8) + i) * 4;
         const int chunk = 2 * i + lane % 4 / 2;
+        // lanes of odd rows take the other half of the box first, so that no two lanes meet in a bank
+        const bool odd = lane / 4 % 2 != 0;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
+          const float2 near = make_float2(values[at + 2 * half], values[at + 2 * half + 1]);
+          const float2 far = make_float2(values[at + 8 + 2 * half], values[at + 8 + 2 * half + 1]);
           const int row = warp_row + half * 8 + lane / 4;
-          *reinterpret_cast<float2*>(to + row * 128 + ((chunk ^ (row % 8)) << 4) + lane % 2 * 8) =
-              make_float2(values[at + 2 * half], values[at + 2 * half + 1]);
+          uint8_t* const of_row = to + row * 128 + lane % 2 * 8;
+          *reinterpret_cast<float2*>(of_row + (((odd ? chunk + 4 : chunk) ^ (row % 8)) << 4)) = odd ? far : near;
+          *reinterpret_cast<float2*>(of_row + (((odd ? chunk : chunk + 4) ^ (row % 8)) << 4)) = odd ? near : far;
         }
       }
       store(to, round * box_columns, 1);
@@ -494,8 +499,8 @@ __global__ void __launch_bounds__(block_threads, 1)
   const int row_rank = rank % blocks;
   const int share = rank / blocks;  // of the depth
   const auto all_steps = static_cast<int>(ceil_div<int64_t>(p.depth, step_depth));
-  const int begin = static_cast<int>(static_cast<int64_t>(all_steps) * share / cut.splits);
-  const int steps = static_cast<int>(static_cast<int64_t>(all_steps) * (share + 1) / cut.splits) - begin;
+  const int begin = all_steps * share / cut.splits;
+  const int steps = all_steps * (share + 1) / cut.splits - begin;
 
   if (threadIdx.x == 0) {
     if (shared_address(memory) % 1024 != 0) __trap();  // swizzles count on it
@@ -763,7 +768,7 @@ inline int64_t cycles_of(const Product& p, const Tile& tile, int processors) noe
   const int64_t room = clusters_at_once(processors, tile.blocks * tile.splits);
   if (tile.splits > 1 && (tiles > room || tile.splits * step_depth > p.depth)) return INT64_MAX;
   const int64_t at_once = std::min(tiles, room);
-  const int64_t copied = at_once * size * (row_tile_bytes + columns * row_bytes / tile.blocks);
+  const int64_t copied = at_once * size * (std::min<int64_t>(p.n, tile_rows) + columns / tile.blocks) * row_bytes;
   const int64_t step = std::max(256 + 3 * columns, copied / cache_bytes);
   const int64_t waves = ceil_div(tiles, at_once);
   const int64_t finished = tile.splits > 1 ? 1500 + columns * 32 / tile.splits : 500 + 4 * columns;

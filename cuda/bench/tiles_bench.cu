@@ -13,6 +13,7 @@ using namespace latentwire::cuda::bench;
 
 struct Size {
   int64_t rows, inputs, outputs;
+  Dtype out_dtype = Dtype::bf16;
 };
 struct Memory {
   std::vector<Buffer> matrices;
@@ -23,10 +24,11 @@ void bench_product(const Size& s, const std::string& how, const std::function<cu
   const auto size = static_cast<int64_t>(sizeof(__nv_bfloat16));
   const int sets = sets_of(static_cast<size_t>(s.inputs * s.outputs * size));
   const auto memory = std::make_shared<Memory>(
-      Memory{{}, Buffer(s.rows * s.inputs, Dtype::bf16, 1, 1), Buffer(static_cast<size_t>(s.rows * s.outputs * size))});
+      Memory{{}, Buffer(s.rows * s.inputs, Dtype::bf16, 1, 1), Buffer(static_cast<size_t>(s.rows * s.outputs) * dtype_size(s.out_dtype))});
   for (int i = 0; i < sets; i++) memory->matrices.emplace_back(s.inputs * s.outputs, Dtype::bf16, 0.02F, 10 + static_cast<uint64_t>(i));
   Product p;
-  p.dtype = p.out_dtype = Dtype::bf16;
+  p.dtype = Dtype::bf16;
+  p.out_dtype = s.out_dtype;
   p.x = memory->x.data();
   p.n = s.rows;
   p.x_stride = p.w_stride = p.depth = s.inputs;
@@ -36,9 +38,10 @@ void bench_product(const Size& s, const std::string& how, const std::function<cu
   p.out = memory->y.data();
   Entry entry;
   entry.op = "tiles";
-  entry.shape = std::to_string(s.rows) + " x " + std::to_string(s.inputs) + " x " + std::to_string(s.outputs) + " bf16, " + how;
+  entry.shape = std::to_string(s.rows) + " x " + std::to_string(s.inputs) + " x " + std::to_string(s.outputs) + " bf16, " +
+                (s.out_dtype == Dtype::f32 ? "to f32, " : "") + how;
   const auto rows = static_cast<double>(s.rows), inputs = static_cast<double>(s.inputs), outputs = static_cast<double>(s.outputs);
-  entry.bytes = 2 * (inputs * outputs + rows * inputs + rows * outputs);
+  entry.bytes = 2 * (inputs * outputs + rows * inputs) + static_cast<double>(dtype_size(s.out_dtype)) * rows * outputs;
   entry.flops = 2 * rows * inputs * outputs;
   entry.sets = sets;
   entry.launch = [p, memory, launch](int i, cudaStream_t stream) mutable {
@@ -80,6 +83,7 @@ LATENT_BENCH(tiles) {
   tiles({4096, 896, 4096}, {{256, 2, 1, 0}, {256, 2, 1}, {256, 2, 1, 3}, {160, 2, 1}, {256, 4, 1}});
   tiles({4096, 2560, 2560}, {{256, 2, 1, 0}, {256, 2, 1}, {256, 2, 1, 3}, {192, 2, 1}, {160, 2, 1}, {128, 2, 1}, {160, 4, 1}, {128, 4, 1}});
   tiles({4096, 4096, 4096}, {{256, 2, 1, 0}, {256, 2, 1}, {256, 2, 1, 3}, {192, 2, 1}, {256, 4, 1}});
+  tiles({4096, 2560, 2560, Dtype::f32}, {{256, 2, 1, 0}, {256, 2, 1}, {256, 2, 1, 3}});
   tiles({8192, 4096, 512}, {{256, 2, 1}, {128, 2, 1}, {192, 2, 1}});
   tiles({100000, 384, 64}, {{64, 1, 1}, {64, 2, 1}, {64, 2, 1, 0}});
 }

@@ -194,7 +194,7 @@ bool is_hopper() { return device_version() == 90; }
 
 LATENT_TEST(tiles_of_any_shape) {
   if (!is_hopper()) return;
-  for (int round = 0; round < rounds(40); round++) {
+  for (int round = 0; round < rounds(30); round++) {
     Random random(50000 + static_cast<uint64_t>(round));
     const Plan s = some_plan(random);
     Job job(random, s);
@@ -216,9 +216,9 @@ LATENT_TEST(tiles_one_after_another) {
     for (const Dtype out_dtype : {Dtype::f32, Dtype::bf16}) {
       Random random(seed++);
       Plan s;
-      s.n = reduced() ? 300 : 3000;
+      s.n = reduced() ? 300 : 2100;
       s.depth = depth;
-      s.outputs = reduced() ? 520 : 3080;
+      s.outputs = reduced() ? 520 : 2600;
       s.out_dtype = out_dtype;
       s.scale = random.of<RowScale>({RowScale::none, RowScale::rms, RowScale::layer});
       s.finish = random.of<Finish>({Finish::identity, Finish::gelu});
@@ -228,14 +228,8 @@ LATENT_TEST(tiles_one_after_another) {
       std::vector<int64_t> rows = {0, s.n - 1, s.n / 2};
       for (int i = 0; i < 12; i++) rows.push_back(random.between(0, s.n - 1));
       const std::vector<double> wanted = job.reference(rows);
-      for (const int columns : {64, 128, 160, 192, 256}) {
-        for (const int blocks : {1, 2, 4}) {
-          for (const int lag : {0, 1, 3}) {
-            if (reduced() && (blocks == 4 || lag != 1)) continue;
-            check(job, s, rows, {columns, blocks, 1, lag}, wanted);
-          }
-        }
-      }
+      for (const int columns : {64, 128, 160, 192, 256})
+        check(job, s, rows, {columns, random.of<int>({1, 2, 2, 4}), 1, random.of<int>({0, 1, 2, 3})}, wanted);
     }
   }
 }
