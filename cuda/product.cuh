@@ -77,11 +77,13 @@ constexpr int64_t few_outputs(int64_t n) noexcept { return n <= 16 ? 16 : 32; }
 // The launchers: the caller has seen to alignment, dtype and device.
 cudaError_t product_few(const Product& p, cudaStream_t stream) noexcept;
 // How the Hopper kernel cuts a product up: the outputs of 128 rows that a block takes at a time (64, 128, 160, 192 or 256), how many blocks
-// share their copies of outputs (1, 2 or 4), and how many share the depth (1, 2, 4 or 8, at most 8 blocks in all). 0: the fastest.
+// share their copies of outputs (1, 2 or 4), and how many share the depth (1, 2, 4 or 8, at most 8 blocks in all), of all tiles or of the
+// rest that is left when every processor has taken equally many. 0: the fastest.
 struct Tile {
   int columns = 0;
   int blocks = 0;
   int splits = 0;
+  int rest = 0;
   int lag = 2;  // steps that the second warpgroup begins behind the first
 };
 cudaError_t product_wgmma_f16(const Product& p, Tile tile, cudaStream_t stream) noexcept;

@@ -9,7 +9,8 @@
 // 32 KB.
 //
 // Where there are fewer tiles than processors, the blocks of a cluster share the depth of a tile as well, and each adds up and finishes a
-// part of its columns, out of the shared memory of all, in the order of the depth.
+// part of its columns, out of the shared memory of all, in the order of the depth. The same, as a second launch, is done with the tiles
+// that are left over when all processors have taken equally many.
 #pragma once
 
 #include <cudaTypedefs.h>
@@ -56,12 +57,12 @@ struct Cut {
   int rows;     // of tiles
   int columns;  // of tiles
   int tall;
-  int blocks;    // share the copies of outputs
-  int splits;    // share the depth; more than one only where every tile has a cluster of its own
+  int blocks;  // share the copies of outputs
+  int splits;  // share the depth; more than one only where every tile has a cluster of its own
+  int first;   // the tiles of this launch, up to `last`
+  int last;
   int lag;       // steps that the second warpgroup begins behind the first
   bool streams;  // results are stored in bulk
-
-  __host__ __device__ int count() const noexcept { return rows * columns; }
 };
 
 #ifdef LATENT_WGMMA
@@ -494,7 +495,7 @@ __global__ void __launch_bounds__(block_threads, 1)
   const int size = blocks * cut.splits;
   const int cluster = static_cast<int>(blockIdx.x) / size;
   const int clusters = static_cast<int>(gridDim.x) / size;
-  const int tiles = cut.count();
+  const int first_tile = cut.first + cluster;
   const int rank = static_cast<int>(blockIdx.x) % size;  // in the cluster
   const int row_rank = rank % blocks;
   const int share = rank / blocks;  // of the depth
@@ -539,14 +540,14 @@ __global__ void __launch_bounds__(block_threads, 1)
       Place<R::stages> place;
       // the packed matrix does not wait for the kernel before: it fills the ring's first round
       int early = 0;
-      if (cluster < tiles) {
+      if (first_tile < cut.last) {
         int row_tile, column_tile;
-        locate(cut, cluster, &row_tile, &column_tile);
+        locate(cut, first_tile, &row_tile, &column_tile);
         early = min(steps, R::stages);
         for (int step = 0; step < early; step++) load_outputs(step, step, column_tile);
       }
       wait_for_previous();
-      for (int tile = cluster; tile < tiles; tile += clusters) {
+      for (int tile = first_tile; tile < cut.last; tile += clusters) {
         int row_tile, column_tile;
         locate(cut, tile, &row_tile, &column_tile);
         const int row = (row_tile * blocks + row_rank) * tile_rows;
@@ -582,12 +583,12 @@ __global__ void __launch_bounds__(block_threads, 1)
       }
     };
     // nothing of the ring comes free before both groups have read it, so this waits for the first copy to that stage
-    if (group == 1 && cluster + clusters < tiles && cut.lag > 0) barrier_wait(&full[min(cut.lag, min(steps, R::stages) - 1)], 0);
+    if (group == 1 && first_tile + clusters < cut.last && cut.lag > 0) barrier_wait(&full[min(cut.lag, min(steps, R::stages) - 1)], 0);
     // groups of 8 columns that this block finishes
     const int first_group = columns / 8 * share / cut.splits;
     const int last_group = columns / 8 * (share + 1) / cut.splits;
     Place<R::stages> place;
-    for (int tile = cluster; tile < tiles; tile += clusters) {
+    for (int tile = first_tile; tile < cut.last; tile += clusters) {
       int row_tile, column_tile;
       locate(cut, tile, &row_tile, &column_tile);
       const int64_t row0 = static_cast<int64_t>(row_tile * blocks + row_rank) * tile_rows + group * 64;
@@ -717,8 +718,7 @@ constexpr int clusters_at_once(int processors, int size) noexcept {
 }
 
 // Whether results can leave in bulk.
-template <class T>
-bool streams(const Product& p) noexcept {
+inline bool streams(const Product& p) noexcept {
   if (p.best != nullptr || p.residual != nullptr || (p.out_dtype != Dtype::f32 && p.out_dtype != p.dtype)) return false;
   return p.out_stride >= p.outputs && p.out_stride * static_cast<int64_t>(dtype_size(p.out_dtype)) % 16 == 0 && aligned(p.out, 16);
 }
@@ -728,20 +728,34 @@ cudaError_t launch(const Product& p, Tile tile, int processors, cudaStream_t str
   const auto kernel = wgmma_product<T, columns, kind, argmin>;
   const int64_t rows = ceil_div<int64_t>(p.n, tile_rows * tile.blocks), across = ceil_div<int64_t>(p.outputs, columns);
   if (p.depth > INT32_MAX - step_depth || rows * across > INT32_MAX / 2) return cudaErrorInvalidValue;
-  const int size = tile.blocks * tile.splits;
-  if (tile.splits > 1 && (rows * across * size > INT32_MAX || tile.splits > ceil_div<int64_t>(p.depth, step_depth)))
-    return cudaErrorInvalidValue;
-  const bool bulk = tile.splits == 1 && streams<T>(p);
+  const auto total = static_cast<int>(rows * across);
+  const int64_t steps = ceil_div<int64_t>(p.depth, step_depth);
+  if (std::max(tile.splits, tile.rest) > steps || rows * across * tile.blocks * tile.splits > INT32_MAX) return cudaErrorInvalidValue;
   CUtensorMap x_map, w_map, y_map{};
   LATENT_CUDA_TRY(make_map(p.dtype, p.x, p.n, p.depth, p.x_stride, tile_rows, step_depth, &x_map));
   LATENT_CUDA_TRY(make_map(p.dtype, p.w, p.outputs, p.depth, p.w_stride, columns / tile.blocks, step_depth, &w_map));
+  const bool bulk = streams(p);
   if (bulk) LATENT_CUDA_TRY(make_map(p.out_dtype, p.out, p.n, p.outputs, p.out_stride, 64, box_columns, &y_map));
   LATENT_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<columns>::bytes));
-  const Cut cut{
-      static_cast<int>(rows), static_cast<int>(across), tall_rows / (tile_rows * tile.blocks), tile.blocks, tile.splits, tile.lag, bulk};
-  const int clusters = tile.splits > 1 ? cut.count() : std::min(cut.count(), clusters_at_once(processors, size));
-  return launch_early(kernel, dim3(static_cast<unsigned>(clusters * size)), block_threads, Ring<columns>::bytes,
-                      static_cast<unsigned>(size), stream, x_map, w_map, y_map, p, cut);
+  const auto launch_some = [&](int first, int last, int splits) {
+    const int size = tile.blocks * splits;
+    const int clusters = splits > 1 ? last - first : std::min(last - first, clusters_at_once(processors, size));
+    const Cut cut{static_cast<int>(rows),
+                  static_cast<int>(across),
+                  tall_rows / (tile_rows * tile.blocks),
+                  tile.blocks,
+                  splits,
+                  first,
+                  last,
+                  tile.lag,
+                  bulk};
+    return launch_early(kernel, dim3(static_cast<unsigned>(clusters * size)), block_threads, Ring<columns>::bytes,
+                        static_cast<unsigned>(size), stream, x_map, w_map, y_map, p, cut);
+  };
+  if (tile.rest <= 1) return launch_some(0, total, tile.splits);
+  const int whole = total - total % clusters_at_once(processors, tile.blocks);
+  if (whole > 0) LATENT_CUDA_TRY(launch_some(0, whole, 1));
+  return whole == total ? cudaSuccess : launch_some(whole, total, tile.rest);
 }
 
 template <class T, int columns>
@@ -762,34 +776,47 @@ cudaError_t launch_with(const Product& p, Tile tile, int processors, cudaStream_
 // second-level cache with all that run beside it.
 inline int64_t cycles_of(const Product& p, const Tile& tile, int processors) noexcept {
   constexpr int64_t cache_bytes = 4300;  // a cycle
-  const int64_t columns = tile.columns, size = tile.blocks * tile.splits;
+  constexpr int64_t between_launches = 3000;
+  const int64_t columns = tile.columns;
   const int64_t tiles = ceil_div<int64_t>(p.n, tile_rows * tile.blocks) * ceil_div(p.outputs, columns);
-  const int64_t steps = ceil_div(ceil_div<int64_t>(p.depth, step_depth), static_cast<int64_t>(tile.splits));
-  const int64_t room = clusters_at_once(processors, tile.blocks * tile.splits);
-  if (tile.splits > 1 && (tiles > room || tile.splits * step_depth > p.depth)) return INT64_MAX;
-  const int64_t at_once = std::min(tiles, room);
-  const int64_t copied = at_once * size * (std::min<int64_t>(p.n, tile_rows) + columns / tile.blocks) * row_bytes;
-  const int64_t step = std::max(256 + 3 * columns, copied / cache_bytes);
-  const int64_t waves = ceil_div(tiles, at_once);
-  const int64_t finished = tile.splits > 1 ? 1500 + columns * 32 / tile.splits : 500 + 4 * columns;
-  return waves * (steps * step + (waves > 1 ? finished / 2 : finished));
+  const int64_t all_steps = ceil_div<int64_t>(p.depth, step_depth);
+  const int64_t copied = (std::min<int64_t>(p.n, tile_rows) + columns / tile.blocks) * row_bytes;  // by a block for a step
+  const auto products = [&](int64_t at_once, int64_t splits) {
+    return ceil_div(all_steps, splits) * std::max(256 + 3 * columns, at_once * tile.blocks * splits * copied / cache_bytes);
+  };
+  const int64_t finished = 500 + 4 * columns;  // half of it beside the products of another tile
+  const auto together = [&](int64_t count, int splits) {
+    const bool fits = count <= clusters_at_once(processors, tile.blocks * splits) && splits <= all_steps;
+    return fits ? products(count, splits) + 1500 + columns * 32 / splits : INT64_MAX / 2;
+  };
+  if (tile.splits > 1) return together(tiles, tile.splits);
+  const int64_t room = clusters_at_once(processors, tile.blocks);
+  const int64_t waves = tiles / room, rest = tiles % room;
+  const int64_t whole = waves * (products(room, 1) + finished / 2);
+  if (rest == 0) return tile.rest > 1 ? INT64_MAX / 2 : whole;
+  if (tile.rest > 1) return waves == 0 ? INT64_MAX / 2 : whole + between_launches + together(rest, tile.rest);
+  return whole + products(waves > 0 ? room : rest, 1) + (waves > 0 ? finished / 2 : finished);
 }
 
 // The fastest cut, of those that `tile` leaves open.
 inline Tile choose(const Product& p, const Tile& tile, int processors) noexcept {
   Tile best;
-  int64_t least = INT64_MAX;
+  int64_t least = INT64_MAX / 2;
+  const auto open = [](int asked, int one) { return asked == 0 || asked == one; };
   for (const int columns : {256, 192, 160, 128, 64}) {
+    if (!open(tile.columns, columns)) continue;
     for (const int blocks : {1, 2, 4}) {
+      if (!open(tile.blocks, blocks) || (tile.blocks == 0 && (blocks - 1) * tile_rows >= p.n)) continue;
       for (const int splits : {1, 2, 4, 8}) {
-        const bool fits = (tile.columns == 0 || tile.columns == columns) && (tile.blocks == 0 || tile.blocks == blocks) &&
-                          (tile.splits == 0 || tile.splits == splits) && blocks * splits <= 8;
-        if (!fits || (tile.blocks == 0 && (blocks - 1) * tile_rows >= p.n)) continue;
-        const Tile one{columns, blocks, splits, tile.lag};
-        const int64_t cycles = cycles_of(p, one, processors);
-        if (cycles >= least) continue;
-        least = cycles;
-        best = one;
+        if (!open(tile.splits, splits) || blocks * splits > 8) continue;
+        for (const int rest : {1, 2, 4}) {
+          if (!open(tile.rest, rest) || (rest > 1 && (splits > 1 || blocks * rest > 8))) continue;
+          const Tile one{columns, blocks, splits, rest, tile.lag};
+          const int64_t cycles = cycles_of(p, one, processors);
+          if (cycles >= least) continue;
+          least = cycles;
+          best = one;
+        }
       }
     }
   }
@@ -800,7 +827,7 @@ template <class T>
 cudaError_t launch_of(const Product& p, Tile tile, cudaStream_t stream) noexcept {
   int processors = 0;
   LATENT_CUDA_TRY(device_attribute(cudaDevAttrMultiProcessorCount, &processors));
-  tile = choose(p, tile, processors);
+  if (tile.columns == 0 || tile.blocks == 0 || tile.splits == 0 || tile.rest == 0) tile = choose(p, tile, processors);
   switch (tile.columns) {
     case 64:
       return launch_with<T, 64>(p, tile, processors, stream);

@@ -229,7 +229,9 @@ LATENT_TEST(tiles_one_after_another) {
       for (int i = 0; i < 12; i++) rows.push_back(random.between(0, s.n - 1));
       const std::vector<double> wanted = job.reference(rows);
       for (const int columns : {64, 128, 160, 192, 256})
-        check(job, s, rows, {columns, random.of<int>({1, 2, 2, 4}), 1, random.of<int>({0, 1, 2, 3})}, wanted);
+        check(job, s, rows,
+              {columns, random.of<int>({1, 2, 2, 4}), 1, depth >= 256 ? random.of<int>({1, 1, 2}) : 1, random.of<int>({0, 1, 2, 3})},
+              wanted);
     }
   }
 }
@@ -238,7 +240,7 @@ LATENT_TEST(tiles_are_independent_of_timing) {
   if (!is_hopper()) return;
   std::vector<Case> cases;
   uint64_t seed = 52000;
-  for (const Tile& tile : {Tile{128, 1, 4}, Tile{256, 2, 2}, Tile{64, 1, 8}, Tile{160, 2, 1, 3}}) {
+  for (const Tile& tile : {Tile{128, 1, 4, 1}, Tile{256, 2, 2, 1}, Tile{64, 1, 8, 1}, Tile{160, 2, 1, 1, 3}, Tile{128, 2, 1, 2}}) {
     Random random(seed++);
     Plan s;
     s.n = tile.splits > 1 ? 130 : reduced() ? 300 : 2000;
