@@ -41,7 +41,7 @@ class Job {
       : plan_(plan),
         x_(plan.dtype, plan.n, plan.depth, moved(numbers(random, plan.n * plan.depth), plan.mean), plan.gap),
         w_(plan.dtype, plan.outputs, plan.depth, weights(random, plan)),
-        residual_(plan.dtype, plan.n, plan.outputs, numbers(random, plan.residual ? plan.n * plan.outputs : 0)),
+        residual_(plan.dtype, plan.residual ? plan.n : 0, plan.outputs, numbers(random, plan.residual ? plan.n * plan.outputs : 0)),
         bias_(numbers(random, plan.outputs)),
         bad_(std::vector<int32_t>{INT32_MAX}),
         out_(plan.n * (plan.outputs + plan.out_gap) * static_cast<int64_t>(dtype_size(plan.out_dtype)),
