@@ -784,7 +784,6 @@ inline int64_t cycles_of(const Product& p, const Tile& tile, int processors) noe
   const auto products = [&](int64_t at_once, int64_t splits) {
     return ceil_div(all_steps, splits) * std::max(256 + 3 * columns, at_once * tile.blocks * splits * copied / cache_bytes);
   };
-  const int64_t finished = 500 + 4 * columns;  // half of it beside the products of another tile
   const auto together = [&](int64_t count, int splits) {
     const bool fits = count <= clusters_at_once(processors, tile.blocks * splits) && splits <= all_steps;
     return fits ? products(count, splits) + 1500 + columns * 32 / splits : INT64_MAX / 2;
@@ -792,10 +791,11 @@ inline int64_t cycles_of(const Product& p, const Tile& tile, int processors) noe
   if (tile.splits > 1) return together(tiles, tile.splits);
   const int64_t room = clusters_at_once(processors, tile.blocks);
   const int64_t waves = tiles / room, rest = tiles % room;
-  const int64_t whole = waves * (products(room, 1) + finished / 2);
+  const int64_t finished = (500 + 4 * columns) / (tiles > room ? 2 : 1);  // half of it beside the products of another tile
+  const int64_t whole = waves * (products(room, 1) + finished);
   if (rest == 0) return tile.rest > 1 ? INT64_MAX / 2 : whole;
   if (tile.rest > 1) return waves == 0 ? INT64_MAX / 2 : whole + between_launches + together(rest, tile.rest);
-  return whole + products(waves > 0 ? room : rest, 1) + (waves > 0 ? finished / 2 : finished);
+  return whole + products(waves > 0 ? room : rest, 1) + finished;
 }
 
 // The fastest cut, of those that `tile` leaves open.
