@@ -88,10 +88,15 @@ cudaError_t product_few(Product p, cudaStream_t stream, Few few = {}) noexcept;
 // Tiles of outputs of product_few; 0 where it cannot be used.
 int64_t few_tiles(Dtype dtype, int64_t n, int64_t outputs, int64_t depth) noexcept;
 cudaError_t product_few_wgmma(const Product& p, const Few& few, cudaStream_t stream) noexcept;
-// What a block takes at a time, 64, 128 or 256 outputs of 128 rows, and how many blocks share their copies, 1 or 2. 0: the fastest.
+// How the Hopper kernel cuts a product up: the outputs of 128 rows that a block takes at a time (64, 128, 160, 192 or 256), how many blocks
+// share their copies of outputs (1, 2 or 4), and how many share the depth (1, 2, 4 or 8, at most 8 blocks in all), of all tiles or of the
+// rest that is left when every processor has taken equally many. 0: the fastest.
 struct Tile {
   int columns = 0;
   int blocks = 0;
+  int splits = 0;
+  int rest = 0;
+  int lag = 2;  // steps that the second warpgroup begins behind the first
 };
 cudaError_t product_wgmma_f16(const Product& p, Tile tile, cudaStream_t stream) noexcept;
 cudaError_t product_wgmma_bf16(const Product& p, Tile tile, cudaStream_t stream) noexcept;

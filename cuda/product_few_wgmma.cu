@@ -223,8 +223,8 @@ cudaError_t launch(Product p, const Few& few, cudaStream_t stream) noexcept {
   LATENT_CUDA_TRY(device_attribute(cudaDevAttrMultiProcessorCount, &processors));
   if (p.depth > INT32_MAX - step_depth) return cudaErrorInvalidValue;
   CUtensorMap x_map, w_map;
-  LATENT_CUDA_TRY(hopper::make_map(p.dtype, p.x, p.n, p.depth, p.x_stride, rows, &x_map));
-  LATENT_CUDA_TRY(hopper::make_map(p.dtype, p.w, p.outputs, p.depth, p.w_stride, outputs, &w_map));
+  LATENT_CUDA_TRY(hopper::make_map(p.dtype, p.x, p.n, p.depth, p.x_stride, rows, hopper::step_depth, &x_map));
+  LATENT_CUDA_TRY(hopper::make_map(p.dtype, p.w, p.outputs, p.depth, p.w_stride, outputs, hopper::step_depth, &w_map));
   LATENT_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<rows>::bytes));
   const int64_t tiles = ceil_div<int64_t>(p.outputs, outputs);
   p.splits = few.blocks > 0 ? few.blocks : few_blocks(tiles, ceil_div<int64_t>(p.depth, 2 * step_depth), processors);

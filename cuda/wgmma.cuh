@@ -44,9 +44,31 @@ __device__ inline void barrier_arrive_at(uint64_t* barrier, uint32_t block) noex
 }
 // The threads of one warpgroup; `name` 0 is the block's own barrier.
 __device__ inline void warpgroup_barrier(int name) noexcept { asm volatile("bar.sync %0, 128;" ::"r"(name) : "memory"); }
-// All threads of all blocks of the cluster.
+// Of two warpgroups.
+__device__ inline void warpgroups_barrier(int name) noexcept { asm volatile("bar.sync %0, 256;" ::"r"(name) : "memory"); }
+// All threads of all blocks of the cluster; what was written before is seen after.
 __device__ inline void cluster_barrier() noexcept {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// The same for barriers that passed `barrier_init_fence` alone: it waits for no other write.
+__device__ inline void cluster_start() noexcept {
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// From the same place in the shared memory of a block of the cluster.
+__device__ inline float4 load_from(const float4* own, uint32_t block) noexcept {
+  float4 v;
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %4, %5;\n"
+      "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [there];\n"
+      "}"
+      : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+      : "r"(shared_address(own)), "r"(block)
+      : "memory");
+  return v;
 }
 __device__ inline void barrier_expect(uint64_t* barrier, uint32_t bytes) noexcept {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
@@ -81,6 +103,22 @@ __device__ inline void load_box_for(const CUtensorMap* map, void* to, uint64_t* 
       "l"(reinterpret_cast<uint64_t>(map)), "r"(shared_address(barrier)), "r"(k), "r"(row), "h"(blocks)
       : "memory");
 }
+// A box from shared memory into a matrix, asynchronously; what lies outside is left out. The writers of the box must have passed
+// `store_fence` and a barrier before.
+__device__ inline void store_box(const CUtensorMap* map, const void* from, int32_t column, int32_t row) noexcept {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(reinterpret_cast<uint64_t>(map)),
+               "r"(shared_address(from)), "r"(column), "r"(row)
+               : "memory");
+}
+__device__ inline void store_fence() noexcept { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ inline void store_commit() noexcept { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Until at most `pending` groups of this thread's stores have yet to read what they store.
+template <int pending>
+__device__ inline void store_wait_read() noexcept {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
+}
+// Until all of this thread's stores are done.
+__device__ inline void store_wait() noexcept { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 __device__ inline void prefetch_map(const CUtensorMap* map) noexcept {
   asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<uint64_t>(map)) : "memory");
 }
@@ -99,6 +137,13 @@ __device__ inline void wgmma_commit() noexcept { asm volatile("wgmma.commit_grou
 template <int pending>
 __device__ inline void wgmma_wait() noexcept {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+}
+// Four 8 x 8 matrices of 16-bit floats to shared memory: of matrix m, lane 4 r + c holds elements 2 c and 2 c + 1 of row r in bits[m], and
+// lane 8 m + r names where row r goes.
+__device__ inline void store_matrices(void* row, const uint32_t (&bits)[4]) noexcept {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)), "r"(bits[0]), "r"(bits[1]),
+               "r"(bits[2]), "r"(bits[3])
+               : "memory");
 }
 // Keeps the compiler from moving uses of sums across a wait.
 template <int count>
@@ -154,6 +199,51 @@ struct Wgmma;
         "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])                                                                                \
       : "l"(a), "l"(b))
 
+#define LATENT_WGMMA_160(type)                                                                                                            \
+  asm volatile(                                                                                                                           \
+      "{\n.reg .pred p;\nsetp.eq.u32 p, 1, 1;\n"                                                                                          \
+      "wgmma.mma_async.sync.aligned.m64n160k16.f32." type "." type                                                                        \
+      " {"                                                                                                                                \
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                                            \
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                                  \
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                                  \
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                                                  \
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"                                                    \
+      "}, %80, %81, p, 1, 1, 0, 0;\n}"                                                                                                    \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]),           \
+        "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), \
+        "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), \
+        "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), \
+        "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), \
+        "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), \
+        "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]), "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), \
+        "+f"(d[70]), "+f"(d[71]), "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79])  \
+      : "l"(a), "l"(b))
+
+#define LATENT_WGMMA_192(type)                                                                                                            \
+  asm volatile(                                                                                                                           \
+      "{\n.reg .pred p;\nsetp.eq.u32 p, 1, 1;\n"                                                                                          \
+      "wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type                                                                        \
+      " {"                                                                                                                                \
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                                            \
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                                  \
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                                  \
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                                                  \
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                                                  \
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"                                                    \
+      "}, %96, %97, p, 1, 1, 0, 0;\n}"                                                                                                    \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]),           \
+        "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), \
+        "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), \
+        "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), \
+        "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), \
+        "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), \
+        "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]), "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), \
+        "+f"(d[70]), "+f"(d[71]), "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]), \
+        "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), \
+        "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])                                                      \
+      : "l"(a), "l"(b))
+
 #define LATENT_WGMMA_256(type)                                                                                                            \
   asm volatile(                                                                                                                           \
       "{\n.reg .pred p;\nsetp.eq.u32 p, 1, 1;\n"                                                                                          \
@@ -207,6 +297,28 @@ struct Wgmma<T, 128> {
 };
 
 template <class T>
+struct Wgmma<T, 160> {
+  static __device__ void multiply(float (&d)[80], uint64_t a, uint64_t b) noexcept {
+    if constexpr (std::is_same_v<T, __half>) {
+      LATENT_WGMMA_160("f16");
+    } else {
+      LATENT_WGMMA_160("bf16");
+    }
+  }
+};
+
+template <class T>
+struct Wgmma<T, 192> {
+  static __device__ void multiply(float (&d)[96], uint64_t a, uint64_t b) noexcept {
+    if constexpr (std::is_same_v<T, __half>) {
+      LATENT_WGMMA_192("f16");
+    } else {
+      LATENT_WGMMA_192("bf16");
+    }
+  }
+};
+
+template <class T>
 struct Wgmma<T, 256> {
   static __device__ void multiply(float (&d)[128], uint64_t a, uint64_t b) noexcept {
     if constexpr (std::is_same_v<T, __half>) {
@@ -219,6 +331,8 @@ struct Wgmma<T, 256> {
 
 #undef LATENT_WGMMA_64
 #undef LATENT_WGMMA_128
+#undef LATENT_WGMMA_160
+#undef LATENT_WGMMA_192
 #undef LATENT_WGMMA_256
 
 #endif  // LATENT_WGMMA

@@ -1,5 +1,4 @@
-// What the choice between kernels rests on: the same products, RMSNorm to bf16, by every tile of the Hopper kernel and by the one for few
-// rows.
+// What the choice between kernels rests on: the same products, RMSNorm to bf16, by tiles of the Hopper kernel and by the one for few rows.
 #include <memory>
 #include <vector>
 
@@ -14,6 +13,7 @@ using namespace latentwire::cuda::bench;
 
 struct Size {
   int64_t rows, inputs, outputs;
+  Dtype out_dtype = Dtype::bf16;
 };
 struct Memory {
   std::vector<Buffer> matrices;
@@ -24,10 +24,11 @@ void bench_product(const Size& s, const std::string& how, const std::function<cu
   const auto size = static_cast<int64_t>(sizeof(__nv_bfloat16));
   const int sets = sets_of(static_cast<size_t>(s.inputs * s.outputs * size));
   const auto memory = std::make_shared<Memory>(
-      Memory{{}, Buffer(s.rows * s.inputs, Dtype::bf16, 1, 1), Buffer(static_cast<size_t>(s.rows * s.outputs * size))});
+      Memory{{}, Buffer(s.rows * s.inputs, Dtype::bf16, 1, 1), Buffer(static_cast<size_t>(s.rows * s.outputs) * dtype_size(s.out_dtype))});
   for (int i = 0; i < sets; i++) memory->matrices.emplace_back(s.inputs * s.outputs, Dtype::bf16, 0.02F, 10 + static_cast<uint64_t>(i));
   Product p;
-  p.dtype = p.out_dtype = Dtype::bf16;
+  p.dtype = Dtype::bf16;
+  p.out_dtype = s.out_dtype;
   p.x = memory->x.data();
   p.n = s.rows;
   p.x_stride = p.w_stride = p.depth = s.inputs;
@@ -37,9 +38,10 @@ void bench_product(const Size& s, const std::string& how, const std::function<cu
   p.out = memory->y.data();
   Entry entry;
   entry.op = "tiles";
-  entry.shape = std::to_string(s.rows) + " x " + std::to_string(s.inputs) + " x " + std::to_string(s.outputs) + " bf16, " + how;
+  entry.shape = std::to_string(s.rows) + " x " + std::to_string(s.inputs) + " x " + std::to_string(s.outputs) + " bf16, " +
+                (s.out_dtype == Dtype::f32 ? "to f32, " : "") + how;
   const auto rows = static_cast<double>(s.rows), inputs = static_cast<double>(s.inputs), outputs = static_cast<double>(s.outputs);
-  entry.bytes = 2 * (inputs * outputs + rows * inputs + rows * outputs);
+  entry.bytes = 2 * (inputs * outputs + rows * inputs) + static_cast<double>(dtype_size(s.out_dtype)) * rows * outputs;
   entry.flops = 2 * rows * inputs * outputs;
   entry.sets = sets;
   entry.launch = [p, memory, launch](int i, cudaStream_t stream) mutable {
@@ -53,28 +55,47 @@ LATENT_BENCH(tiles) {
   int major = 0;
   LATENT_MUST(device_attribute(cudaDevAttrComputeCapabilityMajor, &major));
   if (major != 9) return;
-  for (const Size& s : {Size{16, 2560, 2560},
-                        {32, 2560, 2560},
-                        {64, 2560, 2560},
-                        {64, 4096, 4096},
-                        {128, 4096, 4096},
-                        {512, 2560, 2560},
-                        {512, 4096, 4096},
-                        {1000, 1024, 1000},
-                        {4096, 896, 896},
-                        {4096, 2560, 2560},
-                        {8192, 4096, 512},
-                        {100000, 384, 64}}) {
-    if (s.rows <= 64) bench_product(s, "few", [](const Product& p, cudaStream_t stream) { return product_few(p, stream); });
-    for (const int columns : {64, 128, 256}) {
-      for (const int blocks : {1, 2}) {
-        if ((s.rows <= 128 && (blocks == 2 || columns == 256)) || columns > 2 * s.outputs) continue;
-        const Tile tile{columns, blocks};
-        bench_product(s, std::to_string(columns) + " outputs, " + std::to_string(blocks) + (blocks == 1 ? " block" : " blocks"),
-                      [tile](const Product& p, cudaStream_t stream) { return product_wgmma_bf16(p, tile, stream); });
-      }
+  const auto few = [](const Size& s) {
+    bench_product(s, "few", [](const Product& p, cudaStream_t stream) { return product_few(p, stream); });
+  };
+  const auto tiles = [](const Size& s, std::initializer_list<Tile> all) {
+    bench_product(s, "chosen", [](const Product& p, cudaStream_t stream) { return product_wgmma_bf16(p, {}, stream); });
+    for (const Tile& tile : all) {
+      const std::string how = std::to_string(tile.columns) + " outputs, " + std::to_string(tile.blocks) + " rows, " +
+                              std::to_string(tile.splits) + " splits, rest by " + std::to_string(tile.rest) + ", lag " +
+                              std::to_string(tile.lag);
+      bench_product(s, how, [tile](const Product& p, cudaStream_t stream) { return product_wgmma_bf16(p, tile, stream); });
     }
+  };
+  few({64, 896, 896});
+  tiles({64, 896, 896}, {{64, 1, 1, 1}, {64, 1, 2, 1}, {64, 1, 4, 1}, {64, 1, 8, 1}});
+  for (const Size& s : {Size{16, 2560, 2560}, {32, 2560, 2560}, {64, 2560, 2560}, {64, 4096, 4096}}) {
+    few(s);
+    tiles(s, {{64, 1, 2, 1}, {64, 1, 4, 1}, {128, 1, 4, 1}, {160, 1, 8, 1}, {256, 1, 8, 1}});
   }
+  tiles({64, 768, 1000}, {{64, 1, 2, 1}, {64, 1, 4, 1}, {64, 1, 8, 1}});
+  tiles({1000, 1024, 1000}, {{128, 2, 1, 1}, {128, 2, 2, 1}, {256, 2, 2, 1}, {128, 1, 2, 1}});
+  tiles({512, 896, 896}, {{64, 2, 1, 1}, {64, 2, 2, 1}, {128, 2, 2, 1}, {128, 4, 1, 1}, {128, 2, 4, 1}});
+  tiles({512, 2560, 2560},
+        {{128, 2, 1, 1}, {128, 4, 1, 1}, {160, 2, 2, 1}, {192, 2, 2, 1}, {160, 4, 2, 1}, {256, 2, 2, 1}, {256, 1, 4, 1}});
+  tiles({512, 4096, 4096}, {{128, 2, 1, 1}, {128, 4, 1, 1}, {256, 2, 2, 1}, {192, 2, 2, 1}, {256, 4, 2, 1}});
+  tiles({4096, 896, 896}, {{256, 2, 1, 1}, {128, 2, 1, 1}, {192, 2, 1, 1}, {160, 2, 1, 1}});
+  tiles({4096, 896, 4096}, {{256, 2, 1, 1, 0}, {256, 2, 1, 1}, {256, 2, 1, 1, 3}, {160, 2, 1, 1}, {256, 4, 1, 1}});
+  tiles({4096, 2560, 2560}, {{256, 2, 1, 1, 0},
+                             {256, 2, 1, 1},
+                             {256, 2, 1, 1, 3},
+                             {192, 2, 1, 1},
+                             {160, 2, 1, 1},
+                             {128, 2, 1, 1},
+                             {160, 4, 1, 1},
+                             {128, 4, 1, 1},
+                             {256, 2, 1, 2},
+                             {256, 2, 1, 4},
+                             {192, 2, 1, 2}});
+  tiles({4096, 4096, 4096}, {{256, 2, 1, 1, 0}, {256, 2, 1, 1}, {256, 2, 1, 1, 3}, {192, 2, 1, 1}, {256, 4, 1, 1}});
+  tiles({4096, 2560, 2560, Dtype::f32}, {{256, 2, 1, 1, 0}, {256, 2, 1, 1}, {256, 2, 1, 1, 3}});
+  tiles({8192, 4096, 512}, {{256, 2, 1, 1}, {128, 2, 1, 1}, {192, 2, 1, 1}});
+  tiles({100000, 384, 64}, {{64, 1, 1, 1}, {64, 2, 1, 1}, {64, 2, 1, 1, 0}});
 }
 
 }  // namespace
