@@ -1,7 +1,7 @@
-// Products of at most 64 rows, which are bound by reading the matrix, by warp products: for f32, and for processors beside Hopper. Each
-// lane copies 16 bytes at a time to a ring of its own in shared memory, which it alone reads: nobody waits for anybody, and the ring is
-// filled before the kernel before has ended. Which elements of the depth meet in a product does not matter as long as both operands agree,
-// so lane t of a quad takes 16 bytes beside each other where the product's layout would have it pick pairs.
+// Products of at most 64 rows, which are bound by reading the matrix, by warp products: for f32, for at most 16 rows, and for processors
+// beside Hopper. Each lane copies 16 bytes at a time to a ring of its own in shared memory, which it alone reads: nobody waits for anybody,
+// and the ring is filled before the kernel before has ended. Which elements of the depth meet in a product does not matter as long as both
+// operands agree, so lane t of a quad takes 16 bytes beside each other where the product's layout would have it pick pairs.
 //
 // The warps of a block share the depth of 16 or 32 outputs; where that would leave processors idle, so do several blocks: of a cluster
 // (product_few.cuh), or before Hopper through memory, and a second kernel adds. Sums are added in an order that depends on the sizes alone.
@@ -23,7 +23,7 @@ constexpr int ring_bytes = 64 << 10;
 template <class T, int row_tiles, int output_tiles, Stats kind>
 __global__ void __launch_bounds__(warps * 32, row_tiles == 1   ? 3
                                               : row_tiles == 2 ? 2
-                                                               : 1) few_product(const __grid_constant__ Product p, const bool early) {
+                                                               : 1) few_product(const __grid_constant__ Product p) {
   if constexpr (has_mma<T>) {
     constexpr int chunk = 16 / static_cast<int>(sizeof(T));
     constexpr int group = group_bytes / static_cast<int>(sizeof(T));
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(warps * 32, row_tiles == 1   ? 3
     };
 
     // the kernel behind may begin once all of the matrix has been asked for
-    if (early || begin + warp + slots * warps >= end) let_next_begin();
+    if (begin + warp + slots * warps >= end) let_next_begin();
 #pragma unroll
     for (int i = 0; i < slots; i++) fetch(begin + warp + i * warps, i);
     wait_for_previous();
@@ -284,6 +284,13 @@ cudaError_t this_device(Device* device) noexcept {
   return device_attribute(cudaDevAttrMultiProcessorCount, &device->processors);
 }
 
+// Blocks of a cluster for each tile. Where rows are few the matrix's way in is what counts, which more blocks share; many are bound by
+// products, and two blocks help only where most processors would have nothing to do.
+int blocks_of_floats(const Product& p, int64_t tiles, int processors) noexcept {
+  if (p.n <= 8) return few_blocks(tiles, p.depth / 1024, 4 * processors);
+  return p.n > 16 && p.depth >= 256 && 4 * tiles <= processors ? 2 : 1;
+}
+
 template <class T, int row_tiles, Stats kind>
 cudaError_t launch(Product p, const Device& device, const Few& few, cudaStream_t stream) noexcept {
   constexpr int output_tiles = row_tiles > 2 ? 2 : 1;
@@ -292,11 +299,10 @@ cudaError_t launch(Product p, const Device& device, const Few& few, cudaStream_t
   const int64_t tiles = ceil_div<int64_t>(p.outputs, output_tiles * 16);
   const bool clusters = device.version >= 90;
   if (clusters) {
-    const int64_t groups = ceil_div<int64_t>(p.depth * static_cast<int64_t>(sizeof(T)), group_bytes);
-    p.splits = few.blocks > 0 ? few.blocks : few_blocks(tiles, groups / 6, device.processors);
+    p.splits = few.blocks > 0 ? few.blocks : std::is_same_v<T, float> ? blocks_of_floats(p, tiles, device.processors) : 1;
   }
   LATENT_CUDA_TRY(launch_early(kernel, dim3(static_cast<unsigned>(tiles * p.splits)), warps * 32, ring_bytes,
-                               clusters ? static_cast<unsigned>(p.splits) : 1, stream, p, few.early));
+                               clusters ? static_cast<unsigned>(p.splits) : 1, stream, p));
   if (clusters || p.splits == 1) return cudaSuccess;
   add_splits<kind><<<static_cast<unsigned>(ceil_div<int64_t>(p.n * p.outputs, 256)), 256, 0, stream>>>(p);
   return cudaGetLastError();
@@ -309,21 +315,24 @@ cudaError_t launch_with(const Product& p, const Device& device, const Few& few, 
   return p.n <= 32 ? launch<T, 4, kind>(p, device, few, stream) : launch<T, 8, kind>(p, device, few, stream);
 }
 
-bool takes_warpgroups(const Device& device, Dtype dtype) noexcept { return device.version == 90 && dtype != Dtype::f32; }
+// Of up to 16 rows the lanes' own rings are faster than boxes, which one thread has to ask for.
+bool takes_warpgroups(const Device& device, Dtype dtype, int64_t n) noexcept {
+  return device.version == 90 && dtype != Dtype::f32 && n > 16;
+}
 
 }  // namespace
 
 int64_t few_tiles(Dtype dtype, int64_t n, int64_t outputs, int64_t depth) noexcept {
   Device device;
   if (this_device(&device) != cudaSuccess || n > 64 || depth < 1 || (device.version < 80 && dtype != Dtype::f16)) return 0;
-  return ceil_div<int64_t>(outputs, takes_warpgroups(device, dtype) ? 64 : few_outputs(n));
+  return ceil_div<int64_t>(outputs, takes_warpgroups(device, dtype, n) ? 64 : few_outputs(n));
 }
 
 cudaError_t product_few(Product p, cudaStream_t stream, Few few) noexcept {
   Device device;
   LATENT_CUDA_TRY(this_device(&device));
   if (p.n == 1) p.x_stride = packed_leading(p.dtype, p.depth);  // means nothing, but copies want it to be sound
-  if (takes_warpgroups(device, p.dtype) && !few.warps) return product_few_wgmma(p, few, stream);
+  if (takes_warpgroups(device, p.dtype, p.n) && !few.warps) return product_few_wgmma(p, few, stream);
   return for_dtype(p.dtype, [&](auto element) {
     using T = decltype(element);
     switch (p.stats()) {

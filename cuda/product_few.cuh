@@ -9,12 +9,12 @@
 
 namespace latentwire::cuda {
 
-// Blocks of a cluster for each tile: a power of two, so that two launches fit the device beside each other and the later one can fetch its
-// matrix while the earlier one ends.
-inline int few_blocks(int64_t tiles, int64_t most, int processors) noexcept {
-  int blocks = 1;
-  while (blocks < 8 && 2 * blocks <= most && 2 * blocks * tiles <= processors) blocks *= 2;
-  return blocks;
+// Blocks of a cluster for each tile: as many as `most` and room for `at_once` allow.
+inline int few_blocks(int64_t tiles, int64_t most, int64_t at_once) noexcept {
+  for (const int blocks : {8, 4, 3, 2}) {
+    if (blocks <= most && blocks * tiles <= at_once) return blocks;
+  }
+  return 1;
 }
 
 #ifdef __CUDACC__

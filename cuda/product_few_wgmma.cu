@@ -1,5 +1,5 @@
-// Products of at most 64 rows of 16-bit floats on Hopper, which are bound by reading the matrix: 64 outputs are the tall side of warpgroup
-// products and the rows, 16, 32 or 64 of them, the other, so both operands come from shared memory as the copy engine leaves them there and
+// Products of 17 to 64 rows of 16-bit floats on Hopper, which are bound by reading the matrix: 64 outputs are the tall side of warpgroup
+// products and the rows, 32 or 64 of them, the other, so both operands come from shared memory as the copy engine leaves them there and
 // pass no registers. A ring of boxes, 64 of depth each, is filled with the matrix before the kernel before has ended, and with rows once it
 // has. Blocks of a cluster share the depth (product_few.cuh).
 //
@@ -12,14 +12,7 @@ namespace latentwire::cuda {
 
 #ifdef LATENT_WGMMA
 
-// sums [64 outputs, 16 or 32 rows] as Wgmma<T, 64> of wgmma.cuh has them.
-#define LATENT_WGMMA_16(type)                                                                                                    \
-  asm volatile(                                                                                                                  \
-      "{\n.reg .pred p;\nsetp.eq.u32 p, 1, 1;\n"                                                                                 \
-      "wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type " {%0, %1, %2, %3, %4, %5, %6, %7}, %8, %9, p, 1, 1, 0, 0;\n}" \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])                           \
-      : "l"(a), "l"(b))
-
+// sums [64 outputs, 32 rows] as Wgmma<T, 64> of wgmma.cuh has them.
 #define LATENT_WGMMA_32(type)                                                                                                   \
   asm volatile(                                                                                                                 \
       "{\n.reg .pred p;\nsetp.eq.u32 p, 1, 1;\n"                                                                                \
@@ -29,16 +22,6 @@ namespace latentwire::cuda {
         "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])                                            \
       : "l"(a), "l"(b))
 
-template <class T>
-struct Wgmma<T, 16> {
-  static __device__ void multiply(float (&d)[8], uint64_t a, uint64_t b) noexcept {
-    if constexpr (std::is_same_v<T, __half>) {
-      LATENT_WGMMA_16("f16");
-    } else {
-      LATENT_WGMMA_16("bf16");
-    }
-  }
-};
 template <class T>
 struct Wgmma<T, 32> {
   static __device__ void multiply(float (&d)[16], uint64_t a, uint64_t b) noexcept {
@@ -50,7 +33,6 @@ struct Wgmma<T, 32> {
   }
 };
 
-#undef LATENT_WGMMA_16
 #undef LATENT_WGMMA_32
 
 #endif  // LATENT_WGMMA
@@ -69,7 +51,7 @@ template <int rows>
 struct Ring {
   static constexpr int stage_bytes = matrix_bytes + rows * step_bytes;
   // two blocks of a processor: the next kernel's is filled while this one is emptied
-  static constexpr int stages = rows == 16 ? 10 : rows == 32 ? 8 : 5;
+  static constexpr int stages = rows == 32 ? 8 : 5;
   static constexpr int sum_bytes = rows * pitch * static_cast<int>(sizeof(float));
   // with the sums, and room to begin at a multiple of 1024
   static constexpr int bytes = stages * stage_bytes + sum_bytes + 1024;
@@ -109,7 +91,7 @@ __device__ inline void gather_stats(RowStats<kind>& stats, const uint4* tile, in
 template <class T, int rows, Stats kind>
 __global__ void __launch_bounds__(threads, 2)
     few_wgmma_product(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
-                      const __grid_constant__ Product p, const bool early) {
+                      const __grid_constant__ Product p) {
 #ifdef LATENT_WGMMA
   using R = Ring<rows>;
   extern __shared__ uint8_t memory[];
@@ -133,7 +115,6 @@ __global__ void __launch_bounds__(threads, 2)
     barrier_init_fence();
   }
   __syncthreads();
-  if (early) let_next_begin();
 
   if (threadIdx.x >= multipliers) {
     if (threadIdx.x == multipliers) {
@@ -227,14 +208,14 @@ cudaError_t launch(Product p, const Few& few, cudaStream_t stream) noexcept {
   LATENT_CUDA_TRY(hopper::make_map(p.dtype, p.w, p.outputs, p.depth, p.w_stride, outputs, hopper::step_depth, &w_map));
   LATENT_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<rows>::bytes));
   const int64_t tiles = ceil_div<int64_t>(p.outputs, outputs);
-  p.splits = few.blocks > 0 ? few.blocks : few_blocks(tiles, ceil_div<int64_t>(p.depth, 2 * step_depth), processors);
+  // two blocks fit a processor, so that some may have two
+  p.splits = few.blocks > 0 ? few.blocks : few_blocks(tiles, ceil_div<int64_t>(p.depth, step_depth), processors * 5 / 4);
   return launch_early(kernel, dim3(static_cast<unsigned>(tiles * p.splits)), threads, Ring<rows>::bytes, static_cast<unsigned>(p.splits),
-                      stream, x_map, w_map, p, few.early);
+                      stream, x_map, w_map, p);
 }
 
 template <class T, Stats kind>
 cudaError_t launch_with(const Product& p, const Few& few, cudaStream_t stream) noexcept {
-  if (p.n <= 16) return launch<T, 16, kind>(p, few, stream);
   return p.n <= 32 ? launch<T, 32, kind>(p, few, stream) : launch<T, 64, kind>(p, few, stream);
 }
 

@@ -89,7 +89,10 @@ LATENT_BENCH(projection) {
   for (const auto& [inputs, outputs] : {std::pair<int64_t, int64_t>{896, 896}, {2560, 2560}, {4096, 4096}}) {
     for (const int64_t rows : {1, 16, 64, 512, 4096}) bench_projection({rows, inputs, outputs, Dtype::bf16});
   }
+  bench_projection({1, 384, 300, Dtype::bf16});
   bench_projection({1, 896, 4096, Dtype::bf16});
+  bench_projection({32, 2560, 2560, Dtype::bf16});
+  bench_projection({64, 768, 1000, Dtype::bf16});
   bench_projection({8, 2560, 2560, Dtype::bf16});
   bench_projection({4096, 896, 4096, Dtype::bf16});
   bench_projection({8192, 4096, 4096, Dtype::bf16});
@@ -98,6 +101,9 @@ LATENT_BENCH(projection) {
   bench_projection({4096, 2560, 2560, Dtype::bf16, Norm::rms, Activation::gelu, ", gelu"});
   bench_projection({4096, 2560, 2560, Dtype::bf16, Norm::none, Activation::identity, ", no norm"});
   for (const int64_t rows : {1, 16, 64, 512, 4096}) bench_projection({rows, 2560, 2560, Dtype::f32});
+  bench_projection({1, 384, 300, Dtype::f32});
+  bench_projection({1, 4096, 1000, Dtype::f32});
+  bench_projection({64, 768, 1000, Dtype::f32});
 }
 
 }  // namespace

@@ -380,7 +380,7 @@ LATENT_TEST(projection_of_few_rows_by_either_kernel) {
     const ProjectionArgs& a = job.args();
     const std::vector<double> wanted = job.reference(all_rows(s.n));
     for (const bool by_warps : {false, true}) {
-      for (const int blocks : {0, 1, 2, 4, 8}) {
+      for (const int blocks : {0, 1, 2, 3, 4, 8}) {
         job.prepare(Path::automatic);
         Product p;
         p.dtype = s.dtype;
@@ -399,7 +399,7 @@ LATENT_TEST(projection_of_few_rows_by_either_kernel) {
         p.out_stride = a.stride;
         const std::string what =
             describe(s) + (by_warps ? ", by warps, " : ", ") + std::to_string(blocks) + (blocks == 1 ? " block" : " blocks");
-        run([&](cudaStream_t stream) { return product_few(p, stream, {blocks, by_warps, false}); }, what);
+        run([&](cudaStream_t stream) { return product_few(p, stream, {blocks, by_warps}); }, what);
         expect_matrix(job.result(what), wanted, s.outputs, job.bound(), what);
       }
     }
