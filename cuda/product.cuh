@@ -82,24 +82,25 @@ constexpr int64_t few_outputs(int64_t n) noexcept { return n <= 16 ? 16 : 32; }
 struct Few {
   int blocks = 0;
   bool warps = false;
-  bool early = false;  // temporary: the next kernel may begin at once
 };
 cudaError_t product_few(Product p, cudaStream_t stream, Few few = {}) noexcept;
 // Tiles of outputs of product_few; 0 where it cannot be used.
 int64_t few_tiles(Dtype dtype, int64_t n, int64_t outputs, int64_t depth) noexcept;
 cudaError_t product_few_wgmma(const Product& p, const Few& few, cudaStream_t stream) noexcept;
-// How the Hopper kernel cuts a product up: the outputs of 128 rows that a block takes at a time (64, 128, 160, 192 or 256), how many blocks
-// share their copies of outputs (1, 2 or 4), and how many share the depth (1, 2, 4 or 8, at most 8 blocks in all), of all tiles or of the
+// How the Hopper kernel cuts a product up: the outputs of 128 rows that a block takes at a time (64, 128, 192 or 256), how many blocks
+// share their copies of outputs (1 or 2), and how many share the depth (1, 2, 3, 4 or 8, at most 8 blocks in all), of all tiles or of the
 // rest that is left when every processor has taken equally many. 0: the fastest.
 struct Tile {
   int columns = 0;
   int blocks = 0;
   int splits = 0;
   int rest = 0;
-  int lag = 2;  // steps that the second warpgroup begins behind the first
+  bool held = false;  // rows whose statistics are wanted pass registers
 };
 cudaError_t product_wgmma_f16(const Product& p, Tile tile, cudaStream_t stream) noexcept;
 cudaError_t product_wgmma_bf16(const Product& p, Tile tile, cudaStream_t stream) noexcept;
+// Clusters of `size` blocks of that kernel, 1 to 8, that the device holds at once.
+cudaError_t wgmma_clusters(int size, int* count) noexcept;
 cudaError_t product_mma(const Product& p, bool wide, cudaStream_t stream) noexcept;
 cudaError_t product_simple(const Product& p, bool l1, cudaStream_t stream) noexcept;
 

@@ -1,12 +1,12 @@
 // Products of many rows of 16-bit floats on Hopper; product_wgmma_f16.cu and product_wgmma_bf16.cu compile them, which takes a while. One
 // thread copies boxes of 128 rows and up to 256 outputs by 64 of depth into a ring in shared memory; two warpgroups multiply 64 rows each,
-// and while their products run gather the statistics of their rows from the same ring. Blocks stay and take tile after tile. The second
-// warpgroup begins some steps behind the first and stays behind, so that one multiplies while the other finishes its sums; results leave by
-// bulk stores, which nobody waits for.
+// and while their products run gather the statistics of their rows from the same ring. Blocks stay and take tile after tile, and results
+// leave by bulk stores, which nobody waits for.
 //
-// Per 64 of depth a 128 x 256 tile is 1024 cycles of products, 640 of reading shared memory and 48 KB, which is more than the second-level
-// cache delivers to all processors in that time. So two blocks, one row tile below the other, each copy half of the outputs' box into both:
-// 32 KB.
+// Per 64 of depth a 128 x 256 tile is 1024 cycles of products, as many of shared memory, which is written once and of which both warpgroups
+// read all outputs, and 48 KB, which is more than the second-level cache delivers to all processors in that time. So two blocks, one row
+// tile below the other, each copy half of the outputs' box into both: 32 KB. Statistics read rows once more, 128 cycles, unless the rows
+// are held in registers, for the products as well.
 //
 // Where there are fewer tiles than processors, the blocks of a cluster share the depth of a tile as well, and each adds up and finishes a
 // part of its columns, out of the shared memory of all, in the order of the depth. The same, as a second launch, is done with the tiles
@@ -16,6 +16,7 @@
 #include <cudaTypedefs.h>
 
 #include <algorithm>
+#include <atomic>
 
 #include "gemm.h"
 #include "product.cuh"
@@ -38,7 +39,7 @@ constexpr int box_columns = 32;
 constexpr int part_columns = 64;
 constexpr int part_bytes = 64 * part_columns * static_cast<int>(sizeof(float));
 // Columns behind a tile's that are finished with the last where the depth was shared, and dropped.
-constexpr int spare_columns = 32;
+constexpr int spare_columns = 64;
 
 template <int columns>
 struct Ring {
@@ -50,6 +51,7 @@ struct Ring {
   static constexpr int parts_at = stages * stage_bytes;
   static constexpr int barriers_at = parts_at + 2 * part_bytes;
   static constexpr int bytes = barriers_at + barrier_bytes;
+  static_assert(2 * bytes > most_bytes);  // a block has a processor of its own
 };
 
 // Tiles of `blocks` row tiles by one column tile: what a cluster of blocks * splits blocks does together.
@@ -61,7 +63,6 @@ struct Cut {
   int splits;  // share the depth; more than one only where every tile has a cluster of its own
   int first;   // the tiles of this launch, up to `last`
   int last;
-  int lag;       // steps that the second warpgroup begins behind the first
   bool streams;  // results are stored in bulk
 };
 
@@ -95,25 +96,26 @@ struct LaneStats {
   float sum = 0;
   float squares = 0;
 
-  __device__ void add(const float (&x)[32], int valid, bool first) noexcept {
+  template <int count>
+  __device__ void add(const float (&x)[count], int valid, bool first) noexcept {
     if constexpr (kind == Stats::layer) {
       if (first) {
         float all = 0;
 #pragma unroll
-        for (int i = 0; i < 32; i++) all += x[i];  // what is beyond the valid ones is zero
-        pivot = valid > 0 ? all / static_cast<float>(min(valid, 32)) : 0;
+        for (int i = 0; i < count; i++) all += x[i];  // what is beyond the valid ones is zero
+        pivot = valid > 0 ? all / static_cast<float>(min(valid, count)) : 0;
       }
       float sums[4] = {}, squared[4] = {};
-      if (valid >= 32) {
+      if (valid >= count) {
 #pragma unroll
-        for (int i = 0; i < 32; i++) {
+        for (int i = 0; i < count; i++) {
           const float d = x[i] - pivot;
           sums[i % 4] += d;
           squared[i % 4] = fmaf(d, d, squared[i % 4]);
         }
       } else {
 #pragma unroll
-        for (int i = 0; i < 32; i++) {
+        for (int i = 0; i < count; i++) {
           const float d = i < valid ? x[i] - pivot : 0.0F;
           sums[i % 4] += d;
           squared[i % 4] = fmaf(d, d, squared[i % 4]);
@@ -124,7 +126,7 @@ struct LaneStats {
     } else if constexpr (kind == Stats::squares) {
       float squared[4] = {};
 #pragma unroll
-      for (int i = 0; i < 32; i++) squared[i % 4] = fmaf(x[i], x[i], squared[i % 4]);
+      for (int i = 0; i < count; i++) squared[i % 4] = fmaf(x[i], x[i], squared[i % 4]);
       squares += (squared[0] + squared[1]) + (squared[2] + squared[3]);
     }
   }
@@ -165,19 +167,48 @@ __device__ inline void gather_stats(LaneStats<kind>& stats, const uint4* rows, i
   }
 }
 
-// What becomes of the sums of the two rows that a lane holds, given what those that share rows have gathered. All lanes must call it.
-template <Stats kind>
-__device__ inline void affine_of_rows(const Product& p, const RowStats<kind>& stats, int64_t warp_row, RowAffine (&rows)[2]) noexcept {
+// Of the rows that a lane holds for its products, l / 4 of its warp's and 8 below, a quad of lanes shares each: 16 elements of every step.
+// Of those before `depth` of a step, this many are the lane's, and its first.
+__device__ inline int held_of(int depth) noexcept {
+  const int pair = static_cast<int>(threadIdx.x % 4) * 2;
+  return 2 * (depth / 8) + min(max(depth % 8 - pair, 0), 2);
+}
+template <class T, Stats kind>
+__device__ inline void gather_held(LaneStats<kind> (&stats)[2], const uint32_t (&bits)[4][4], int depth_left, bool first_step) noexcept {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    float x[16];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      float eight[8];
+      unpack(make_uint4(bits[2 * i][half], bits[2 * i][2 + half], bits[2 * i + 1][half], bits[2 * i + 1][2 + half]), eight, T{});
+#pragma unroll
+      for (int e = 0; e < 8; e++) x[8 * i + e] = eight[e];
+    }
+    stats[half].add(x, held_of(min(max(depth_left, 0), step_depth)), first_step);
+  }
+}
+
+// What becomes of the sums of rows `row` and `row` + 8, which a lane holds, given what those that share rows have gathered: of these two
+// rows, or of the one of the warp's that is its by two lanes a row. All lanes must call it.
+template <Stats kind, int count>
+__device__ inline void affine_of_rows(const Product& p, const RowStats<kind> (&stats)[count], int64_t row, RowAffine (&rows)[2]) noexcept {
   if constexpr (kind != Stats::none) {
     const int lane = static_cast<int>(threadIdx.x % 32);
-    RowAffine own;
-    if (warp_row + lane / 2 < p.n) own = row_affine(p, stats, warp_row + lane / 2);
+    RowAffine own[count];
+#pragma unroll
+    for (int i = 0; i < count; i++) {
+      const int64_t of = count == 1 ? row - lane / 4 + lane / 2 : row + 8 * i;
+      if (of < p.n) own[i] = row_affine(p, stats[i], of);
+    }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      const int from = lane / 4 * 2 + half * 16;
-      rows[half].factor = __shfl_sync(all_lanes, own.factor, from);
-      if constexpr (kind == Stats::layer) rows[half].of_sums = __shfl_sync(all_lanes, own.of_sums, from);
-      if constexpr (kind == Stats::squares) rows[half].base = __shfl_sync(all_lanes, own.base, from);
+      // of a quad the first, because lanes merge in different orders
+      const int from = count == 1 ? lane / 4 * 2 + half * 16 : lane / 4 * 4;
+      const RowAffine& of_row = own[count == 1 ? 0 : half];
+      rows[half].factor = __shfl_sync(all_lanes, of_row.factor, from);
+      if constexpr (kind == Stats::layer) rows[half].of_sums = __shfl_sync(all_lanes, of_row.of_sums, from);
+      if constexpr (kind == Stats::squares) rows[half].base = __shfl_sync(all_lanes, of_row.base, from);
     }
   }
 }
@@ -424,10 +455,10 @@ __device__ inline void store_pair(const Product& p, const PairStore& store, int6
 
 // The sums of a tile whose depth the `splits` blocks of a cluster have shared: each puts what it has into its ring, and finishes groups of
 // 8 columns from `begin` to `end`. `row` is the first of the two that a lane holds. All threads that multiply must call it, once.
-template <class T, int columns, Stats kind, bool argmin>
-__device__ inline void finish_together(const Product& p, const Cut& cut, const float (&sums)[columns / 2], const RowStats<kind>& stats,
-                                       float4* ring, const float* bias, const float* weight_sums, int64_t row, int column0, int row_rank,
-                                       int begin, int end) noexcept {
+template <class T, int columns, Stats kind, bool argmin, int held_rows>
+__device__ inline void finish_together(const Product& p, const Cut& cut, const float (&sums)[columns / 2],
+                                       const RowStats<kind> (&stats)[held_rows], float4* ring, const float* bias, const float* weight_sums,
+                                       int64_t row, int column0, int row_rank, int begin, int end) noexcept {
   constexpr int groups = columns / 8;
   constexpr int at_once = spare_columns / 8;
   constexpr int threads = 2 * group_threads;
@@ -439,14 +470,20 @@ __device__ inline void finish_together(const Product& p, const Cut& cut, const f
   warpgroups_barrier(3);  // nobody reads rows or outputs there any more
 #pragma unroll
   for (int i = 0; i < groups; i++) own[i * threads] = make_float4(sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]);
-  if constexpr (kind != Stats::none) own[groups * threads] = numbers_of(stats);
+  if constexpr (kind != Stats::none) {
+#pragma unroll
+    for (int i = 0; i < held_rows; i++) own[(groups + i) * threads] = numbers_of(stats[i]);
+  }
   cluster_barrier();
 
   RowAffine affine[2];
   if constexpr (kind != Stats::none) {
-    RowStats<kind> all;
-    for (int i = 0; i < cut.splits; i++) all.merge(stats_of<kind>(load_from(own + groups * threads, block(i))));
-    affine_of_rows(p, all, row - lane / 4, affine);
+    RowStats<kind> all[held_rows];
+    for (int i = 0; i < cut.splits; i++) {
+#pragma unroll
+      for (int j = 0; j < held_rows; j++) all[j].merge(stats_of<kind>(load_from(own + (groups + j) * threads, block(i))));
+    }
+    affine_of_rows(p, all, row, affine);
   }
   const PairStore store(p);
 #pragma unroll 1
@@ -481,7 +518,7 @@ __device__ inline void finish_together(const Product& p, const Cut& cut, const f
 
 #endif  // LATENT_WGMMA
 
-template <class T, int columns, Stats kind, bool argmin>
+template <class T, int columns, Stats kind, bool argmin, bool held>
 __global__ void __launch_bounds__(block_threads, 1)
     wgmma_product(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
                   const __grid_constant__ CUtensorMap y_map, const __grid_constant__ Product p, const Cut cut) {
@@ -582,8 +619,6 @@ __global__ void __launch_bounds__(block_threads, 1)
         if (lane == 0) barrier_arrive(&empty[stage]);
       }
     };
-    // nothing of the ring comes free before both groups have read it, so this waits for the first copy to that stage
-    if (group == 1 && first_tile + clusters < cut.last && cut.lag > 0) barrier_wait(&full[min(cut.lag, min(steps, R::stages) - 1)], 0);
     // groups of 8 columns that this block finishes
     const int first_group = columns / 8 * share / cut.splits;
     const int last_group = columns / 8 * (share + 1) / cut.splits;
@@ -606,35 +641,72 @@ __global__ void __launch_bounds__(block_threads, 1)
 #pragma unroll
       for (int i = 0; i < columns / 2; i++) sums[i] = 0;
       hold(sums);
-      LaneStats<kind> gathered;
+      constexpr int held_rows = held ? 2 : 1;
+      LaneStats<kind> gathered[held_rows];
       int previous = -1;
-      for (int step = 0; step < steps; step++) {
-        const uint8_t* rows = ring + place.stage * R::stage_bytes + group * (row_tile_bytes / 2);
-        barrier_wait(&full[place.stage], place.phase);
-        const uint64_t a = tile_descriptor(rows);
-        const uint64_t b = tile_descriptor(ring + place.stage * R::stage_bytes + row_tile_bytes);
-        wgmma_fence();
-#pragma unroll
-        for (int i = 0; i < step_depth / 16; i++) Wgmma<T, columns>::multiply(sums, a + i * descriptor_step, b + i * descriptor_step);
-        wgmma_commit();
+      const auto finish_previous = [&] {
         if (previous >= 0) {
           wgmma_wait<1>();
           release(previous);
         }
-        // behind a branch, or the assembler puts all of it before the last of the products
-        gather_stats<T>(gathered, reinterpret_cast<const uint4*>(rows), static_cast<int>(p.depth) - (begin + step) * step_depth, step == 0);
         previous = place.stage;
-        place.next();
+      };
+      const auto depth_left = [&](int step) { return static_cast<int>(p.depth) - (begin + step) * step_depth; };
+      if constexpr (held) {
+        const auto multiply = [&](int step, uint32_t(&bits)[step_depth / 16][4]) {
+          const uint8_t* rows = ring + place.stage * R::stage_bytes + group * (row_tile_bytes / 2);
+          const uint64_t b = tile_descriptor(ring + place.stage * R::stage_bytes + row_tile_bytes);
+          barrier_wait(&full[place.stage], place.phase);
+#pragma unroll
+          for (int i = 0; i < step_depth / 16; i++)
+            load_matrices(rows + (warp * 16 + lane % 16) * row_bytes + (((2 * i + lane / 16) ^ (lane % 8)) << 4), bits[i]);
+          // while the products of the step before run; nothing but they may read what they have been given
+          gather_held<T>(gathered, bits, depth_left(step), step == 0);
+          wgmma_fence();
+#pragma unroll
+          for (int i = 0; i < step_depth / 16; i++) Wgmma<T, columns>::multiply_held(sums, bits[i], b + i * descriptor_step);
+          wgmma_commit();
+          finish_previous();
+          place.next();
+        };
+        uint32_t even[step_depth / 16][4], odd[step_depth / 16][4];
+        for (int step = 0; step < steps; step += 2) {
+          multiply(step, even);
+          if (step + 1 < steps) multiply(step + 1, odd);
+        }
+      } else {
+        for (int step = 0; step < steps; step++) {
+          const uint8_t* rows = ring + place.stage * R::stage_bytes + group * (row_tile_bytes / 2);
+          barrier_wait(&full[place.stage], place.phase);
+          const uint64_t a = tile_descriptor(rows);
+          const uint64_t b = tile_descriptor(ring + place.stage * R::stage_bytes + row_tile_bytes);
+          wgmma_fence();
+#pragma unroll
+          for (int i = 0; i < step_depth / 16; i++) Wgmma<T, columns>::multiply(sums, a + i * descriptor_step, b + i * descriptor_step);
+          wgmma_commit();
+          finish_previous();
+          // behind a branch, or the assembler puts all of it before the last of the products
+          gather_stats<T>(gathered[0], reinterpret_cast<const uint4*>(rows), depth_left(step), step == 0);
+          place.next();
+        }
       }
       wgmma_wait<0>();
       hold(sums);
       release(previous);
 
-      // of the elements of each 64 that are this lane's
       const int depth = min(static_cast<int>(p.depth) - begin * step_depth, steps * step_depth);
-      const int seen = depth / step_depth * 32 + min(max(depth % step_depth - first_of_lane(), 0), 32);
-      RowStats<kind> stats = gathered.row_stats(seen);
-      if constexpr (kind != Stats::none) stats.merge(shuffled(stats, lane ^ 1));
+      const int rest = depth % step_depth;
+      // of the elements of each 64 that are this lane's
+      const int seen = depth / step_depth * (held ? 16 : 32) + (held ? held_of(rest) : min(max(rest - first_of_lane(), 0), 32));
+      RowStats<kind> stats[held_rows];
+      if constexpr (kind != Stats::none) {
+#pragma unroll
+        for (int i = 0; i < held_rows; i++) {
+          stats[i] = gathered[i].row_stats(seen);
+          stats[i].merge(shuffled(stats[i], lane ^ 1));
+          if constexpr (held) stats[i].merge(shuffled(stats[i], lane ^ 2));
+        }
+      }
       const int64_t row = row0 + warp * 16 + lane / 4;
       float* const told_sums = part + columns + spare_columns;
       if (thread == 0) store_wait_read<0>();
@@ -663,7 +735,7 @@ __global__ void __launch_bounds__(block_threads, 1)
         argmin_row<columns / 8>(p, row + 8, part, first, column0, [&](int i, int e) { return sums[4 * i + 2 + e]; });
       } else {
         RowAffine affine[2];
-        affine_of_rows(p, stats, row0 + warp * 16, affine);
+        affine_of_rows(p, stats, row, affine);
         finish_sums<kind>(p, sums, affine, part, told_sums, row);
         if (cut.streams) {
           stream_values<T, columns>(&y_map, p.out_dtype == Dtype::f32, sums, reinterpret_cast<uint8_t*>(part), name, row0, column0);
@@ -712,25 +784,60 @@ inline cudaError_t make_map(Dtype dtype, const void* data, int64_t rows, int64_t
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-// Processors come in groups of 16 or 18, across which no cluster reaches.
-constexpr int clusters_at_once(int processors, int size) noexcept {
-  return std::max(1, size <= 2 ? processors / size : processors / 16 * (16 / size));
+constexpr int most_blocks = 8;  // of a cluster
+
+// How many clusters of how many blocks the device holds at once. A block takes a processor; groups of processors, across which no cluster
+// reaches, are of different sizes on different devices.
+struct Room {
+  int clusters[most_blocks + 1] = {};
+};
+
+// Asks the runtime once for each device.
+template <class T>
+cudaError_t room_of_device(Room* room) noexcept {
+  constexpr int devices = 16;                               // that are remembered
+  static std::atomic<int> known[devices][most_blocks + 1];  // one more than there is room for
+  int device = 0;
+  LATENT_CUDA_TRY(cudaGetDevice(&device));
+  for (int size = 1; size <= most_blocks; size++) {
+    int found = device < devices ? known[device][size].load(std::memory_order_relaxed) - 1 : -1;
+    if (found < 0) {
+      const auto kernel = wgmma_product<T, 256, Stats::none, false, false>;
+      LATENT_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<256>::bytes));
+      cudaLaunchAttribute attribute{};
+      attribute.id = cudaLaunchAttributeClusterDimension;
+      attribute.val.clusterDim = {static_cast<unsigned>(size), 1, 1};
+      cudaLaunchConfig_t config{};
+      config.gridDim = dim3(static_cast<unsigned>(size));
+      config.blockDim = dim3(block_threads);
+      config.dynamicSmemBytes = Ring<256>::bytes;
+      config.attrs = &attribute;
+      config.numAttrs = 1;
+      LATENT_CUDA_TRY(cudaOccupancyMaxActiveClusters(&found, kernel, &config));
+      if (device < devices) known[device][size].store(found + 1, std::memory_order_relaxed);
+    }
+    room->clusters[size] = found;
+  }
+  return cudaSuccess;
 }
 
-// Whether results can leave in bulk.
+// Whether results can leave in bulk, which writes whole 16 bytes.
 inline bool streams(const Product& p) noexcept {
   if (p.best != nullptr || p.residual != nullptr || (p.out_dtype != Dtype::f32 && p.out_dtype != p.dtype)) return false;
-  return p.out_stride >= p.outputs && p.out_stride * static_cast<int64_t>(dtype_size(p.out_dtype)) % 16 == 0 && aligned(p.out, 16);
+  const auto whole = [&](int64_t columns) { return columns * static_cast<int64_t>(dtype_size(p.out_dtype)) % 16 == 0; };
+  return p.out_stride >= p.outputs && whole(p.outputs) && whole(p.out_stride) && aligned(p.out, 16);
 }
 
-template <class T, int columns, Stats kind, bool argmin>
-cudaError_t launch(const Product& p, Tile tile, int processors, cudaStream_t stream) noexcept {
-  const auto kernel = wgmma_product<T, columns, kind, argmin>;
+template <class T, int columns, Stats kind, bool argmin, bool held>
+cudaError_t launch(const Product& p, Tile tile, const Room& room, cudaStream_t stream) noexcept {
+  const auto kernel = wgmma_product<T, columns, kind, argmin, held>;
   const int64_t rows = ceil_div<int64_t>(p.n, tile_rows * tile.blocks), across = ceil_div<int64_t>(p.outputs, columns);
   if (p.depth > INT32_MAX - step_depth || rows * across > INT32_MAX / 2) return cudaErrorInvalidValue;
   const auto total = static_cast<int>(rows * across);
   const int64_t steps = ceil_div<int64_t>(p.depth, step_depth);
-  if (std::max(tile.splits, tile.rest) > steps || rows * across * tile.blocks * tile.splits > INT32_MAX) return cudaErrorInvalidValue;
+  const int most = std::max(tile.splits, tile.rest);
+  if (most > steps || tile.blocks * most > most_blocks || rows * across * tile.blocks * tile.splits > INT32_MAX)
+    return cudaErrorInvalidValue;
   CUtensorMap x_map, w_map, y_map{};
   LATENT_CUDA_TRY(make_map(p.dtype, p.x, p.n, p.depth, p.x_stride, tile_rows, step_depth, &x_map));
   LATENT_CUDA_TRY(make_map(p.dtype, p.w, p.outputs, p.depth, p.w_stride, columns / tile.blocks, step_depth, &w_map));
@@ -739,80 +846,80 @@ cudaError_t launch(const Product& p, Tile tile, int processors, cudaStream_t str
   LATENT_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<columns>::bytes));
   const auto launch_some = [&](int first, int last, int splits) {
     const int size = tile.blocks * splits;
-    const int clusters = splits > 1 ? last - first : std::min(last - first, clusters_at_once(processors, size));
-    const Cut cut{static_cast<int>(rows),
-                  static_cast<int>(across),
-                  tall_rows / (tile_rows * tile.blocks),
-                  tile.blocks,
-                  splits,
-                  first,
-                  last,
-                  tile.lag,
-                  bulk};
+    const int clusters = splits > 1 ? last - first : std::min(last - first, room.clusters[size]);
+    const Cut cut{
+        static_cast<int>(rows), static_cast<int>(across), tall_rows / (tile_rows * tile.blocks), tile.blocks, splits, first, last, bulk};
     return launch_early(kernel, dim3(static_cast<unsigned>(clusters * size)), block_threads, Ring<columns>::bytes,
                         static_cast<unsigned>(size), stream, x_map, w_map, y_map, p, cut);
   };
   if (tile.rest <= 1) return launch_some(0, total, tile.splits);
-  const int whole = total - total % clusters_at_once(processors, tile.blocks);
+  const int whole = total - total % room.clusters[tile.blocks];
   if (whole > 0) LATENT_CUDA_TRY(launch_some(0, whole, 1));
   return whole == total ? cudaSuccess : launch_some(whole, total, tile.rest);
 }
 
 template <class T, int columns>
-cudaError_t launch_with(const Product& p, Tile tile, int processors, cudaStream_t stream) noexcept {
-  if (p.best != nullptr) return launch<T, columns, Stats::none, true>(p, tile, processors, stream);
+cudaError_t launch_with(const Product& p, Tile tile, const Room& room, cudaStream_t stream) noexcept {
+  if (p.best != nullptr) return launch<T, columns, Stats::none, true, false>(p, tile, room, stream);
   switch (p.stats()) {
     case Stats::squares:
-      return launch<T, columns, Stats::squares, false>(p, tile, processors, stream);
+      return tile.held ? launch<T, columns, Stats::squares, false, true>(p, tile, room, stream)
+                       : launch<T, columns, Stats::squares, false, false>(p, tile, room, stream);
     case Stats::layer:
-      return launch<T, columns, Stats::layer, false>(p, tile, processors, stream);
+      return tile.held ? launch<T, columns, Stats::layer, false, true>(p, tile, room, stream)
+                       : launch<T, columns, Stats::layer, false, false>(p, tile, room, stream);
     case Stats::none:
       break;
   }
-  return launch<T, columns, Stats::none, false>(p, tile, processors, stream);
+  return launch<T, columns, Stats::none, false, false>(p, tile, room, stream);
 }
 
-// Cycles that a cut takes: a step of a tile is bound by shared memory, which takes as long as the products of 256 columns, or by the
-// second-level cache with all that run beside it.
-inline int64_t cycles_of(const Product& p, const Tile& tile, int processors) noexcept {
+// Cycles that a cut takes, beside what all have in common: a step of a tile is bound by shared memory or by the second-level cache with all
+// that run beside it. Constants by measurements on an H100.
+inline int64_t cycles_of(const Product& p, const Tile& tile, const Room& room) noexcept {
   constexpr int64_t cache_bytes = 4300;  // a cycle
-  constexpr int64_t between_launches = 3000;
+  constexpr int64_t between_launches = 8000;
+  constexpr int64_t never = INT64_MAX / 2;
   const int64_t columns = tile.columns;
   const int64_t tiles = ceil_div<int64_t>(p.n, tile_rows * tile.blocks) * ceil_div(p.outputs, columns);
   const int64_t all_steps = ceil_div<int64_t>(p.depth, step_depth);
   const int64_t copied = (std::min<int64_t>(p.n, tile_rows) + columns / tile.blocks) * row_bytes;  // by a block for a step
+  const bool reads_again = p.best == nullptr && p.stats() != Stats::none && !tile.held;
   const auto products = [&](int64_t at_once, int64_t splits) {
-    return ceil_div(all_steps, splits) * std::max(256 + 3 * columns, at_once * tile.blocks * splits * copied / cache_bytes);
+    return ceil_div(all_steps, splits) *
+           std::max((reads_again ? 384 : 256) + 3 * columns, at_once * tile.blocks * splits * copied / cache_bytes);
   };
+  const int64_t finished = 500 + 4 * columns;
   const auto together = [&](int64_t count, int splits) {
-    const bool fits = count <= clusters_at_once(processors, tile.blocks * splits) && splits <= all_steps;
-    return fits ? products(count, splits) + 1500 + columns * 32 / splits : INT64_MAX / 2;
+    if (count > room.clusters[tile.blocks * splits] || splits > all_steps) return never;
+    return products(count, splits) + finished + 3000 + 14 * columns + 800 * (splits - 1);
   };
   if (tile.splits > 1) return together(tiles, tile.splits);
-  const int64_t room = clusters_at_once(processors, tile.blocks);
-  const int64_t waves = tiles / room, rest = tiles % room;
-  const int64_t finished = (500 + 4 * columns) / (tiles > room ? 2 : 1);  // half of it beside the products of another tile
-  const int64_t whole = waves * (products(room, 1) + finished);
-  if (rest == 0) return tile.rest > 1 ? INT64_MAX / 2 : whole;
-  if (tile.rest > 1) return waves == 0 ? INT64_MAX / 2 : whole + between_launches + together(rest, tile.rest);
-  return whole + products(waves > 0 ? room : rest, 1) + finished;
+  const int64_t at_once = room.clusters[tile.blocks];
+  if (at_once == 0) return never;
+  const int64_t waves = tiles / at_once, rest = tiles % at_once;
+  const int64_t each = tiles > at_once ? finished / 2 : finished;  // half of it beside the products of another tile
+  const int64_t whole = waves * (products(at_once, 1) + each);
+  if (rest == 0) return tile.rest > 1 ? never : whole;
+  if (tile.rest > 1) return waves == 0 ? never : whole + between_launches + together(rest, tile.rest);
+  return whole + products(waves > 0 ? at_once : rest, 1) + each;
 }
 
 // The fastest cut, of those that `tile` leaves open.
-inline Tile choose(const Product& p, const Tile& tile, int processors) noexcept {
+inline Tile choose(const Product& p, const Tile& tile, const Room& room) noexcept {
   Tile best;
   int64_t least = INT64_MAX / 2;
   const auto open = [](int asked, int one) { return asked == 0 || asked == one; };
-  for (const int columns : {256, 192, 160, 128, 64}) {
+  for (const int columns : {256, 192, 128, 64}) {
     if (!open(tile.columns, columns)) continue;
-    for (const int blocks : {1, 2, 4}) {
+    for (const int blocks : {2, 1}) {
       if (!open(tile.blocks, blocks) || (tile.blocks == 0 && (blocks - 1) * tile_rows >= p.n)) continue;
-      for (const int splits : {1, 2, 4, 8}) {
-        if (!open(tile.splits, splits) || blocks * splits > 8) continue;
-        for (const int rest : {1, 2, 4}) {
-          if (!open(tile.rest, rest) || (rest > 1 && (splits > 1 || blocks * rest > 8))) continue;
-          const Tile one{columns, blocks, splits, rest, tile.lag};
-          const int64_t cycles = cycles_of(p, one, processors);
+      for (const int splits : {1, 2, 3, 4, 8}) {
+        if (!open(tile.splits, splits) || blocks * splits > most_blocks) continue;
+        for (const int rest : {1, 2, 3}) {
+          if (!open(tile.rest, rest) || (rest > 1 && splits > 1)) continue;
+          const Tile one{columns, blocks, splits, rest, tile.held};
+          const int64_t cycles = cycles_of(p, one, room);
           if (cycles >= least) continue;
           least = cycles;
           best = one;
@@ -825,20 +932,18 @@ inline Tile choose(const Product& p, const Tile& tile, int processors) noexcept 
 
 template <class T>
 cudaError_t launch_of(const Product& p, Tile tile, cudaStream_t stream) noexcept {
-  int processors = 0;
-  LATENT_CUDA_TRY(device_attribute(cudaDevAttrMultiProcessorCount, &processors));
-  if (tile.columns == 0 || tile.blocks == 0 || tile.splits == 0 || tile.rest == 0) tile = choose(p, tile, processors);
+  Room room;
+  LATENT_CUDA_TRY(room_of_device<T>(&room));
+  if (tile.columns == 0 || tile.blocks == 0 || tile.splits == 0 || tile.rest == 0) tile = choose(p, tile, room);
   switch (tile.columns) {
     case 64:
-      return launch_with<T, 64>(p, tile, processors, stream);
+      return launch_with<T, 64>(p, tile, room, stream);
     case 128:
-      return launch_with<T, 128>(p, tile, processors, stream);
-    case 160:
-      return launch_with<T, 160>(p, tile, processors, stream);
+      return launch_with<T, 128>(p, tile, room, stream);
     case 192:
-      return launch_with<T, 192>(p, tile, processors, stream);
+      return launch_with<T, 192>(p, tile, room, stream);
     case 256:
-      return launch_with<T, 256>(p, tile, processors, stream);
+      return launch_with<T, 256>(p, tile, room, stream);
     default:
       return cudaErrorInvalidValue;  // there is no such cut
   }

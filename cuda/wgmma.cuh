@@ -145,6 +145,14 @@ __device__ inline void store_matrices(void* row, const uint32_t (&bits)[4]) noex
                "r"(bits[2]), "r"(bits[3])
                : "memory");
 }
+// Four 8 x 8 matrices of 16-bit floats from shared memory, in the same way: of the left half of A [16, 16] the upper and the lower one, then
+// those of the right half, which are what a warp holds of the rows of a product.
+__device__ inline void load_matrices(const void* row, uint32_t (&bits)[4]) noexcept {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(bits[0]), "=r"(bits[1]), "=r"(bits[2]), "=r"(bits[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
 // Keeps the compiler from moving uses of sums across a wait.
 template <int count>
 __device__ inline void hold(float (&sums)[count]) noexcept {
@@ -162,125 +170,71 @@ __device__ inline void take_registers() noexcept {
 }
 
 // sums [64, columns] += A [64, 16] B [columns, 16]': lane l of warp w holds row 16 w + l / 4 (+ 8 for odd pairs of four) and columns
-// 8 (i / 4) + 2 (l % 4) + i % 2.
+// 8 (i / 4) + 2 (l % 4) + i % 2. `multiply_held` takes A as `load_matrices` leaves it.
 template <class T, int columns>
 struct Wgmma;
 
-#define LATENT_WGMMA_64(type)                                                                                                             \
-  asm volatile(                                                                                                                           \
-      "{\n.reg .pred p;\nsetp.eq.u32 p, 1, 1;\n"                                                                                          \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                                                         \
-      " {"                                                                                                                                \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                                            \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"                                                    \
-      "}, %32, %33, p, 1, 1, 0, 0;\n}"                                                                                                    \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]),           \
-        "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), \
-        "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), \
-        "+f"(d[30]), "+f"(d[31])                                                                                                          \
-      : "l"(a), "l"(b))
-
-#define LATENT_WGMMA_128(type)                                                                                                            \
-  asm volatile(                                                                                                                           \
-      "{\n.reg .pred p;\nsetp.eq.u32 p, 1, 1;\n"                                                                                          \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                                                        \
-      " {"                                                                                                                                \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                                            \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                                  \
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                                  \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"                                                    \
-      "}, %64, %65, p, 1, 1, 0, 0;\n}"                                                                                                    \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]),           \
-        "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), \
-        "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), \
-        "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), \
-        "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), \
-        "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), \
-        "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])                                                                                \
-      : "l"(a), "l"(b))
-
-#define LATENT_WGMMA_160(type)                                                                                                            \
-  asm volatile(                                                                                                                           \
-      "{\n.reg .pred p;\nsetp.eq.u32 p, 1, 1;\n"                                                                                          \
-      "wgmma.mma_async.sync.aligned.m64n160k16.f32." type "." type                                                                        \
-      " {"                                                                                                                                \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                                            \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                                  \
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                                  \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                                                  \
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"                                                    \
-      "}, %80, %81, p, 1, 1, 0, 0;\n}"                                                                                                    \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]),           \
-        "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), \
-        "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), \
-        "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), \
-        "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), \
-        "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), \
-        "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]), "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), \
-        "+f"(d[70]), "+f"(d[71]), "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79])  \
-      : "l"(a), "l"(b))
-
-#define LATENT_WGMMA_192(type)                                                                                                            \
-  asm volatile(                                                                                                                           \
-      "{\n.reg .pred p;\nsetp.eq.u32 p, 1, 1;\n"                                                                                          \
-      "wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type                                                                        \
-      " {"                                                                                                                                \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                                            \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                                  \
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                                  \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                                                  \
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                                                  \
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"                                                    \
-      "}, %96, %97, p, 1, 1, 0, 0;\n}"                                                                                                    \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]),           \
-        "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), \
-        "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), \
-        "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), \
-        "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), \
-        "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), \
-        "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]), "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), \
-        "+f"(d[70]), "+f"(d[71]), "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]), \
-        "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), \
-        "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])                                                      \
-      : "l"(a), "l"(b))
-
-#define LATENT_WGMMA_256(type)                                                                                                            \
-  asm volatile(                                                                                                                           \
-      "{\n.reg .pred p;\nsetp.eq.u32 p, 1, 1;\n"                                                                                          \
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type                                                                        \
-      " {"                                                                                                                                \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                                            \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                                  \
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                                  \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                                                  \
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                                                  \
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                                                  \
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "                                      \
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"                                    \
-      "}, %128, %129, p, 1, 1, 0, 0;\n}"                                                                                                  \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]),           \
-        "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), \
-        "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), \
-        "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), \
-        "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), \
-        "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), \
-        "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]), "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), \
-        "+f"(d[70]), "+f"(d[71]), "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]), \
-        "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), \
-        "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]), "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]), \
-        "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]), "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]),     \
-        "+f"(d[109]), "+f"(d[110]), "+f"(d[111]), "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]),     \
-        "+f"(d[118]), "+f"(d[119]), "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]),     \
-        "+f"(d[127])                                                                                                                      \
-      : "l"(a), "l"(b))
+// The names and the operands of so many sums.
+#define LATENT_NAMES_32                                                    \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define LATENT_NAMES_64                                                                  \
+  LATENT_NAMES_32                                                                        \
+      ", "                                                                               \
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define LATENT_NAMES_96                                                                  \
+  LATENT_NAMES_64                                                                        \
+      ", "                                                                               \
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define LATENT_NAMES_128                                                                             \
+  LATENT_NAMES_96                                                                                    \
+      ", "                                                                                           \
+      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define LATENT_SUMS_32                                                                                                                  \
+  "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]),  \
+      "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), \
+      "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), \
+      "+f"(d[31])
+#define LATENT_SUMS_64                                                                                                                  \
+  LATENT_SUMS_32, "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]),  \
+      "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), \
+      "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), \
+      "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
+#define LATENT_SUMS_96                                                                                                                  \
+  LATENT_SUMS_64, "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]), "+f"(d[72]),  \
+      "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]), "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), \
+      "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), \
+      "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
+#define LATENT_SUMS_128                                                                                                             \
+  LATENT_SUMS_96, "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]),       \
+      "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]), "+f"(d[112]), \
+      "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]), "+f"(d[121]), \
+      "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
+#define LATENT_PRODUCT(columns, type, names, rows)                                                                                         \
+  "{\n.reg .pred p;\nsetp.eq.u32 p, 1, 1;\nwgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" names "}, " rows ";\n" \
+                                                                                                                                     "}"
 
 template <class T>
 struct Wgmma<T, 64> {
   static __device__ void multiply(float (&d)[32], uint64_t a, uint64_t b) noexcept {
     if constexpr (std::is_same_v<T, __half>) {
-      LATENT_WGMMA_64("f16");
+      asm volatile(LATENT_PRODUCT("64", "f16", LATENT_NAMES_32, "%32, %33, p, 1, 1, 0, 0") : LATENT_SUMS_32 : "l"(a), "l"(b));
     } else {
-      LATENT_WGMMA_64("bf16");
+      asm volatile(LATENT_PRODUCT("64", "bf16", LATENT_NAMES_32, "%32, %33, p, 1, 1, 0, 0") : LATENT_SUMS_32 : "l"(a), "l"(b));
+    }
+  }
+  static __device__ void multiply_held(float (&d)[32], const uint32_t* a, uint64_t b) noexcept {
+    if constexpr (std::is_same_v<T, __half>) {
+      asm volatile(LATENT_PRODUCT("64", "f16", LATENT_NAMES_32, "{%32, %33, %34, %35}, %36, p, 1, 1, 0")
+                   : LATENT_SUMS_32
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+    } else {
+      asm volatile(LATENT_PRODUCT("64", "bf16", LATENT_NAMES_32, "{%32, %33, %34, %35}, %36, p, 1, 1, 0")
+                   : LATENT_SUMS_32
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
     }
   }
 };
@@ -289,20 +243,20 @@ template <class T>
 struct Wgmma<T, 128> {
   static __device__ void multiply(float (&d)[64], uint64_t a, uint64_t b) noexcept {
     if constexpr (std::is_same_v<T, __half>) {
-      LATENT_WGMMA_128("f16");
+      asm volatile(LATENT_PRODUCT("128", "f16", LATENT_NAMES_64, "%64, %65, p, 1, 1, 0, 0") : LATENT_SUMS_64 : "l"(a), "l"(b));
     } else {
-      LATENT_WGMMA_128("bf16");
+      asm volatile(LATENT_PRODUCT("128", "bf16", LATENT_NAMES_64, "%64, %65, p, 1, 1, 0, 0") : LATENT_SUMS_64 : "l"(a), "l"(b));
     }
   }
-};
-
-template <class T>
-struct Wgmma<T, 160> {
-  static __device__ void multiply(float (&d)[80], uint64_t a, uint64_t b) noexcept {
+  static __device__ void multiply_held(float (&d)[64], const uint32_t* a, uint64_t b) noexcept {
     if constexpr (std::is_same_v<T, __half>) {
-      LATENT_WGMMA_160("f16");
+      asm volatile(LATENT_PRODUCT("128", "f16", LATENT_NAMES_64, "{%64, %65, %66, %67}, %68, p, 1, 1, 0")
+                   : LATENT_SUMS_64
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
     } else {
-      LATENT_WGMMA_160("bf16");
+      asm volatile(LATENT_PRODUCT("128", "bf16", LATENT_NAMES_64, "{%64, %65, %66, %67}, %68, p, 1, 1, 0")
+                   : LATENT_SUMS_64
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
     }
   }
 };
@@ -311,9 +265,20 @@ template <class T>
 struct Wgmma<T, 192> {
   static __device__ void multiply(float (&d)[96], uint64_t a, uint64_t b) noexcept {
     if constexpr (std::is_same_v<T, __half>) {
-      LATENT_WGMMA_192("f16");
+      asm volatile(LATENT_PRODUCT("192", "f16", LATENT_NAMES_96, "%96, %97, p, 1, 1, 0, 0") : LATENT_SUMS_96 : "l"(a), "l"(b));
     } else {
-      LATENT_WGMMA_192("bf16");
+      asm volatile(LATENT_PRODUCT("192", "bf16", LATENT_NAMES_96, "%96, %97, p, 1, 1, 0, 0") : LATENT_SUMS_96 : "l"(a), "l"(b));
+    }
+  }
+  static __device__ void multiply_held(float (&d)[96], const uint32_t* a, uint64_t b) noexcept {
+    if constexpr (std::is_same_v<T, __half>) {
+      asm volatile(LATENT_PRODUCT("192", "f16", LATENT_NAMES_96, "{%96, %97, %98, %99}, %100, p, 1, 1, 0")
+                   : LATENT_SUMS_96
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+    } else {
+      asm volatile(LATENT_PRODUCT("192", "bf16", LATENT_NAMES_96, "{%96, %97, %98, %99}, %100, p, 1, 1, 0")
+                   : LATENT_SUMS_96
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
     }
   }
 };
@@ -322,18 +287,33 @@ template <class T>
 struct Wgmma<T, 256> {
   static __device__ void multiply(float (&d)[128], uint64_t a, uint64_t b) noexcept {
     if constexpr (std::is_same_v<T, __half>) {
-      LATENT_WGMMA_256("f16");
+      asm volatile(LATENT_PRODUCT("256", "f16", LATENT_NAMES_128, "%128, %129, p, 1, 1, 0, 0") : LATENT_SUMS_128 : "l"(a), "l"(b));
     } else {
-      LATENT_WGMMA_256("bf16");
+      asm volatile(LATENT_PRODUCT("256", "bf16", LATENT_NAMES_128, "%128, %129, p, 1, 1, 0, 0") : LATENT_SUMS_128 : "l"(a), "l"(b));
+    }
+  }
+  static __device__ void multiply_held(float (&d)[128], const uint32_t* a, uint64_t b) noexcept {
+    if constexpr (std::is_same_v<T, __half>) {
+      asm volatile(LATENT_PRODUCT("256", "f16", LATENT_NAMES_128, "{%128, %129, %130, %131}, %132, p, 1, 1, 0")
+                   : LATENT_SUMS_128
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+    } else {
+      asm volatile(LATENT_PRODUCT("256", "bf16", LATENT_NAMES_128, "{%128, %129, %130, %131}, %132, p, 1, 1, 0")
+                   : LATENT_SUMS_128
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
     }
   }
 };
 
-#undef LATENT_WGMMA_64
-#undef LATENT_WGMMA_128
-#undef LATENT_WGMMA_160
-#undef LATENT_WGMMA_192
-#undef LATENT_WGMMA_256
+#undef LATENT_NAMES_32
+#undef LATENT_NAMES_64
+#undef LATENT_NAMES_96
+#undef LATENT_NAMES_128
+#undef LATENT_SUMS_32
+#undef LATENT_SUMS_64
+#undef LATENT_SUMS_96
+#undef LATENT_SUMS_128
+#undef LATENT_PRODUCT
 
 #endif  // LATENT_WGMMA
 

@@ -1,5 +1,7 @@
-// What the choice between kernels rests on: the same products, RMSNorm to bf16, by tiles of the Hopper kernel and by the one for few rows.
+// Temporary: what the choice between tiles of the Hopper kernel rests on, of products with RMSNorm to bf16. `held` is the way of the rows.
+#include <cstdio>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "../gemm.h"
@@ -55,47 +57,29 @@ LATENT_BENCH(tiles) {
   int major = 0;
   LATENT_MUST(device_attribute(cudaDevAttrComputeCapabilityMajor, &major));
   if (major != 9) return;
-  const auto few = [](const Size& s) {
-    bench_product(s, "few", [](const Product& p, cudaStream_t stream) { return product_few(p, stream); });
-  };
+  std::string line = "{\"op\": \"clusters\"";
+  for (const int size : {1, 2, 3, 4, 6, 8}) {
+    int count = 0;
+    LATENT_MUST(wgmma_clusters(size, &count));
+    line += ", \"" + std::to_string(size) + "\": " + std::to_string(count);
+  }
+  std::printf("%s}\n", line.c_str());
   const auto tiles = [](const Size& s, std::initializer_list<Tile> all) {
-    bench_product(s, "chosen", [](const Product& p, cudaStream_t stream) { return product_wgmma_bf16(p, {}, stream); });
     for (const Tile& tile : all) {
       const std::string how = std::to_string(tile.columns) + " outputs, " + std::to_string(tile.blocks) + " rows, " +
-                              std::to_string(tile.splits) + " splits, rest by " + std::to_string(tile.rest) + ", lag " +
-                              std::to_string(tile.lag);
+                              std::to_string(tile.splits) + " splits, rest by " + std::to_string(tile.rest) + (tile.held ? ", held" : "");
       bench_product(s, how, [tile](const Product& p, cudaStream_t stream) { return product_wgmma_bf16(p, tile, stream); });
     }
   };
-  few({64, 896, 896});
-  tiles({64, 896, 896}, {{64, 1, 1, 1}, {64, 1, 2, 1}, {64, 1, 4, 1}, {64, 1, 8, 1}});
-  for (const Size& s : {Size{16, 2560, 2560}, {32, 2560, 2560}, {64, 2560, 2560}, {64, 4096, 4096}}) {
-    few(s);
-    tiles(s, {{64, 1, 2, 1}, {64, 1, 4, 1}, {128, 1, 4, 1}, {160, 1, 8, 1}, {256, 1, 8, 1}});
-  }
-  tiles({64, 768, 1000}, {{64, 1, 2, 1}, {64, 1, 4, 1}, {64, 1, 8, 1}});
-  tiles({1000, 1024, 1000}, {{128, 2, 1, 1}, {128, 2, 2, 1}, {256, 2, 2, 1}, {128, 1, 2, 1}});
-  tiles({512, 896, 896}, {{64, 2, 1, 1}, {64, 2, 2, 1}, {128, 2, 2, 1}, {128, 4, 1, 1}, {128, 2, 4, 1}});
+  tiles({512, 896, 896}, {{64, 2, 1, 1}, {64, 2, 1, 1, true}, {64, 1, 1, 1, true}, {128, 2, 2, 1, true}});
+  tiles({1000, 1024, 1000}, {{64, 2, 1, 1}, {64, 2, 1, 1, true}, {128, 2, 1, 1, true}, {128, 1, 2, 1, true}});
   tiles({512, 2560, 2560},
-        {{128, 2, 1, 1}, {128, 4, 1, 1}, {160, 2, 2, 1}, {192, 2, 2, 1}, {160, 4, 2, 1}, {256, 2, 2, 1}, {256, 1, 4, 1}});
-  tiles({512, 4096, 4096}, {{128, 2, 1, 1}, {128, 4, 1, 1}, {256, 2, 2, 1}, {192, 2, 2, 1}, {256, 4, 2, 1}});
-  tiles({4096, 896, 896}, {{256, 2, 1, 1}, {128, 2, 1, 1}, {192, 2, 1, 1}, {160, 2, 1, 1}});
-  tiles({4096, 896, 4096}, {{256, 2, 1, 1, 0}, {256, 2, 1, 1}, {256, 2, 1, 1, 3}, {160, 2, 1, 1}, {256, 4, 1, 1}});
-  tiles({4096, 2560, 2560}, {{256, 2, 1, 1, 0},
-                             {256, 2, 1, 1},
-                             {256, 2, 1, 1, 3},
-                             {192, 2, 1, 1},
-                             {160, 2, 1, 1},
-                             {128, 2, 1, 1},
-                             {160, 4, 1, 1},
-                             {128, 4, 1, 1},
-                             {256, 2, 1, 2},
-                             {256, 2, 1, 4},
-                             {192, 2, 1, 2}});
-  tiles({4096, 4096, 4096}, {{256, 2, 1, 1, 0}, {256, 2, 1, 1}, {256, 2, 1, 1, 3}, {192, 2, 1, 1}, {256, 4, 1, 1}});
-  tiles({4096, 2560, 2560, Dtype::f32}, {{256, 2, 1, 1, 0}, {256, 2, 1, 1}, {256, 2, 1, 1, 3}});
-  tiles({8192, 4096, 512}, {{256, 2, 1, 1}, {128, 2, 1, 1}, {192, 2, 1, 1}});
-  tiles({100000, 384, 64}, {{64, 1, 1, 1}, {64, 2, 1, 1}, {64, 2, 1, 1, 0}});
+        {{192, 2, 2, 1}, {128, 2, 1, 1, true}, {192, 1, 2, 1, true}, {192, 2, 2, 1, true}, {256, 1, 3, 1, true}, {256, 2, 3, 1, true}});
+  tiles({512, 4096, 4096}, {{128, 2, 1, 1}, {128, 2, 1, 1, true}, {256, 1, 2, 1}, {256, 1, 2, 1, true}});
+  tiles({4096, 896, 4096}, {{256, 2, 1, 1}, {256, 2, 1, 1, true}});
+  tiles({4096, 2560, 2560}, {{256, 2, 1, 1}, {256, 2, 1, 1, true}, {256, 2, 1, 2, true}, {256, 2, 1, 3, true}, {256, 1, 1, 2, true}});
+  tiles({4096, 4096, 4096}, {{256, 2, 1, 1}, {256, 2, 1, 1, true}});
+  tiles({8192, 4096, 512}, {{256, 2, 1, 1}, {256, 2, 1, 1, true}});
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Every tile of the Hopper kernel against float64: each width, sharing of copies and of the depth, and start of the second warpgroup, with
+// Every tile of the Hopper kernel against float64: each width, sharing of copies and of the depth, and way of the rows into products, with
 // each way that results take, and several tiles for each block.
 #include <memory>
 #include <optional>
@@ -32,7 +32,7 @@ std::string describe(const Plan& s) {
 }
 std::string describe(const Tile& t) {
   return " [" + std::to_string(t.columns) + " outputs, " + std::to_string(t.blocks) + " rows, " + std::to_string(t.splits) +
-         " splits, lag " + std::to_string(t.lag) + "]";
+         " splits, rest by " + std::to_string(t.rest) + (t.held ? ", held]" : "]");
 }
 
 class Job {
@@ -147,10 +147,11 @@ class Job {
 
 std::vector<Tile> all_tiles(int64_t depth) {
   std::vector<Tile> tiles = {{}};
-  for (const int columns : {64, 128, 160, 192, 256}) {
-    for (const int blocks : {1, 2, 4}) {
-      for (const int splits : {1, 2, 4, 8}) {
-        if (blocks * splits <= 8 && (splits == 1 || splits * 64 <= depth)) tiles.push_back({columns, blocks, splits});
+  for (const int columns : {64, 128, 192, 256}) {
+    for (const int blocks : {1, 2}) {
+      for (const int splits : {1, 2, 3, 4, 8}) {
+        if (blocks * splits > 8 || (splits > 1 && splits * 64 > depth)) continue;
+        for (const bool held : {false, true}) tiles.push_back({columns, blocks, splits, 1, held});
       }
     }
   }
@@ -229,10 +230,10 @@ LATENT_TEST(tiles_one_after_another) {
       std::vector<int64_t> rows = {0, s.n - 1, s.n / 2};
       for (int i = 0; i < 12; i++) rows.push_back(random.between(0, s.n - 1));
       const std::vector<double> wanted = job.reference(rows);
-      for (const int columns : {64, 128, 160, 192, 256})
-        check(job, s, rows,
-              {columns, random.of<int>({1, 2, 2, 4}), 1, depth >= 256 ? random.of<int>({1, 1, 2}) : 1, random.of<int>({0, 1, 2, 3})},
-              wanted);
+      for (const int columns : {64, 128, 192, 256}) {
+        for (const bool held : {false, true})
+          check(job, s, rows, {columns, random.of<int>({1, 2}), 1, depth >= 256 ? random.of<int>({1, 2, 3}) : 1, held}, wanted);
+      }
     }
   }
 }
@@ -241,7 +242,8 @@ LATENT_TEST(tiles_are_independent_of_timing) {
   if (!is_hopper()) return;
   std::vector<Case> cases;
   uint64_t seed = 52000;
-  for (const Tile& tile : {Tile{128, 1, 4, 1}, Tile{256, 2, 2, 1}, Tile{64, 1, 8, 1}, Tile{160, 2, 1, 1, 3}, Tile{128, 2, 1, 2}}) {
+  for (const Tile& tile : {Tile{128, 1, 4, 1}, Tile{256, 2, 2, 1, true}, Tile{64, 1, 8, 1}, Tile{192, 2, 1, 1, true}, Tile{128, 2, 1, 2},
+                           Tile{256, 2, 3, 1}, Tile{256, 2, 1, 1, true}}) {
     Random random(seed++);
     Plan s;
     s.n = tile.splits > 1 ? 130 : reduced() ? 300 : 2000;
