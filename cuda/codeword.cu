@@ -47,9 +47,14 @@ struct Room {
   void* rows = nullptr;
   unsigned long long* best = nullptr;
   void* product = nullptr;
-  int64_t few_tiles = 0;  // of few rows: `best` is [few_tiles, slab]
   bool treats = false;
 };
+
+// Tiles of so many rows, if few, each of which leaves its keys: `best` is [tiles, rows]. 0: there is one key a row.
+int64_t tiles_of(const CodewordArgs& a, int64_t rows) noexcept {
+  if (a.path != Path::automatic && a.path != Path::few) return 0;
+  return few_tiles(a.codewords.dtype, rows, a.codewords.outputs, a.codewords.depth);
+}
 
 Room room_for(const CodewordArgs& a, Arena& arena) noexcept {
   Room room;
@@ -57,9 +62,9 @@ Room room_for(const CodewordArgs& a, Arena& arena) noexcept {
   room.treats = !lies_well(a.x, w.depth, w.dtype);
   room.slab = room.treats ? std::min(a.x.count, slab_rows) : a.x.count;
   if (room.treats) room.rows = arena.take(packed_bytes(w.dtype, room.slab, w.depth));
-  if (a.path == Path::automatic || a.path == Path::few) room.few_tiles = few_tiles(w.dtype, a.x.count, w.outputs, w.depth);
-  room.best =
-      arena.take<unsigned long long>(static_cast<size_t>(std::max<int64_t>(room.few_tiles, 1) * room.slab) * sizeof(unsigned long long));
+  const auto keys = [&](int64_t rows) { return rows * std::max<int64_t>(tiles_of(a, rows), 1); };
+  const int64_t last = room.slab > 0 ? a.x.count % room.slab : 0;
+  room.best = arena.take<unsigned long long>(static_cast<size_t>(std::max(keys(room.slab), keys(last))) * sizeof(unsigned long long));
   room.product = arena.take(product_workspace(w.dtype, a.x.count, room.slab, w.outputs, w.depth, a.path));
   return room;
 }
@@ -100,7 +105,8 @@ cudaError_t codeword(const CodewordArgs& args, cudaStream_t stream) noexcept {
     p.best = room.best;
     p.bad_row = args.bad_row;
     p.first_row = static_cast<int32_t>(first);
-    if (room.few_tiles > 0) {
+    const int64_t tiles = tiles_of(args, count);
+    if (tiles > 0) {
       LATENT_CUDA_TRY(product_few(p, stream));
     } else {
       LATENT_CUDA_TRY(launch_early(clear_keys, dim3(static_cast<unsigned>(ceil_div<int64_t>(count, warps * 32))), warps * 32, 0, 1, stream,
@@ -111,7 +117,7 @@ cudaError_t codeword(const CodewordArgs& args, cudaStream_t stream) noexcept {
       using T = decltype(element);
       return launch_early(tell_nearest<T>, dim3(static_cast<unsigned>(ceil_div<int64_t>(count, warps))), warps * 32, 0, 1, stream,
                           static_cast<const T*>(given.data), given.stride, count, args.codewords.depth,
-                          static_cast<const unsigned long long*>(room.best), std::max<int64_t>(room.few_tiles, 1), args.indices + first,
+                          static_cast<const unsigned long long*>(room.best), std::max<int64_t>(tiles, 1), args.indices + first,
                           args.distances == nullptr ? nullptr : args.distances + first, args.bad_row, p.first_row);
     });
     LATENT_CUDA_TRY(error);

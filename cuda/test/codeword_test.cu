@@ -118,8 +118,13 @@ LATENT_TEST(codeword_large) {
   struct Size {
     int64_t n, count, depth;
   };
-  const std::vector<Size> sizes =
-      reduced() ? std::vector<Size>{{150, 300, 64}} : std::vector<Size>{{2048, 1024, 64}, {4096, 8192, 256}, {20001, 300, 30}};
+  const std::vector<Size> sizes = reduced() ? std::vector<Size>{{150, 300, 64}}
+                                            : std::vector<Size>{{2048, 1024, 64},
+                                                                {4096, 8192, 256},
+                                                                {20001, 300, 30},
+                                                                // the last of several slabs has few rows
+                                                                {8203, 300, 30},
+                                                                {8230, 300, 30}};
   for (const Size& size : sizes) {
     for (const Dtype dtype : dtypes()) {
       Random random(31000);
