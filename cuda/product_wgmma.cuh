@@ -16,7 +16,6 @@
 #include <cudaTypedefs.h>
 
 #include <algorithm>
-#include <atomic>
 
 #include "gemm.h"
 #include "product.cuh"
@@ -793,33 +792,7 @@ struct Room {
 };
 
 // Asks the runtime once for each device.
-template <class T>
-cudaError_t room_of_device(Room* room) noexcept {
-  constexpr int devices = 16;                               // that are remembered
-  static std::atomic<int> known[devices][most_blocks + 1];  // one more than there is room for
-  int device = 0;
-  LATENT_CUDA_TRY(cudaGetDevice(&device));
-  for (int size = 1; size <= most_blocks; size++) {
-    int found = device < devices ? known[device][size].load(std::memory_order_relaxed) - 1 : -1;
-    if (found < 0) {
-      const auto kernel = wgmma_product<T, 256, Stats::none, false, false>;
-      LATENT_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<256>::bytes));
-      cudaLaunchAttribute attribute{};
-      attribute.id = cudaLaunchAttributeClusterDimension;
-      attribute.val.clusterDim = {static_cast<unsigned>(size), 1, 1};
-      cudaLaunchConfig_t config{};
-      config.gridDim = dim3(static_cast<unsigned>(size));
-      config.blockDim = dim3(block_threads);
-      config.dynamicSmemBytes = Ring<256>::bytes;
-      config.attrs = &attribute;
-      config.numAttrs = 1;
-      LATENT_CUDA_TRY(cudaOccupancyMaxActiveClusters(&found, kernel, &config));
-      if (device < devices) known[device][size].store(found + 1, std::memory_order_relaxed);
-    }
-    room->clusters[size] = found;
-  }
-  return cudaSuccess;
-}
+cudaError_t room_of_device(Room* room) noexcept;
 
 // Whether results can leave in bulk, which writes whole 16 bytes.
 inline bool streams(const Product& p) noexcept {
@@ -933,7 +906,7 @@ inline Tile choose(const Product& p, const Tile& tile, const Room& room) noexcep
 template <class T>
 cudaError_t launch_of(const Product& p, Tile tile, cudaStream_t stream) noexcept {
   Room room;
-  LATENT_CUDA_TRY(room_of_device<T>(&room));
+  LATENT_CUDA_TRY(room_of_device(&room));
   if (tile.columns == 0 || tile.blocks == 0 || tile.splits == 0 || tile.rest == 0) tile = choose(p, tile, room);
   switch (tile.columns) {
     case 64:

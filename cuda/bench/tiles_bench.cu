@@ -1,5 +1,4 @@
 // Temporary: what the choice between tiles of the Hopper kernel rests on, of products with RMSNorm to bf16. `held` is the way of the rows.
-#include <cstdio>
 #include <memory>
 #include <string>
 #include <vector>
@@ -57,13 +56,6 @@ LATENT_BENCH(tiles) {
   int major = 0;
   LATENT_MUST(device_attribute(cudaDevAttrComputeCapabilityMajor, &major));
   if (major != 9) return;
-  std::string line = "{\"op\": \"clusters\"";
-  for (const int size : {1, 2, 3, 4, 6, 8}) {
-    int count = 0;
-    LATENT_MUST(wgmma_clusters(size, &count));
-    line += ", \"" + std::to_string(size) + "\": " + std::to_string(count);
-  }
-  std::printf("%s}\n", line.c_str());
   const auto tiles = [](const Size& s, std::initializer_list<Tile> all) {
     for (const Tile& tile : all) {
       const std::string how = std::to_string(tile.columns) + " outputs, " + std::to_string(tile.blocks) + " rows, " +
