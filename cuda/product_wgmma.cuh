@@ -88,7 +88,7 @@ struct Place {
 };
 
 // Sums over what a lane has seen of its row. Those for LayerNorm are of differences from a pivot, the mean of the first elements: one pass,
-// and no more than (elements / 32) times the rounding of the variance, because a pivot far off the mean is part of that.
+// and no more than (elements / 32, of held rows / 16) times the rounding of the variance, because a pivot far off the mean is part of that.
 template <Stats kind>
 struct LaneStats {
   float pivot = 0;
@@ -643,13 +643,6 @@ __global__ void __launch_bounds__(block_threads, 1)
       constexpr int held_rows = held ? 2 : 1;
       LaneStats<kind> gathered[held_rows];
       int previous = -1;
-      const auto finish_previous = [&] {
-        if (previous >= 0) {
-          wgmma_wait<1>();
-          release(previous);
-        }
-        previous = place.stage;
-      };
       const auto depth_left = [&](int step) { return static_cast<int>(p.depth) - (begin + step) * step_depth; };
       if constexpr (held) {
         const auto multiply = [&](int step, uint32_t(&bits)[step_depth / 16][4]) {
@@ -665,7 +658,9 @@ __global__ void __launch_bounds__(block_threads, 1)
 #pragma unroll
           for (int i = 0; i < step_depth / 16; i++) Wgmma<T, columns>::multiply_held(sums, bits[i], b + i * descriptor_step);
           wgmma_commit();
-          finish_previous();
+          wgmma_wait<1>();
+          if (previous >= 0) release(previous);
+          previous = place.stage;
           place.next();
         };
         uint32_t even[step_depth / 16][4], odd[step_depth / 16][4];
@@ -683,9 +678,13 @@ __global__ void __launch_bounds__(block_threads, 1)
 #pragma unroll
           for (int i = 0; i < step_depth / 16; i++) Wgmma<T, columns>::multiply(sums, a + i * descriptor_step, b + i * descriptor_step);
           wgmma_commit();
-          finish_previous();
+          if (previous >= 0) {
+            wgmma_wait<1>();
+            release(previous);
+          }
           // behind a branch, or the assembler puts all of it before the last of the products
           gather_stats<T>(gathered[0], reinterpret_cast<const uint4*>(rows), depth_left(step), step == 0);
+          previous = place.stage;
           place.next();
         }
       }
