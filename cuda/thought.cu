@@ -3,9 +3,9 @@
 // what reaches each; then the selection's ids in order and its weights. In the second, blocks sum the rows of the selection, and the last
 // to finish adds the rest and brings the sum to its length. Nothing depends on the order in which blocks or threads come.
 //
-// A mix of the whole vocabulary needs no selection (and goes to thought_all.cu where that can be): the first launch finds the maximum and
-// the sum, and the second, whose blocks have begun to bring their rows into the second-level cache meanwhile, makes the weights of its rows
-// itself.
+// A mix of the whole vocabulary needs no selection: the first launch finds the maximum and the sum, and the second, whose blocks have begun
+// to bring their rows into the second-level cache meanwhile, makes the weights of its rows itself. On Hopper, thought_all.cu takes
+// those whose rows bulk copies take.
 //
 // The second launch begins while the first one ends, and the first while what is before it on the stream does, so a graph of the two would
 // save the host's time alone. They may be captured: nothing is allocated, and arguments are taken by value.

@@ -252,19 +252,12 @@ __global__ void __launch_bounds__(gather_threads) gather_kernel(const __grid_con
   double rest = 0;
   double weighted = 0;
   uint64_t finite = 0;
-  // Of a split, what its exponentials come to beside the largest of all. That one is added last: what is left is small where p is nearly 1,
-  // and must not drown in it.
-  const auto mass_of = [&](const Part& part, double* shift) {
-    const float own = logit_of(static_cast<uint32_t>(part.top >> 32));
-    *shift = 0;
-    if (own == -INFINITY) return 0.0;
-    *shift = (own - largest) / temperature;
-    return exp(*shift) * (part.rest + 1);
-  };
   for (uint32_t i = threadIdx.x; i < splits; i += blockDim.x) {
     const Part part = parts[i];
-    double shift;
-    const double mass = mass_of(part, &shift);
+    const double own = logit_of(static_cast<uint32_t>(part.top >> 32));
+    const double shift = own == -INFINITY ? 0 : (own - largest) / temperature;
+    const double mass = own == -INFINITY ? 0 : exp(shift) * (part.rest + 1);
+    // The largest term is added last: what is left is small where p is nearly 1, and must not drown in it.
     rest += part.top == top ? part.rest : mass;
     weighted += exp(shift) * part.weighted + mass * shift;
     finite += part.finite;
