@@ -4,7 +4,8 @@
 // to finish adds the rest and brings the sum to its length. Nothing depends on the order in which blocks or threads come.
 //
 // A mix of the whole vocabulary needs no selection: the first launch finds the maximum and the sum, and the second, whose blocks have begun
-// to bring their rows into the second-level cache meanwhile, makes the weights of its rows itself.
+// to bring their rows into the second-level cache meanwhile, makes the weights of its rows itself. On Hopper, thought_all.cu takes
+// those whose rows bulk copies take.
 //
 // The second launch begins while the first one ends, and the first while what is before it on the stream does, so a graph of the two would
 // save the host's time alone. They may be captured: nothing is allocated, and arguments are taken by value.
@@ -14,6 +15,7 @@
 #include "memory.h"
 #include "product.cuh"
 #include "team.cuh"
+#include "thought.cuh"
 #include "token_row.cuh"
 
 namespace latentwire::cuda {
@@ -26,7 +28,6 @@ constexpr uint32_t warp_tokens = 128;
 constexpr uint32_t most_kept_bytes = 96 * 1024;
 // Selections up to here are weighed by one block.
 constexpr int64_t alone_tokens = 4096;
-constexpr double log2_e = 1.4426950408889634;
 constexpr double two_pi = 6.283185307179586;
 
 // Rows of the table that one block sums at least, and what their sums pass through where there are more.
@@ -104,15 +105,6 @@ struct Position {
     partials = reinterpret_cast<float*>(at + job.layout.partials);
   }
 };
-
-// Greater for a larger logit; -0 counts as 0.
-__device__ inline uint32_t order_of(float logit) noexcept {
-  const uint32_t bits = __float_as_uint(__fadd_rn(logit, 0.0F));
-  return (bits & 0x8000'0000U) != 0 ? ~bits : bits | 0x8000'0000U;
-}
-__device__ inline float logit_of(uint32_t order) noexcept {
-  return __uint_as_float((order & 0x8000'0000U) != 0 ? order & 0x7FFF'FFFFU : ~order);
-}
 
 // The logits of a position as one warp of the team sees them: its run of neighbours. What a lane looks at nobody else does, so nobody
 // waits.
@@ -912,11 +904,19 @@ cudaError_t launch_sum(const Job& job, cudaStream_t stream) noexcept {
 
 }  // namespace
 
-size_t thought_workspace(const ThoughtArgs& a) noexcept { return static_cast<size_t>(a.batch) * layout_of(a).row_bytes; }
+size_t thought_workspace(const ThoughtArgs& a) noexcept {
+  const size_t bytes = static_cast<size_t>(a.batch) * layout_of(a).row_bytes;
+  const size_t of_all = thought_all_workspace(a);
+  return bytes > of_all ? bytes : of_all;
+}
 
-cudaError_t thought_steps(const ThoughtArgs& a, cudaStream_t stream) noexcept {
+cudaError_t thought_steps(const ThoughtArgs& a, cudaStream_t stream) noexcept { return thought_steps_as(a, {}, stream); }
+
+cudaError_t thought_steps_as(const ThoughtArgs& a, const Sharing& sharing, cudaStream_t stream) noexcept {
   if (!valid(a)) return cudaErrorInvalidValue;
   if (a.batch == 0) return cudaSuccess;
+  RowPlan plan;
+  if (mixes_all(a) && plan_rows(a, sharing, &plan)) return thought_all(a, plan, stream);
   const double scale = std::fmin(log2_e / a.temperature, static_cast<double>(FLT_MAX));
   const Job job{a, layout_of(a), 0, most_team, static_cast<float>(scale), 0, false, false, mixes_all(a)};
   LATENT_CUDA_TRY(for_dtype(a.dtype, [&](auto element) { return launch_select<decltype(element)>(job, stream); }));

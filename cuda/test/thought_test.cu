@@ -453,34 +453,93 @@ LATENT_TEST(thought_steps_without_outputs) {
   }
 }
 
+// The mix of all rows, where neither ids nor weights are asked for.
+void check_all_rows(Step& step, size_t offset) {
+  ThoughtArgs& a = step.args;
+  a.mix = 0.7F;
+  a.top_p = 1;
+  a.noise = ThoughtNoise::none;
+  a.unit_mix = false;
+  step.upload(offset);
+  step.poison();
+  a.ids = nullptr;
+  a.weights = nullptr;
+  const std::string what = describe(step) + ", all rows" + (offset == 0 ? "" : ", unaligned");
+  run([&](cudaStream_t stream) { return thought_steps(a, stream); }, what);
+  const std::vector<float> out = step.out.download();
+  const std::vector<ThoughtStats> stats = step.stats.download();
+  const std::vector<ThoughtFault> faults = step.faults.download();
+  for (int64_t row = 0; row < a.batch; row++) {
+    const std::string where = what + ", row " + std::to_string(row);
+    const ThoughtStats& got = stats[static_cast<size_t>(row)];
+    const Wanted w = definition(step, row, 0);
+    expect(faults[static_cast<size_t>(row)] == ThoughtFault::none, where + ": a fault");
+    expect(got.selected == static_cast<int64_t>(w.ids.size()), where + ": selected " + std::to_string(got.selected));
+    expect(got.argmax == w.argmax, where + ": argmax " + std::to_string(got.argmax) + ", not " + std::to_string(w.argmax));
+    expect(std::fabs(got.entropy_bits - w.entropy_bits) <= 2e-5 * std::max(w.entropy_bits, 1e-6),
+           where + ": entropy " + std::to_string(got.entropy_bits) + ", not " + std::to_string(w.entropy_bits));
+    expect(std::fabs(got.max_p / w.max_p - 1) <= 1e-5, where + ": max_p");
+    const auto at = row * a.table.width;
+    expect_close({out.begin() + at, out.begin() + at + a.table.width}, w.out, 1e-5, where + ": e");
+  }
+}
+
 LATENT_TEST(thought_steps_mix_all_rows) {
-  for (int round = 0; round < rounds(21); round++) {
+  for (int round = 0; round < rounds(28); round++) {
     Random random(2250 + static_cast<uint64_t>(round));
     const auto count = random.of<int64_t>({1, 15, 17, 130, 2500, 20000});
-    const auto width = random.of<int64_t>({1, 8, 64, 100, 520, 2600});
+    const auto width = random.of<int64_t>({1, 8, 12, 64, 100, 520, 2600});
     const auto step = step_of(random, row_formats()[static_cast<size_t>(round % 7)], count, count == 20000 ? 64 : width, 3);
-    ThoughtArgs& a = step->args;
-    a.mix = 0.7F;
-    a.top_k = random.of<int64_t>({0, count, count + 3});
-    a.top_p = 1;
-    a.noise = ThoughtNoise::none;
-    a.unit_mix = false;
-    step->upload(random.of<size_t>({0, 0, step->format.columns == 1 ? size_t{4} : size_t{3}}));
-    a.ids = nullptr;
-    a.weights = nullptr;
-    const std::string what = describe(*step) + ", all rows";
-    run([&](cudaStream_t stream) { return thought_steps(a, stream); }, what);
-    const std::vector<float> out = step->out.download();
-    const std::vector<ThoughtStats> stats = step->stats.download();
-    const std::vector<ThoughtFault> faults = step->faults.download();
-    for (int64_t row = 0; row < a.batch; row++) {
-      const auto i = static_cast<size_t>(row);
-      const Wanted w = definition(*step, row, 0);
-      expect(faults[i] == ThoughtFault::none, what + ": a fault");
-      expect(stats[i].selected == static_cast<int64_t>(w.ids.size()), what + ": selected " + std::to_string(stats[i].selected));
-      const auto at = row * a.table.width;
-      expect_close({out.begin() + at, out.begin() + at + a.table.width}, w.out, 1e-5, what + ", row " + std::to_string(row));
+    step->args.top_k = random.of<int64_t>({0, count, count + 3});
+    check_all_rows(*step, random.of<size_t>({0, 0, step->format.columns == 1 ? size_t{4} : size_t{3}}));
+  }
+}
+
+// Rows at multiples of 16 bytes, so many and so long that they go several times around the ring that Hopper brings them through; and rows
+// that are just too long for it.
+LATENT_TEST(thought_steps_mix_rows_in_a_ring) {
+  if (reduced()) return;
+  for (size_t i = 0; i < row_formats().size(); i++) {
+    for (const int64_t width : {4096, 8192, 8448}) {
+      Random random(2280 + static_cast<uint64_t>(width) + i);
+      const int64_t count = width == 4096 ? 4501 : 1100;
+      const auto step = step_of(random, row_formats()[i], count, width, width == 4096 ? 1 : 2);
+      ThoughtArgs& a = step->args;
+      const int64_t of_row = a.table.width / step->format.columns * step->format.bytes;
+      a.table.row_bytes = of_row + (width == 8192 ? 16 : 0);
+      step->table = table_bytes(random, step->format, count, a.table.width, a.table.row_bytes);
+      a.top_k = 0;
+      check_all_rows(*step, 0);
     }
+  }
+}
+
+// Runs of rows that hold no token at all, one token that is all, and a token that all but cancels.
+LATENT_TEST(thought_steps_mix_uneven_rows) {
+  for (int round = 0; round < rounds(8); round++) {
+    Random random(2290 + static_cast<uint64_t>(round));
+    const int64_t count = 3000;
+    const auto step = step_of(random, row_formats()[0], count, 64, 2);
+    ThoughtArgs& a = step->args;
+    a.dtype = Dtype::f32;
+    a.table.row_bytes = 64 * 4;
+    step->table = table_bytes(random, step->format, count, 64, a.table.row_bytes);
+    a.top_k = 0;
+    a.extra = 0;
+    a.temperature = round % 2 == 0 ? 1.0F : 1e-3F;
+    step->masked.assign(static_cast<size_t>(count), false);
+    for (int64_t id = 700; id < 1900; id++) step->masked[static_cast<size_t>(id)] = round % 3 != 0;
+    for (int64_t row = 0; row < 2; row++) {
+      float* z = step->logits.data() + row * a.logit_stride;
+      for (int64_t id = 0; id < count; id++) z[id] = static_cast<float>(random.uniform() * 4);
+      std::fill_n(z + 2000, 500, -INFINITY);
+      z[2600] = row == 0 ? 30.0F : 5.0F;
+      step->tokens[static_cast<size_t>(row)] = random.of<int32_t>({2600, 1000, 2200, 5});
+    }
+    // on row 0, where 2600 is as good as all, -0.7 leaves what the others come to
+    a.token = round < 4 ? -0.7F : 0.5F;
+    if (a.token < 0) step->tokens[0] = 2600;
+    check_all_rows(*step, 0);
   }
 }
 
@@ -549,17 +608,23 @@ LATENT_TEST(thought_steps_refuse_what_no_kernel_takes) {
 LATENT_TEST(thought_is_independent_of_timing) {
   Random random(2500);
   std::vector<Case> cases;
-  for (int i = 0; i < 6; i++) {
+  for (int i = 0; i < 7; i++) {
     const auto step = step_of(random, row_formats()[static_cast<size_t>(i)], reduced() ? 2000 : 20000, 256, 3);
-    step->args.mix = 1;
-    // one sums all rows of the table, in splits
-    if (i == 2) {
-      step->args.top_k = 0;
-      step->args.top_p = 1;
+    ThoughtArgs& a = step->args;
+    a.mix = 1;
+    // three sum all rows of the table, in splits: two whose rows bulk copies take, and one whose rows lie at odd places
+    const bool all = i == 0 || i == 2 || i == 3;
+    if (all) {
+      a.top_k = 0;
+      a.top_p = 1;
+      a.noise = ThoughtNoise::none;
+      a.unit_mix = false;
+      a.table.row_bytes = round_up<int64_t>(a.table.row_bytes, 16);
+      step->table = table_bytes(random, step->format, a.table.count, a.table.width, a.table.row_bytes);
     }
-    step->upload(0);
-    if (i == 2) step->args.ids = nullptr;
-    if (i == 2) step->args.weights = nullptr;
+    step->upload(i == 3 ? 3 : 0);
+    if (all) a.ids = nullptr;
+    if (all) a.weights = nullptr;
     cases.push_back({[step] { step->poison(); }, [step](cudaStream_t stream) { return thought_steps(step->args, stream); },
                      [step] {
                        std::vector<uint8_t> bytes = bytes_of(step->out.download());
