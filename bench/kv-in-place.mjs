@@ -49,16 +49,6 @@ async function measure(model, pools, length, device) {
       () => into(other, handles[name], `${name} import`),
       () => into(other, sources[name], `${name} pool to pool`),
     );
-    if (name === "states")
-      cases.push(async () => {
-        const sequence = pool.sequence();
-        const ms = await time(async () => {
-          await sequence.prefill(promptTokens(model, length));
-          await sequence.logits().then((logits) => logits.dispose());
-        });
-        await sequence.dispose();
-        return { prefill: ms };
-      });
   }
   let copies;
   let there;
@@ -76,11 +66,13 @@ async function measure(model, pools, length, device) {
       () => into(pools["in place"][1], there, "device import"),
       async () => {
         let opened;
+        let shared;
         const ms = await time(async () => {
-          using shared = await there.share();
+          shared = await there.share();
           opened = await pools["in place"][1].openDeviceKv(shared.reference);
         });
         opened.dispose();
+        shared.dispose();
         return { "device share and open": ms };
       },
     );
@@ -106,15 +98,28 @@ export async function run(want) {
     const add = (name, ms, peers, share) => rows.push(row({ name: `kv in place: ${name}`, shape, ms, peers, ratio: share }));
     for (const what of ["export", "import", "pool to pool"]) {
       const [ms, states] = [times[`in place ${what}`], times[`states ${what}`]];
-      const peers = { "through states": states, ...(device ? {} : { memcpy: times.memcpy }), ...(what === "pool to pool" && { prefill: times.prefill }) };
+      const peers = {
+        "through states": states,
+        ...(device ? {} : { memcpy: times.memcpy }),
+      };
       add(what, ms, peers, states / ms);
     }
     if (!device) continue;
     for (const what of ["export", "import", "share and open"]) {
       const copies = what === "share and open" ? 2 : 1;
-      add(`${what}, on the device`, times[`device ${what}`], { "copy on the device": copies * times["device copy"] }, (copies * times["device copy"]) / times[`device ${what}`]);
+      add(
+        `${what}, on the device`,
+        times[`device ${what}`],
+        { "copy on the device": copies * times["device copy"] },
+        (copies * times["device copy"]) / times[`device ${what}`],
+      );
     }
-    add("export to the host", times["in place export"], { "tensor to the host": times["to the host"] }, times["to the host"] / times["in place export"]);
+    add(
+      "export to the host",
+      times["in place export"],
+      { "tensor to the host": times["to the host"] },
+      times["to the host"] / times["in place export"],
+    );
   }
   for (const pool of Object.values(pools).flat()) await pool.dispose();
   await model.dispose();

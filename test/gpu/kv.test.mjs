@@ -52,17 +52,17 @@ describe("a cache of llama.cpp on the GPU", () => {
 
   it("gives the bytes that llama.cpp gives, and takes them", async () => {
     const source = await filled(inPlace, text);
-    using kv = await source.exportKv();
+    const kv = await source.exportKv();
     const through = plain.sequence();
     await through.importKv(kv, { positions: "keep" });
-    using states = await through.exportKv();
+    const states = await through.exportKv();
     assert.ok((await bytesOf(states)).equals(await bytesOf(kv)));
     const back = other.sequence();
     await back.importKv(states);
-    using again = await back.exportKv();
+    const again = await back.exportKv();
     assert.ok((await bytesOf(again)).equals(await bytesOf(kv)));
     assert.deepEqual(await greedy(back, 16), await greedy(through, 16));
-    for (const sequence of [source, through, back]) await sequence.dispose();
+    for (const one of [kv, states, again, source, through, back]) await one.dispose();
   });
 
   it("goes to another pool on the device, whole, in parts and to other positions", async () => {
@@ -72,12 +72,12 @@ describe("a cache of llama.cpp on the GPU", () => {
     assert.equal((await target.importKv(source)).way, "device");
     assert.ok(worst(await floats(target.logits()), await floats(source.logits())) < 1e-3);
     const [there, here] = [await filled(other, "ana has the key."), await filled(other, "ana has the key.")];
-    using kv = await source.exportDeviceKv({ range: { from: 2, to: 20 } });
-    using host = await source.exportKv({ range: { from: 2, to: 20 } });
+    const kv = await source.exportDeviceKv({ range: { from: 2, to: 20 } });
+    const host = await source.exportKv({ range: { from: 2, to: 20 } });
     assert.equal((await there.importKv(kv)).way, "device");
     assert.equal((await here.importKv(host)).way, "copy");
     assert.ok(worst(await floats(there.logits()), await floats(here.logits())) < 2e-2);
-    for (const sequence of [source, target, there, here]) await sequence.dispose();
+    for (const one of [kv, host, source, target, there, here]) await one.dispose();
   });
 
   it("comes out of a fragmented cache in order", async () => {
@@ -88,10 +88,11 @@ describe("a cache of llama.cpp on the GPU", () => {
     await source.prefill(tokens.slice(0, 50));
     await filler.dispose();
     await source.prefill(tokens.slice(50));
-    using kv = await source.exportDeviceKv();
+    const kv = await source.exportDeviceKv();
     const target = other.sequence();
     await target.importKv(kv);
     assert.ok(worst(await floats(target.logits()), await floats(source.logits())) < 2e-2);
+    kv.dispose();
     await target.dispose();
     await small.dispose();
   });
@@ -104,10 +105,10 @@ describe("a cache of llama.cpp on the GPU", () => {
     const source = await filled(a, text);
     const target = b.sequence();
     assert.equal((await target.importKv(source)).way, "device");
-    using want = await source.exportKv();
-    using got = await target.exportKv();
+    const want = await source.exportKv();
+    const got = await target.exportKv();
     assert.ok((await bytesOf(got)).equals(await bytesOf(want)));
-    for (const pool of [a, b]) await pool.dispose();
+    for (const one of [want, got, a, b]) await one.dispose();
   });
 
   it("is decoded beside imports and exports, and memory goes back", async () => {
@@ -161,8 +162,8 @@ describe("another process", () => {
     try {
       assert.equal((await once(child, "message"))[0], "ready");
       const source = await filled(inPlace, text);
-      using kv = await source.exportDeviceKv();
-      using shared = await kv.share();
+      const kv = await source.exportDeviceKv();
+      const shared = await kv.share();
       child.send(shared.reference);
       const [first] = await once(child, "message");
       assert.deepEqual([first.way, first.positions], ["device", kv.length]);
@@ -181,7 +182,7 @@ describe("another process", () => {
       assert.deepEqual(second.tokens, tokens);
       socket.destroy();
       server.close();
-      await source.dispose();
+      for (const one of [shared, kv, source]) await one.dispose();
     } finally {
       child.kill();
     }
