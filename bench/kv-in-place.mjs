@@ -2,7 +2,7 @@
 // and a CUDA build of llama.cpp also on the device, where content goes from pool to pool without the host. Weights are random; the cache has the shape
 // of Qwen3-4B's.
 import process from "node:process";
-import { DeviceKv, loadModel, loadRuntime, Tensor } from "../dist/index.js";
+import { DeviceKv, deviceStatus, loadModel, loadRuntime, Tensor } from "../dist/index.js";
 import { interleave, promptTokens, row, time } from "./harness.mjs";
 import { qwenCacheModel } from "./models.mjs";
 
@@ -38,7 +38,7 @@ async function measure(model, pools, length, device) {
   const page = Buffer.alloc(bytes, 1);
   const copy = Buffer.alloc(bytes, 2);
   const cases = [async () => ({ memcpy: await time(() => page.copy(copy)) })];
-  for (const [name, [pool, other]] of Object.entries(pools)) {
+  for (const [name, [, other]] of Object.entries(pools)) {
     cases.push(
       async () => {
         let kv;
@@ -83,11 +83,19 @@ async function measure(model, pools, length, device) {
   return { times, bytes };
 }
 
+/** The GPU, if it was measured. */
+export async function where() {
+  const status = await deviceStatus();
+  return (await hasGpu()) && status.available ? { kind: "cuda", name: status.devices[0].name } : undefined;
+}
+
+const hasGpu = async () => (await loadRuntime()).devices.some(({ name }) => name.startsWith("CUDA"));
+
 export async function run(want) {
   if (!want("kv in place")) return [];
-  const { devices } = await loadRuntime();
-  const hasGpu = devices.some(({ name }) => name.startsWith("CUDA"));
-  const model = await loadModel(process.env["LATENTWIRE_BENCH_MODEL"] ?? (await qwenCacheModel()), { gpuLayers: hasGpu ? 1000 : 0 });
+  const model = await loadModel(process.env["LATENTWIRE_BENCH_MODEL"] ?? (await qwenCacheModel()), {
+    gpuLayers: (await hasGpu()) ? 1000 : 0,
+  });
   const make = (inPlace) => model.createPool({ contextLength, maxSequences: 4, inPlace });
   const pools = { states: [await make(false), await make(false)], "in place": [await make(true), await make(true)] };
   const device = pools["in place"][0].info.device === "cuda";

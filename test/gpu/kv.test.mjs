@@ -9,7 +9,7 @@ import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, it } from "node:test";
-import { deviceMemory, DeviceKv, loadModel, loadRuntime, sendKv } from "../../dist/index.js";
+import { deviceMemory, loadModel, loadRuntime, sendKv } from "../../dist/index.js";
 
 const text = "tom is in the red house. the key is in the box. ana has the blue ball. where is the key?";
 const built = new URL("../../dist/index.js", import.meta.url).href;
