@@ -2,7 +2,7 @@
 // and a CUDA build of llama.cpp also on the device, where content goes from pool to pool without the host. Weights are random; the cache has the shape
 // of Qwen3-4B's.
 import process from "node:process";
-import { DeviceKv, loadModel, loadRuntime, Tensor } from "../dist/index.js";
+import { DeviceKv, deviceStatus, loadModel, loadRuntime, Tensor } from "../dist/index.js";
 import { interleave, promptTokens, row, time } from "./harness.mjs";
 import { qwenCacheModel } from "./models.mjs";
 
@@ -38,7 +38,7 @@ async function measure(model, pools, length, device) {
   const page = Buffer.alloc(bytes, 1);
   const copy = Buffer.alloc(bytes, 2);
   const cases = [async () => ({ memcpy: await time(() => page.copy(copy)) })];
-  for (const [name, [pool, other]] of Object.entries(pools)) {
+  for (const [name, [, other]] of Object.entries(pools)) {
     cases.push(
       async () => {
         let kv;
@@ -49,16 +49,6 @@ async function measure(model, pools, length, device) {
       () => into(other, handles[name], `${name} import`),
       () => into(other, sources[name], `${name} pool to pool`),
     );
-    if (name === "states")
-      cases.push(async () => {
-        const sequence = pool.sequence();
-        const ms = await time(async () => {
-          await sequence.prefill(promptTokens(model, length));
-          await sequence.logits().then((logits) => logits.dispose());
-        });
-        await sequence.dispose();
-        return { prefill: ms };
-      });
   }
   let copies;
   let there;
@@ -76,11 +66,13 @@ async function measure(model, pools, length, device) {
       () => into(pools["in place"][1], there, "device import"),
       async () => {
         let opened;
+        let shared;
         const ms = await time(async () => {
-          using shared = await there.share();
+          shared = await there.share();
           opened = await pools["in place"][1].openDeviceKv(shared.reference);
         });
         opened.dispose();
+        shared.dispose();
         return { "device share and open": ms };
       },
     );
@@ -91,11 +83,19 @@ async function measure(model, pools, length, device) {
   return { times, bytes };
 }
 
+/** The GPU, if it was measured. */
+export async function where() {
+  const status = await deviceStatus();
+  return (await hasGpu()) && status.available ? { kind: "cuda", name: status.devices[0].name } : undefined;
+}
+
+const hasGpu = async () => (await loadRuntime()).devices.some(({ name }) => name.startsWith("CUDA"));
+
 export async function run(want) {
   if (!want("kv in place")) return [];
-  const { devices } = await loadRuntime();
-  const hasGpu = devices.some(({ name }) => name.startsWith("CUDA"));
-  const model = await loadModel(process.env["LATENTWIRE_BENCH_MODEL"] ?? (await qwenCacheModel()), { gpuLayers: hasGpu ? 1000 : 0 });
+  const model = await loadModel(process.env["LATENTWIRE_BENCH_MODEL"] ?? (await qwenCacheModel()), {
+    gpuLayers: (await hasGpu()) ? 1000 : 0,
+  });
   const make = (inPlace) => model.createPool({ contextLength, maxSequences: 4, inPlace });
   const pools = { states: [await make(false), await make(false)], "in place": [await make(true), await make(true)] };
   const device = pools["in place"][0].info.device === "cuda";
@@ -106,15 +106,28 @@ export async function run(want) {
     const add = (name, ms, peers, share) => rows.push(row({ name: `kv in place: ${name}`, shape, ms, peers, ratio: share }));
     for (const what of ["export", "import", "pool to pool"]) {
       const [ms, states] = [times[`in place ${what}`], times[`states ${what}`]];
-      const peers = { "through states": states, ...(device ? {} : { memcpy: times.memcpy }), ...(what === "pool to pool" && { prefill: times.prefill }) };
+      const peers = {
+        "through states": states,
+        ...(device ? {} : { memcpy: times.memcpy }),
+      };
       add(what, ms, peers, states / ms);
     }
     if (!device) continue;
     for (const what of ["export", "import", "share and open"]) {
       const copies = what === "share and open" ? 2 : 1;
-      add(`${what}, on the device`, times[`device ${what}`], { "copy on the device": copies * times["device copy"] }, (copies * times["device copy"]) / times[`device ${what}`]);
+      add(
+        `${what}, on the device`,
+        times[`device ${what}`],
+        { "copy on the device": copies * times["device copy"] },
+        (copies * times["device copy"]) / times[`device ${what}`],
+      );
     }
-    add("export to the host", times["in place export"], { "tensor to the host": times["to the host"] }, times["to the host"] / times["in place export"]);
+    add(
+      "export to the host",
+      times["in place export"],
+      { "tensor to the host": times["to the host"] },
+      times["to the host"] / times["in place export"],
+    );
   }
   for (const pool of Object.values(pools).flat()) await pool.dispose();
   await model.dispose();

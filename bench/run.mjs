@@ -98,14 +98,18 @@ for (const [suite, topics] of Object.entries(suites)) {
   if (options.suite !== undefined && options.suite !== suite) continue;
   const describe = watchHardware();
   const rows = [];
+  let device; // that was measured besides the processor
   for (const topic of topics) {
     say(topic);
-    const { run } = await import(`./${topic}.mjs`);
+    const { run, where } = await import(`./${topic}.mjs`);
     rows.push(...(await run((name) => name.includes(options.filter), options)));
+    if (where !== undefined) device = await where();
   }
   if (rows.length === 0) continue;
-  const results = { date: new Date().toISOString().slice(0, 10), hardware: describe(), repetitions, rows };
-  if (options.save) fs.writeFileSync(path.join(root, "bench", "results", `${suite}.json`), `${JSON.stringify(results, null, 2)}\n`);
+  const hardware = [...(device === undefined ? [] : [device.name]), describe()].join(", ");
+  const results = { date: new Date().toISOString().slice(0, 10), hardware, repetitions, rows };
+  const file = path.join(root, "bench", "results", `${suite}${device === undefined ? "" : `-${device.kind}`}.json`);
+  if (options.save) fs.writeFileSync(file, `${JSON.stringify(results, null, 2)}\n`);
   if (options.compare !== undefined) compare(rows, options.compare);
   if (!options.json) print(results);
   all.push(...rows);

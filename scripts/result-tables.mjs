@@ -40,6 +40,11 @@ const EVALUATION = {
     row.met,
   ],
 };
+const IN_PLACE = {
+  results: "kv-in-place",
+  head: ["what", "shape", "ms", "compared with, ms", "times as fast"],
+  cells: (row) => [row.name, row.shape, row.ms, row.peers, row.ratio],
+};
 const TABLES = [
   {
     file: "README.md",
@@ -61,6 +66,15 @@ const TABLES = [
     results: "kv",
     head: ["what", "shape", "ms", "compared with, ms", "ratio", "target", "met"],
     cells: (row) => [row.name, row.shape, row.ms, row.peers, row.ratio, row.target, row.met],
+  },
+  { file: "docs/kv-transfer.md", name: "kv-in-place", ...IN_PLACE },
+  {
+    file: "docs/gpu.md",
+    name: "kv-in-place-cuda",
+    ...IN_PLACE,
+    results: "kv-in-place-cuda",
+    command: "npm run bench -- --suite=kv-in-place",
+    save: "npm run bench -- --suite=kv-in-place --save",
   },
   {
     file: "docs/message-passing.md",

@@ -203,7 +203,12 @@ std::string Pool::why_not_in_place(int32_t token) {
   content.segments.push_back(std::move(rows));
 
   std::vector<int32_t> places;
-  take_run(content.positions.front(), count, &places);
+  try {
+    take_run(content.positions.front(), count, &places);
+  } catch (const Failure& failure) {
+    clear_scratch();
+    return failure.status.message;
+  }
   check(memory_of_cells_->scatter(content, places));
   const std::vector<uint8_t> written = guarded("llama_state_seq_get_data", [&] {
     std::vector<uint8_t> state(api_.llama_state_seq_get_size(context_, scratch_));

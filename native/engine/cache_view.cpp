@@ -72,11 +72,11 @@ void CacheView::learn(const abi::ggml_tensor& node, const abi::ggml_tensor& cach
   if (first_ == nullptr && !name->values) first_ = cache.data;
   const bool known = std::any_of(seen_.begin(), seen_.end(), [&](const Seen& s) { return s.part.data == cache.data; });
   if (known) return;
-  const auto row_bytes = static_cast<int64_t>(api_.ggml_row_size(cache.type, cache.ne[0]));
-  seen_.push_back({name->layer,
-                   name->values,
-                   {static_cast<std::byte*>(cache.data), static_cast<int64_t>(cache.nb[1]), row_bytes, cache.ne[1],
-                    api_.ggml_backend_buffer_is_host(cache.buffer)}});
+  const size_t row_bytes = api_.ggml_row_size(cache.type, cache.ne[0]);
+  if (cache.nb[1] != row_bytes) return;
+  const bool on_host = api_.ggml_backend_buffer_is_host(cache.buffer);
+  seen_.push_back(
+      {name->layer, name->values, {static_cast<std::byte*>(cache.data), static_cast<int64_t>(row_bytes), cache.ne[1], on_host}});
 }
 
 void CacheView::read_cells(const abi::ggml_tensor& node) {
@@ -84,7 +84,7 @@ void CacheView::read_cells(const abi::ggml_tensor& node) {
   if (source == nullptr || source->type != abi::GGML_TYPE_I64 || !api_.ggml_is_contiguous(source)) return;
   std::vector<int64_t> rows(static_cast<size_t>(api_.ggml_nelements(source)));
   api_.ggml_backend_tensor_get(source, rows.data(), 0, rows.size() * sizeof(int64_t));
-  cells_.insert(cells_.end(), rows.begin(), rows.end());
+  for (const int64_t row : rows) cells_.push_back(static_cast<int32_t>(row));
 }
 
 std::vector<CacheView::Part> CacheView::parts() const {

@@ -13,11 +13,10 @@ namespace latentwire {
 
 class CacheView {
  public:
-  // Keys or values of a layer: cell c at data + c * stride, in memory of the host or of a device.
+  // Keys or values of a layer: cell c at data + c * row_bytes, in memory of the host or of a device.
   struct Part {
     std::byte* data = nullptr;
-    int64_t stride = 0;     // bytes
-    int64_t row_bytes = 0;  // that are used of it
+    int64_t row_bytes = 0;
     int64_t cells = 0;
     bool on_host = true;
   };

@@ -322,9 +322,9 @@ void Pool::take_run(int32_t first, int32_t count, std::vector<int32_t>* places) 
   constexpr int32_t no_room = 1;
   if (result == no_room) fail(Code::context_overflow, "the cache has no room for " + std::to_string(count) + " positions");
   if (result != 0) fail(closed() ? Code::disposed : Code::engine_failed, "llama_decode returned " + std::to_string(result));
+  if (view_->went_on()) fail(Code::engine_failed, "the model is computed in several places, not on one device alone");
   const std::vector<int32_t>& taken = view_->cells();
-  if (static_cast<int32_t>(taken.size()) != count || view_->went_on())
-    fail(Code::engine_failed, "llama.cpp did not tell which cells it took");
+  if (static_cast<int32_t>(taken.size()) != count) fail(Code::engine_failed, "its graph does not tell which cells it takes");
   places->insert(places->end(), taken.begin(), taken.end());
   synchronize();
 }

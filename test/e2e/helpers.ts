@@ -2,9 +2,9 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { loadModel, type Model, type Pool, type Sequence } from "../../lib/index.js";
+import { loadModel, Model, type Pool, type PoolOptions, type Sequence } from "../../lib/index.js";
 import { writeTinyModel, type TinyModelOptions } from "../fixtures/gguf.js";
-import { expect } from "vitest";
+import { expect, vi } from "vitest";
 
 export { codeOf } from "../helpers.js";
 
@@ -74,4 +74,12 @@ export async function filled(pool: Pool, text: string): Promise<Sequence> {
   const sequence = pool.sequence();
   await sequence.prefill(text, { hidden: "last" });
   return sequence;
+}
+
+/** From here on, pools of this file are made with `inPlace`, unless they say otherwise. */
+export function makePoolsInPlace(): void {
+  const createPool: Model["createPool"] = Reflect.get(Model.prototype, "createPool");
+  vi.spyOn(Model.prototype, "createPool").mockImplementation(function (this: Model, options?: PoolOptions) {
+    return createPool.call(this, { inPlace: true, ...options });
+  });
 }

@@ -13,23 +13,19 @@ import {
   deviceMemory,
   DeviceKv,
   loadModel,
-  Model,
   sendKv,
+  type Model,
   type DeviceKvReference,
   type Pool,
-  type PoolOptions,
   type Sequence,
 } from "../../lib/index.js";
 import { withFaults } from "../mock.js";
-import { codeOf, filled, floats, greedy, maxAbsDifference, tinyModel } from "./helpers.js";
+import { codeOf, filled, floats, greedy, makePoolsInPlace, maxAbsDifference, tinyModel } from "./helpers.js";
 
 process.env["LATENTWIRE_MOCK_HOST"] = "1";
 
 const text = "tom is in the red house. the key is in the box. ana has the blue ball. where is the key?";
-const throughStates = Model.prototype.createPool;
-Model.prototype.createPool = function inPlace(options: PoolOptions = {}) {
-  return throughStates.call(this, { inPlace: true, ...options });
-};
+makePoolsInPlace();
 
 await import("./kv.test.js");
 

@@ -1,7 +1,7 @@
 // Everything that keys and values do between pools, with caches that are read and written where llama.cpp keeps them; and which caches are not.
 import { describe, expect, it } from "vitest";
-import { bundledModel, LatentError, loadModel, Model, type PoolOptions } from "../../lib/index.js";
-import { codeOf, filled, floats, tinyModel } from "./helpers.js";
+import { bundledModel, LatentError, loadModel, type PoolOptions } from "../../lib/index.js";
+import { codeOf, filled, floats, makePoolsInPlace, tinyModel } from "./helpers.js";
 
 describe("a cache that cannot be used in place", () => {
   const cases: readonly (readonly [string, Parameters<typeof tinyModel>[0], PoolOptions, RegExp])[] = [
@@ -49,9 +49,6 @@ describe("a cache in place, without a device", () => {
   });
 });
 
-const throughStates = Model.prototype.createPool;
-Model.prototype.createPool = function inPlace(options: PoolOptions = {}) {
-  return throughStates.call(this, { inPlace: true, ...options });
-};
+makePoolsInPlace();
 
 await import("./kv.test.js");

@@ -1,5 +1,6 @@
 // Keys and values on a real GPU, with llama.cpp computing there: node --test test/gpu/kv.test.mjs. Besides what device.test.mjs needs, it needs a CUDA
-// build of llama.cpp: the package @node-llama-cpp/linux-x64-cuda, or a folder in LATENTWIRE_LLAMA_DIR.
+// build of llama.cpp: the package @node-llama-cpp/linux-x64-cuda, or a folder in LATENTWIRE_LLAMA_DIR. The model has random weights and heads of 128,
+// for those of the bundled ones are of no size that llama.cpp's attention knows there; LATENTWIRE_GPU_MODEL names another.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -8,11 +9,12 @@ import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, it } from "node:test";
-import { bundledModel, deviceMemory, DeviceKv, loadModel, loadRuntime, sendKv } from "../../dist/index.js";
+import { deviceMemory, loadModel, loadRuntime, sendKv } from "../../dist/index.js";
 
 const text = "tom is in the red house. the key is in the box. ana has the blue ball. where is the key?";
 const built = new URL("../../dist/index.js", import.meta.url).href;
 
+let file;
 let model;
 let inPlace;
 let other;
@@ -25,7 +27,9 @@ const filled = async (pool, input) => {
 };
 const floats = async (tensor) => (await tensor).toFloat32();
 const bytesOf = async (kv) => Buffer.from(await kv.toBytes());
-const worst = (a, b) => a.reduce((most, x, i) => Math.max(most, Math.abs(x - b[i])), 0);
+/** The largest difference against the largest number. */
+const apart = (a, b) =>
+  a.reduce((most, x, i) => Math.max(most, Math.abs(x - b[i])), 0) / b.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
 const greedy = async (sequence, maxTokens) => (await sequence.generate({ maxTokens }).result).tokens;
 
 before(async () => {
@@ -34,7 +38,8 @@ before(async () => {
     devices.some(({ name }) => name.startsWith("CUDA")),
     `llama.cpp has no CUDA device here: ${JSON.stringify(devices)}`,
   );
-  model = await loadModel(bundledModel("finch"), { gpuLayers: 1000 });
+  file = process.env.LATENTWIRE_GPU_MODEL ?? (await (await import("../../bench/models.mjs")).qwenCacheModel());
+  model = await loadModel(file, { gpuLayers: 1000 });
   inPlace = await model.createPool({ contextLength: 1024, maxSequences: 8, inPlace: true });
   other = await model.createPool({ contextLength: 1024, maxSequences: 8, inPlace: true });
   plain = await model.createPool({ contextLength: 1024, maxSequences: 8 });
@@ -52,17 +57,17 @@ describe("a cache of llama.cpp on the GPU", () => {
 
   it("gives the bytes that llama.cpp gives, and takes them", async () => {
     const source = await filled(inPlace, text);
-    using kv = await source.exportKv();
+    const kv = await source.exportKv();
     const through = plain.sequence();
     await through.importKv(kv, { positions: "keep" });
-    using states = await through.exportKv();
+    const states = await through.exportKv();
     assert.ok((await bytesOf(states)).equals(await bytesOf(kv)));
     const back = other.sequence();
     await back.importKv(states);
-    using again = await back.exportKv();
+    const again = await back.exportKv();
     assert.ok((await bytesOf(again)).equals(await bytesOf(kv)));
     assert.deepEqual(await greedy(back, 16), await greedy(through, 16));
-    for (const sequence of [source, through, back]) await sequence.dispose();
+    for (const one of [kv, states, again, source, through, back]) await one.dispose();
   });
 
   it("goes to another pool on the device, whole, in parts and to other positions", async () => {
@@ -70,14 +75,14 @@ describe("a cache of llama.cpp on the GPU", () => {
     await source.think({ steps: 4 });
     const target = other.sequence();
     assert.equal((await target.importKv(source)).way, "device");
-    assert.ok(worst(await floats(target.logits()), await floats(source.logits())) < 1e-3);
+    assert.ok(apart(await floats(target.logits()), await floats(source.logits())) < 1e-2);
     const [there, here] = [await filled(other, "ana has the key."), await filled(other, "ana has the key.")];
-    using kv = await source.exportDeviceKv({ range: { from: 2, to: 20 } });
-    using host = await source.exportKv({ range: { from: 2, to: 20 } });
+    const kv = await source.exportDeviceKv({ range: { from: 2, to: 20 } });
+    const host = await source.exportKv({ range: { from: 2, to: 20 } });
     assert.equal((await there.importKv(kv)).way, "device");
     assert.equal((await here.importKv(host)).way, "copy");
-    assert.ok(worst(await floats(there.logits()), await floats(here.logits())) < 2e-2);
-    for (const sequence of [source, target, there, here]) await sequence.dispose();
+    assert.ok(apart(await floats(there.logits()), await floats(here.logits())) < 2e-2);
+    for (const one of [kv, host, source, target, there, here]) await one.dispose();
   });
 
   it("comes out of a fragmented cache in order", async () => {
@@ -88,10 +93,11 @@ describe("a cache of llama.cpp on the GPU", () => {
     await source.prefill(tokens.slice(0, 50));
     await filler.dispose();
     await source.prefill(tokens.slice(50));
-    using kv = await source.exportDeviceKv();
+    const kv = await source.exportDeviceKv();
     const target = other.sequence();
     await target.importKv(kv);
-    assert.ok(worst(await floats(target.logits()), await floats(source.logits())) < 2e-2);
+    assert.ok(apart(await floats(target.logits()), await floats(source.logits())) < 2e-2);
+    kv.dispose();
     await target.dispose();
     await small.dispose();
   });
@@ -104,28 +110,27 @@ describe("a cache of llama.cpp on the GPU", () => {
     const source = await filled(a, text);
     const target = b.sequence();
     assert.equal((await target.importKv(source)).way, "device");
-    using want = await source.exportKv();
-    using got = await target.exportKv();
+    const want = await source.exportKv();
+    const got = await target.exportKv();
     assert.ok((await bytesOf(got)).equals(await bytesOf(want)));
-    for (const pool of [a, b]) await pool.dispose();
+    for (const one of [want, got, a, b]) await one.dispose();
   });
 
   it("is decoded beside imports and exports, and memory goes back", async () => {
     const before = (await deviceMemory()).processBytes;
     const source = await filled(inPlace, text);
-    const first = await source.fork();
-    const want = await greedy(first, 24);
-    await first.dispose();
+    const want = await floats(source.logits());
+    const forks = [];
+    for (let i = 0; i < 3; i++) forks.push(await source.fork());
     await Promise.all(
-      Array.from({ length: 3 }, async (_, i) => {
-        const own = await source.fork();
+      forks.map(async (own, i) => {
         for (let round = 0; round < 8; round++) {
           const target = (i % 2 === 0 ? other : inPlace).sequence();
           const kv = await own.exportDeviceKv();
           await target.importKv(kv);
           kv.dispose();
-          // near ties may fall either way in batches of other sizes
-          assert.deepEqual((await greedy(target, 24)).slice(0, 4), want.slice(0, 4));
+          assert.ok(apart(await floats(target.logits()), want) < 2e-2);
+          await greedy(target, 8);
           await target.dispose();
         }
         await own.dispose();
@@ -144,8 +149,8 @@ describe("another process", () => {
   });
   const program = `
     import net from "node:net";
-    import { bundledModel, loadModel } from ${JSON.stringify(built)};
-    const model = await loadModel(bundledModel("finch"), { gpuLayers: 1000 });
+    import { loadModel } from ${JSON.stringify(built)};
+    const model = await loadModel(process.argv[1], { gpuLayers: 1000 });
     const pool = await model.createPool({ contextLength: 1024, inPlace: true });
     process.on("message", async (reference) => {
       const sequence = pool.sequence();
@@ -157,12 +162,12 @@ describe("another process", () => {
     process.send("ready");`;
 
   it("takes content from the GPU by a reference and over a socket, and goes on with it", async () => {
-    const child = spawn(process.execPath, ["--input-type=module", "-e", program], { stdio: ["ignore", "inherit", "inherit", "ipc"] });
+    const child = spawn(process.execPath, ["--input-type=module", "-e", program, file], { stdio: ["ignore", "inherit", "inherit", "ipc"] });
     try {
       assert.equal((await once(child, "message"))[0], "ready");
       const source = await filled(inPlace, text);
-      using kv = await source.exportDeviceKv();
-      using shared = await kv.share();
+      const kv = await source.exportDeviceKv();
+      const shared = await kv.share();
       child.send(shared.reference);
       const [first] = await once(child, "message");
       assert.deepEqual([first.way, first.positions], ["device", kv.length]);
@@ -181,7 +186,7 @@ describe("another process", () => {
       assert.deepEqual(second.tokens, tokens);
       socket.destroy();
       server.close();
-      await source.dispose();
+      for (const one of [shared, kv, source]) await one.dispose();
     } finally {
       child.kill();
     }
