@@ -1,8 +1,6 @@
 // The nearest codeword: a product whose epilogue keeps the least |c|^2 / 2 - <x, c> of each row, across blocks by an atomic minimum over
 // keys of value and index, which is the same whichever comes first. Blocks of few rows finish together and would queue for the same words:
 // each leaves a key of its own, of which the second kernel takes the least.
-#include <cstdlib>
-
 #include "plan.h"
 
 namespace latentwire::cuda {
@@ -42,12 +40,6 @@ __global__ void __launch_bounds__(warps * 32)
   const float distance = key == no_argmin ? INFINITY : sum + 2 * argmin_value(key);
   if (!isfinite(distance) && bad_row != nullptr) atomicMin(bad_row, first_row + static_cast<int32_t>(row));
   if (distances != nullptr) distances[row] = fmaxf(0.0F, distance);
-}
-
-// Temporary: 1, keys are cleared by setting memory; 2, the second kernel begins when the first has ended; 3, both.
-int temporary_way() noexcept {
-  const char* way = std::getenv("LATENT_TEMPORARY_WAY");
-  return way == nullptr ? 0 : way[0] - '0';
 }
 
 struct Room {
@@ -116,9 +108,6 @@ cudaError_t codeword(const CodewordArgs& args, cudaStream_t stream) noexcept {
     const int64_t tiles = tiles_of(args, count);
     if (tiles > 0) {
       LATENT_CUDA_TRY(product_few(p, stream));
-    } else if (temporary_way() % 2 == 1) {
-      LATENT_CUDA_TRY(cudaMemsetAsync(room.best, 0xFF, static_cast<size_t>(count) * sizeof(unsigned long long), stream));
-      LATENT_CUDA_TRY(product(p, args.path, room.product, stream));
     } else {
       LATENT_CUDA_TRY(launch_early(clear_keys, dim3(static_cast<unsigned>(ceil_div<int64_t>(count, warps * 32))), warps * 32, 0, 1, stream,
                                    room.best, count));
@@ -126,12 +115,6 @@ cudaError_t codeword(const CodewordArgs& args, cudaStream_t stream) noexcept {
     }
     const cudaError_t error = for_dtype(given.dtype, [&](auto element) {
       using T = decltype(element);
-      if (temporary_way() >= 2) {
-        tell_nearest<T><<<static_cast<unsigned>(ceil_div<int64_t>(count, warps)), warps * 32, 0, stream>>>(
-            static_cast<const T*>(given.data), given.stride, count, args.codewords.depth, room.best, std::max<int64_t>(tiles, 1),
-            args.indices + first, args.distances == nullptr ? nullptr : args.distances + first, args.bad_row, p.first_row);
-        return cudaGetLastError();
-      }
       return launch_early(tell_nearest<T>, dim3(static_cast<unsigned>(ceil_div<int64_t>(count, warps))), warps * 32, 0, 1, stream,
                           static_cast<const T*>(given.data), given.stride, count, args.codewords.depth,
                           static_cast<const unsigned long long*>(room.best), std::max<int64_t>(tiles, 1), args.indices + first,

@@ -77,6 +77,7 @@ inline Product rows_of(Product p, int64_t first, int64_t count) noexcept {
 constexpr int64_t few_outputs(int64_t n) noexcept { return n <= 16 ? 16 : 32; }
 
 // The launchers: the caller has seen to alignment, dtype and device.
+
 // How the depth of few rows is shared, by how many blocks of a cluster (0: as suits), and whether warp products are to be taken where
 // warpgroup products are possible.
 struct Few {
@@ -88,18 +89,17 @@ cudaError_t product_few(Product p, cudaStream_t stream, Few few = {}) noexcept;
 int64_t few_tiles(Dtype dtype, int64_t n, int64_t outputs, int64_t depth) noexcept;
 cudaError_t product_few_wgmma(const Product& p, const Few& few, cudaStream_t stream) noexcept;
 // How the Hopper kernel cuts a product up: the outputs of 128 rows that a block takes at a time (64, 128, 192 or 256), how many blocks
-// share their copies of outputs (1 or 2), and how many share the depth (1, 2, 3, 4 or 8, at most 8 blocks in all), of all tiles or of the
-// rest that is left when every processor has taken equally many. 0: the fastest.
+// share their copies of outputs (1 or 2), and how many share the depth (1, 2, 4 or 8, at most 8 blocks in all), of all tiles or of the rest
+// that is left when every processor has taken equally many. 0: the fastest.
 struct Tile {
   int columns = 0;
   int blocks = 0;
   int splits = 0;
   int rest = 0;
-  bool held = false;  // rows whose statistics are wanted pass registers
 };
 cudaError_t product_wgmma_f16(const Product& p, Tile tile, cudaStream_t stream) noexcept;
 cudaError_t product_wgmma_bf16(const Product& p, Tile tile, cudaStream_t stream) noexcept;
-// Clusters of `size` blocks of that kernel, 1 to 8, that the device holds at once.
+// Clusters of `size` blocks of that kernel, 1, 2, 4 or 8, that the device holds at once.
 cudaError_t wgmma_clusters(int size, int* count) noexcept;
 cudaError_t product_mma(const Product& p, bool wide, cudaStream_t stream) noexcept;
 cudaError_t product_simple(const Product& p, bool l1, cudaStream_t stream) noexcept;
@@ -217,6 +217,25 @@ __device__ inline RowStats<kind> shuffled(const RowStats<kind>& s, int lane) noe
     other.deviation = __shfl_sync(all_lanes, s.deviation, lane);
   }
   return other;
+}
+
+// Statistics as they lie in shared memory.
+template <Stats kind>
+__device__ inline float4 stats_word(const RowStats<kind>& s) noexcept {
+  if constexpr (kind == Stats::squares) return {s.squares, 0, 0, 0};
+  if constexpr (kind == Stats::layer) return {s.count, s.mean, s.deviation, 0};
+  return {0, 0, 0, 0};
+}
+template <Stats kind>
+__device__ inline RowStats<kind> stats_of(const float4& word) noexcept {
+  RowStats<kind> s;
+  if constexpr (kind == Stats::squares) s.squares = word.x;
+  if constexpr (kind == Stats::layer) {
+    s.count = word.x;
+    s.mean = word.y;
+    s.deviation = word.z;
+  }
+  return s;
 }
 
 // value = sum * factor + sums[j] * of_sums + base + bias[j]

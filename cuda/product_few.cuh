@@ -19,25 +19,6 @@ inline int few_blocks(int64_t tiles, int64_t most, int64_t at_once) noexcept {
 
 #ifdef __CUDACC__
 
-// Statistics as they lie in memory.
-template <Stats kind>
-__device__ inline float4 stats_word(const RowStats<kind>& s) noexcept {
-  if constexpr (kind == Stats::squares) return {s.squares, 0, 0, 0};
-  if constexpr (kind == Stats::layer) return {s.count, s.mean, s.deviation, 0};
-  return {0, 0, 0, 0};
-}
-template <Stats kind>
-__device__ inline RowStats<kind> stats_of(const float4& word) noexcept {
-  RowStats<kind> s;
-  if constexpr (kind == Stats::squares) s.squares = word.x;
-  if constexpr (kind == Stats::layer) {
-    s.count = word.x;
-    s.mean = word.y;
-    s.deviation = word.z;
-  }
-  return s;
-}
-
 // All threads of all blocks of the cluster meet; what was written to shared memory before can be read by all.
 __device__ inline void meet_blocks(uint32_t blocks) noexcept {
 #if __CUDA_ARCH__ >= 900

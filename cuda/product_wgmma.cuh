@@ -5,8 +5,7 @@
 //
 // Per 64 of depth a 128 x 256 tile is 1024 cycles of products, as many of shared memory, which is written once and of which both warpgroups
 // read all outputs, and 48 KB, which is more than the second-level cache delivers to all processors in that time. So two blocks, one row
-// tile below the other, each copy half of the outputs' box into both: 32 KB. Statistics read rows once more, 128 cycles, unless the rows
-// are held in registers, for the products as well.
+// tile below the other, each copy half of the outputs' box into both: 32 KB. Statistics read rows once more, 128 cycles.
 //
 // Where there are fewer tiles than processors, the blocks of a cluster share the depth of a tile as well, and each adds up and finishes a
 // part of its columns, out of the shared memory of all, in the order of the depth. The same, as a second launch, is done with the tiles
@@ -27,6 +26,7 @@ constexpr int tile_rows = 128;
 constexpr int step_depth = 64;
 constexpr int group_threads = 128;
 constexpr int block_threads = 3 * group_threads;
+constexpr int lane_depth = step_depth / 2;  // of a step: two lanes gather the statistics of a row
 constexpr int row_bytes = step_depth * 2;
 constexpr int row_tile_bytes = tile_rows * row_bytes;
 // Neighbouring tiles share rows and outputs in the second-level cache: they go down this many rows before they go right.
@@ -88,33 +88,32 @@ struct Place {
 };
 
 // Sums over what a lane has seen of its row. Those for LayerNorm are of differences from a pivot, the mean of the first elements: one pass,
-// and no more than (elements / 32, of held rows / 16) times the rounding of the variance, because a pivot far off the mean is part of that.
+// and no more than (elements / 32) times the rounding of the variance, because a pivot far off the mean is part of that.
 template <Stats kind>
 struct LaneStats {
   float pivot = 0;
   float sum = 0;
   float squares = 0;
 
-  template <int count>
-  __device__ void add(const float (&x)[count], int valid, bool first) noexcept {
+  __device__ void add(const float (&x)[lane_depth], int valid, bool first) noexcept {
     if constexpr (kind == Stats::layer) {
       if (first) {
         float all = 0;
 #pragma unroll
-        for (int i = 0; i < count; i++) all += x[i];  // what is beyond the valid ones is zero
-        pivot = valid > 0 ? all / static_cast<float>(min(valid, count)) : 0;
+        for (int i = 0; i < lane_depth; i++) all += x[i];  // what is beyond the valid ones is zero
+        pivot = valid > 0 ? all / static_cast<float>(min(valid, lane_depth)) : 0;
       }
       float sums[4] = {}, squared[4] = {};
-      if (valid >= count) {
+      if (valid >= lane_depth) {
 #pragma unroll
-        for (int i = 0; i < count; i++) {
+        for (int i = 0; i < lane_depth; i++) {
           const float d = x[i] - pivot;
           sums[i % 4] += d;
           squared[i % 4] = fmaf(d, d, squared[i % 4]);
         }
       } else {
 #pragma unroll
-        for (int i = 0; i < count; i++) {
+        for (int i = 0; i < lane_depth; i++) {
           const float d = i < valid ? x[i] - pivot : 0.0F;
           sums[i % 4] += d;
           squared[i % 4] = fmaf(d, d, squared[i % 4]);
@@ -125,7 +124,7 @@ struct LaneStats {
     } else if constexpr (kind == Stats::squares) {
       float squared[4] = {};
 #pragma unroll
-      for (int i = 0; i < count; i++) squared[i % 4] = fmaf(x[i], x[i], squared[i % 4]);
+      for (int i = 0; i < lane_depth; i++) squared[i % 4] = fmaf(x[i], x[i], squared[i % 4]);
       squares += (squared[0] + squared[1]) + (squared[2] + squared[3]);
     }
   }
@@ -146,17 +145,16 @@ struct LaneStats {
   }
 };
 
-// Two lanes share a row: 32 elements each of every step.
-__device__ inline int first_of_lane() noexcept { return static_cast<int>(threadIdx.x % 2) * 32; }
+__device__ inline int first_of_lane() noexcept { return static_cast<int>(threadIdx.x % 2) * lane_depth; }
 
 template <class T, Stats kind>
 __device__ inline void gather_stats(LaneStats<kind>& stats, const uint4* rows, int depth_left, bool first_step) noexcept {
   if constexpr (kind != Stats::none) {
     const int row = static_cast<int>(threadIdx.x % group_threads) / 2;
     const int first = first_of_lane() / 8;
-    float x[32];
+    float x[lane_depth];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < lane_depth / 8; i++) {
       float eight[8];
       unpack(rows[row * 8 + ((first + i) ^ (row % 8))], eight, T{});
 #pragma unroll
@@ -166,48 +164,21 @@ __device__ inline void gather_stats(LaneStats<kind>& stats, const uint4* rows, i
   }
 }
 
-// Of the rows that a lane holds for its products, l / 4 of its warp's and 8 below, a quad of lanes shares each: 16 elements of every step.
-// Of those before `depth` of a step, this many are the lane's, and its first.
-__device__ inline int held_of(int depth) noexcept {
-  const int pair = static_cast<int>(threadIdx.x % 4) * 2;
-  return 2 * (depth / 8) + min(max(depth % 8 - pair, 0), 2);
-}
-template <class T, Stats kind>
-__device__ inline void gather_held(LaneStats<kind> (&stats)[2], const uint32_t (&bits)[4][4], int depth_left, bool first_step) noexcept {
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    float x[16];
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      float eight[8];
-      unpack(make_uint4(bits[2 * i][half], bits[2 * i][2 + half], bits[2 * i + 1][half], bits[2 * i + 1][2 + half]), eight, T{});
-#pragma unroll
-      for (int e = 0; e < 8; e++) x[8 * i + e] = eight[e];
-    }
-    stats[half].add(x, held_of(min(max(depth_left, 0), step_depth)), first_step);
-  }
-}
-
-// What becomes of the sums of rows `row` and `row` + 8, which a lane holds, given what those that share rows have gathered: of these two
-// rows, or of the one of the warp's that is its by two lanes a row. All lanes must call it.
-template <Stats kind, int count>
-__device__ inline void affine_of_rows(const Product& p, const RowStats<kind> (&stats)[count], int64_t row, RowAffine (&rows)[2]) noexcept {
+// What becomes of the sums of rows `row` and `row` + 8, which a lane holds, given what two lanes have gathered of a row: of the lane / 2-th
+// of the warp's. All lanes must call it.
+template <Stats kind>
+__device__ inline void affine_of_rows(const Product& p, const RowStats<kind>& stats, int64_t row, RowAffine (&rows)[2]) noexcept {
   if constexpr (kind != Stats::none) {
     const int lane = static_cast<int>(threadIdx.x % 32);
-    RowAffine own[count];
-#pragma unroll
-    for (int i = 0; i < count; i++) {
-      const int64_t of = count == 1 ? row - lane / 4 + lane / 2 : row + 8 * i;
-      if (of < p.n) own[i] = row_affine(p, stats[i], of);
-    }
+    const int64_t of = row - lane / 4 + lane / 2;
+    RowAffine own;
+    if (of < p.n) own = row_affine(p, stats, of);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      // of a quad the first, because lanes merge in different orders
-      const int from = count == 1 ? lane / 4 * 2 + half * 16 : lane / 4 * 4;
-      const RowAffine& of_row = own[count == 1 ? 0 : half];
-      rows[half].factor = __shfl_sync(all_lanes, of_row.factor, from);
-      if constexpr (kind == Stats::layer) rows[half].of_sums = __shfl_sync(all_lanes, of_row.of_sums, from);
-      if constexpr (kind == Stats::squares) rows[half].base = __shfl_sync(all_lanes, of_row.base, from);
+      const int from = lane / 4 * 2 + half * 16;  // the first of the two, which merge in different orders
+      rows[half].factor = __shfl_sync(all_lanes, own.factor, from);
+      if constexpr (kind == Stats::layer) rows[half].of_sums = __shfl_sync(all_lanes, own.of_sums, from);
+      if constexpr (kind == Stats::squares) rows[half].base = __shfl_sync(all_lanes, own.base, from);
     }
   }
 }
@@ -411,25 +382,6 @@ __device__ inline void store_values(const Product& p, const float (&values)[colu
   }
 }
 
-// Statistics as four numbers, to lie in shared memory.
-template <Stats kind>
-__device__ inline float4 numbers_of(const RowStats<kind>& s) noexcept {
-  if constexpr (kind == Stats::squares) return make_float4(s.squares, 0, 0, 0);
-  if constexpr (kind == Stats::layer) return make_float4(s.count, s.mean, s.deviation, 0);
-  return make_float4(0, 0, 0, 0);
-}
-template <Stats kind>
-__device__ inline RowStats<kind> stats_of(const float4& numbers) noexcept {
-  RowStats<kind> s;
-  if constexpr (kind == Stats::squares) s.squares = numbers.x;
-  if constexpr (kind == Stats::layer) {
-    s.count = numbers.x;
-    s.mean = numbers.y;
-    s.deviation = numbers.z;
-  }
-  return s;
-}
-
 // Two values of a row that lie beside each other.
 template <class T>
 __device__ inline void store_pair(const Product& p, const PairStore& store, int64_t row, int column, float a, float b) noexcept {
@@ -454,10 +406,10 @@ __device__ inline void store_pair(const Product& p, const PairStore& store, int6
 
 // The sums of a tile whose depth the `splits` blocks of a cluster have shared: each puts what it has into its ring, and finishes groups of
 // 8 columns from `begin` to `end`. `row` is the first of the two that a lane holds. All threads that multiply must call it, once.
-template <class T, int columns, Stats kind, bool argmin, int held_rows>
-__device__ inline void finish_together(const Product& p, const Cut& cut, const float (&sums)[columns / 2],
-                                       const RowStats<kind> (&stats)[held_rows], float4* ring, const float* bias, const float* weight_sums,
-                                       int64_t row, int column0, int row_rank, int begin, int end) noexcept {
+template <class T, int columns, Stats kind, bool argmin>
+__device__ inline void finish_together(const Product& p, const Cut& cut, const float (&sums)[columns / 2], const RowStats<kind>& stats,
+                                       float4* ring, const float* bias, const float* weight_sums, int64_t row, int column0, int row_rank,
+                                       int begin, int end) noexcept {
   constexpr int groups = columns / 8;
   constexpr int at_once = spare_columns / 8;
   constexpr int threads = 2 * group_threads;
@@ -469,19 +421,13 @@ __device__ inline void finish_together(const Product& p, const Cut& cut, const f
   warpgroups_barrier(3);  // nobody reads rows or outputs there any more
 #pragma unroll
   for (int i = 0; i < groups; i++) own[i * threads] = make_float4(sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]);
-  if constexpr (kind != Stats::none) {
-#pragma unroll
-    for (int i = 0; i < held_rows; i++) own[(groups + i) * threads] = numbers_of(stats[i]);
-  }
+  if constexpr (kind != Stats::none) own[groups * threads] = stats_word(stats);
   cluster_barrier();
 
   RowAffine affine[2];
   if constexpr (kind != Stats::none) {
-    RowStats<kind> all[held_rows];
-    for (int i = 0; i < cut.splits; i++) {
-#pragma unroll
-      for (int j = 0; j < held_rows; j++) all[j].merge(stats_of<kind>(load_from(own + (groups + j) * threads, block(i))));
-    }
+    RowStats<kind> all;
+    for (int i = 0; i < cut.splits; i++) all.merge(stats_of<kind>(load_from(own + groups * threads, block(i))));
     affine_of_rows(p, all, row, affine);
   }
   const PairStore store(p);
@@ -517,7 +463,7 @@ __device__ inline void finish_together(const Product& p, const Cut& cut, const f
 
 #endif  // LATENT_WGMMA
 
-template <class T, int columns, Stats kind, bool argmin, bool held>
+template <class T, int columns, Stats kind, bool argmin>
 __global__ void __launch_bounds__(block_threads, 1)
     wgmma_product(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
                   const __grid_constant__ CUtensorMap y_map, const __grid_constant__ Product p, const Cut cut) {
@@ -640,70 +586,38 @@ __global__ void __launch_bounds__(block_threads, 1)
 #pragma unroll
       for (int i = 0; i < columns / 2; i++) sums[i] = 0;
       hold(sums);
-      constexpr int held_rows = held ? 2 : 1;
-      LaneStats<kind> gathered[held_rows];
+      LaneStats<kind> gathered;
       int previous = -1;
-      const auto depth_left = [&](int step) { return static_cast<int>(p.depth) - (begin + step) * step_depth; };
-      if constexpr (held) {
-        const auto multiply = [&](int step, uint32_t(&bits)[step_depth / 16][4]) {
-          const uint8_t* rows = ring + place.stage * R::stage_bytes + group * (row_tile_bytes / 2);
-          const uint64_t b = tile_descriptor(ring + place.stage * R::stage_bytes + row_tile_bytes);
-          barrier_wait(&full[place.stage], place.phase);
+      for (int step = 0; step < steps; step++) {
+        const uint8_t* rows = ring + place.stage * R::stage_bytes + group * (row_tile_bytes / 2);
+        barrier_wait(&full[place.stage], place.phase);
+        const uint64_t a = tile_descriptor(rows);
+        const uint64_t b = tile_descriptor(ring + place.stage * R::stage_bytes + row_tile_bytes);
+        wgmma_fence();
 #pragma unroll
-          for (int i = 0; i < step_depth / 16; i++)
-            load_matrices(rows + (warp * 16 + lane % 16) * row_bytes + (((2 * i + lane / 16) ^ (lane % 8)) << 4), bits[i]);
-          // while the products of the step before run; nothing but they may read what they have been given
-          gather_held<T>(gathered, bits, depth_left(step), step == 0);
-          wgmma_fence();
-#pragma unroll
-          for (int i = 0; i < step_depth / 16; i++) Wgmma<T, columns>::multiply_held(sums, bits[i], b + i * descriptor_step);
-          wgmma_commit();
+        for (int i = 0; i < step_depth / 16; i++) Wgmma<T, columns>::multiply(sums, a + i * descriptor_step, b + i * descriptor_step);
+        wgmma_commit();
+        if (previous >= 0) {
           wgmma_wait<1>();
-          if (previous >= 0) release(previous);
-          previous = place.stage;
-          place.next();
-        };
-        uint32_t even[step_depth / 16][4], odd[step_depth / 16][4];
-        for (int step = 0; step < steps; step += 2) {
-          multiply(step, even);
-          if (step + 1 < steps) multiply(step + 1, odd);
+          release(previous);
         }
-      } else {
-        for (int step = 0; step < steps; step++) {
-          const uint8_t* rows = ring + place.stage * R::stage_bytes + group * (row_tile_bytes / 2);
-          barrier_wait(&full[place.stage], place.phase);
-          const uint64_t a = tile_descriptor(rows);
-          const uint64_t b = tile_descriptor(ring + place.stage * R::stage_bytes + row_tile_bytes);
-          wgmma_fence();
-#pragma unroll
-          for (int i = 0; i < step_depth / 16; i++) Wgmma<T, columns>::multiply(sums, a + i * descriptor_step, b + i * descriptor_step);
-          wgmma_commit();
-          if (previous >= 0) {
-            wgmma_wait<1>();
-            release(previous);
-          }
-          // behind a branch, or the assembler puts all of it before the last of the products
-          gather_stats<T>(gathered[0], reinterpret_cast<const uint4*>(rows), depth_left(step), step == 0);
-          previous = place.stage;
-          place.next();
-        }
+        // behind a branch, or the assembler puts all of it before the last of the products
+        const int depth_left = static_cast<int>(p.depth) - (begin + step) * step_depth;
+        gather_stats<T>(gathered, reinterpret_cast<const uint4*>(rows), depth_left, step == 0);
+        previous = place.stage;
+        place.next();
       }
       wgmma_wait<0>();
       hold(sums);
       release(previous);
 
       const int depth = min(static_cast<int>(p.depth) - begin * step_depth, steps * step_depth);
-      const int rest = depth % step_depth;
       // of the elements of each 64 that are this lane's
-      const int seen = depth / step_depth * (held ? 16 : 32) + (held ? held_of(rest) : min(max(rest - first_of_lane(), 0), 32));
-      RowStats<kind> stats[held_rows];
+      const int seen = depth / step_depth * lane_depth + min(max(depth % step_depth - first_of_lane(), 0), lane_depth);
+      RowStats<kind> stats;
       if constexpr (kind != Stats::none) {
-#pragma unroll
-        for (int i = 0; i < held_rows; i++) {
-          stats[i] = gathered[i].row_stats(seen);
-          stats[i].merge(shuffled(stats[i], lane ^ 1));
-          if constexpr (held) stats[i].merge(shuffled(stats[i], lane ^ 2));
-        }
+        stats = gathered.row_stats(seen);
+        stats.merge(shuffled(stats, lane ^ 1));
       }
       const int64_t row = row0 + warp * 16 + lane / 4;
       float* const told_sums = part + columns + spare_columns;
@@ -763,7 +677,7 @@ inline PFN_cuTensorMapEncodeTiled_v12000 encode_function() noexcept {
   return function;
 }
 
-// A matrix [rows, columns] of rows `stride` elements apart in boxes of `box_columns` by `box_rows`; box_bytes is a row of a box.
+// A matrix [rows, columns] of rows `stride` elements apart in boxes of `box_rows` by `box_width`, whose rows are 128 or 64 bytes.
 inline cudaError_t make_map(Dtype dtype, const void* data, int64_t rows, int64_t columns, int64_t stride, int box_rows, int box_width,
                             CUtensorMap* map) noexcept {
   const auto encode = encode_function();
@@ -784,8 +698,8 @@ inline cudaError_t make_map(Dtype dtype, const void* data, int64_t rows, int64_t
 
 constexpr int most_blocks = 8;  // of a cluster
 
-// How many clusters of how many blocks the device holds at once. A block takes a processor; groups of processors, across which no cluster
-// reaches, are of different sizes on different devices.
+// How many clusters of how many blocks, 1, 2, 4 or 8, the device holds at once. A block takes a processor; groups of processors, across
+// which no cluster reaches, are of different sizes on different devices.
 struct Room {
   int clusters[most_blocks + 1] = {};
 };
@@ -800,9 +714,9 @@ inline bool streams(const Product& p) noexcept {
   return p.out_stride >= p.outputs && whole(p.outputs) && whole(p.out_stride) && aligned(p.out, 16);
 }
 
-template <class T, int columns, Stats kind, bool argmin, bool held>
+template <class T, int columns, Stats kind, bool argmin>
 cudaError_t launch(const Product& p, Tile tile, const Room& room, cudaStream_t stream) noexcept {
-  const auto kernel = wgmma_product<T, columns, kind, argmin, held>;
+  const auto kernel = wgmma_product<T, columns, kind, argmin>;
   const int64_t rows = ceil_div<int64_t>(p.n, tile_rows * tile.blocks), across = ceil_div<int64_t>(p.outputs, columns);
   if (p.depth > INT32_MAX - step_depth || rows * across > INT32_MAX / 2) return cudaErrorInvalidValue;
   const auto total = static_cast<int>(rows * across);
@@ -832,31 +746,30 @@ cudaError_t launch(const Product& p, Tile tile, const Room& room, cudaStream_t s
 
 template <class T, int columns>
 cudaError_t launch_with(const Product& p, Tile tile, const Room& room, cudaStream_t stream) noexcept {
-  if (p.best != nullptr) return launch<T, columns, Stats::none, true, false>(p, tile, room, stream);
+  if (p.best != nullptr) return launch<T, columns, Stats::none, true>(p, tile, room, stream);
   switch (p.stats()) {
     case Stats::squares:
-      return tile.held ? launch<T, columns, Stats::squares, false, true>(p, tile, room, stream)
-                       : launch<T, columns, Stats::squares, false, false>(p, tile, room, stream);
+      return launch<T, columns, Stats::squares, false>(p, tile, room, stream);
     case Stats::layer:
-      return tile.held ? launch<T, columns, Stats::layer, false, true>(p, tile, room, stream)
-                       : launch<T, columns, Stats::layer, false, false>(p, tile, room, stream);
+      return launch<T, columns, Stats::layer, false>(p, tile, room, stream);
     case Stats::none:
       break;
   }
-  return launch<T, columns, Stats::none, false, false>(p, tile, room, stream);
+  return launch<T, columns, Stats::none, false>(p, tile, room, stream);
 }
 
 // Cycles that a cut takes, beside what all have in common: a step of a tile is bound by shared memory or by the second-level cache with all
-// that run beside it. Constants by measurements on an H100.
+// that run beside it. Constants by measurements on an H100 and an H200.
 inline int64_t cycles_of(const Product& p, const Tile& tile, const Room& room) noexcept {
-  constexpr int64_t cache_bytes = 4300;  // a cycle
+  constexpr int64_t cache_bytes = 5000;  // a cycle
+  constexpr int64_t meeting = 150;       // of a cluster's blocks, before and after
   constexpr int64_t between_launches = 8000;
   constexpr int64_t never = INT64_MAX / 2;
   const int64_t columns = tile.columns;
   const int64_t tiles = ceil_div<int64_t>(p.n, tile_rows * tile.blocks) * ceil_div(p.outputs, columns);
   const int64_t all_steps = ceil_div<int64_t>(p.depth, step_depth);
   const int64_t copied = (std::min<int64_t>(p.n, tile_rows) + columns / tile.blocks) * row_bytes;  // by a block for a step
-  const bool reads_again = p.best == nullptr && p.stats() != Stats::none && !tile.held;
+  const bool reads_again = p.best == nullptr && p.stats() != Stats::none;
   const auto products = [&](int64_t at_once, int64_t splits) {
     return ceil_div(all_steps, splits) *
            std::max((reads_again ? 384 : 256) + 3 * columns, at_once * tile.blocks * splits * copied / cache_bytes);
@@ -871,7 +784,7 @@ inline int64_t cycles_of(const Product& p, const Tile& tile, const Room& room) n
   if (at_once == 0) return never;
   const int64_t waves = tiles / at_once, rest = tiles % at_once;
   const int64_t each = tiles > at_once ? finished / 2 : finished;  // half of it beside the products of another tile
-  const int64_t whole = waves * (products(at_once, 1) + each);
+  const int64_t whole = waves * (products(at_once, 1) + each) + (tile.blocks > 1 ? meeting : 0);
   if (rest == 0) return tile.rest > 1 ? never : whole;
   if (tile.rest > 1) return waves == 0 ? never : whole + between_launches + together(rest, tile.rest);
   return whole + products(waves > 0 ? at_once : rest, 1) + each;
@@ -886,11 +799,11 @@ inline Tile choose(const Product& p, const Tile& tile, const Room& room) noexcep
     if (!open(tile.columns, columns)) continue;
     for (const int blocks : {2, 1}) {
       if (!open(tile.blocks, blocks) || (tile.blocks == 0 && (blocks - 1) * tile_rows >= p.n)) continue;
-      for (const int splits : {1, 2, 3, 4, 8}) {
+      for (const int splits : {1, 2, 4, 8}) {
         if (!open(tile.splits, splits) || blocks * splits > most_blocks) continue;
-        for (const int rest : {1, 2, 3}) {
+        for (const int rest : {1, 2}) {
           if (!open(tile.rest, rest) || (rest > 1 && splits > 1)) continue;
-          const Tile one{columns, blocks, splits, rest, tile.held};
+          const Tile one{columns, blocks, splits, rest};
           const int64_t cycles = cycles_of(p, one, room);
           if (cycles >= least) continue;
           least = cycles;

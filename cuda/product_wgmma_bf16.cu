@@ -12,10 +12,10 @@ cudaError_t room_of_device(Room* room) noexcept {
   int device = 0;
   LATENT_CUDA_TRY(cudaGetDevice(&device));
   LATENT_CUDA_TRY(device_attribute(cudaDevAttrMultiProcessorCount, &room->clusters[1]));
-  for (int size = 2; size <= most_blocks; size++) {
+  for (int size = 2; size <= most_blocks; size *= 2) {
     int found = device < devices ? known[device][size].load(std::memory_order_relaxed) - 1 : -1;
     if (found < 0) {
-      const auto kernel = wgmma_product<__nv_bfloat16, 256, Stats::none, false, false>;
+      const auto kernel = wgmma_product<__nv_bfloat16, 256, Stats::none, false>;
       LATENT_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<256>::bytes));
       cudaLaunchAttribute attribute{};
       attribute.id = cudaLaunchAttributeClusterDimension;

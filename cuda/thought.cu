@@ -910,13 +910,11 @@ size_t thought_workspace(const ThoughtArgs& a) noexcept {
   return bytes > of_all ? bytes : of_all;
 }
 
-cudaError_t thought_steps(const ThoughtArgs& a, cudaStream_t stream) noexcept { return thought_steps_as(a, {}, stream); }
-
-cudaError_t thought_steps_as(const ThoughtArgs& a, const Sharing& sharing, cudaStream_t stream) noexcept {
+cudaError_t thought_steps(const ThoughtArgs& a, cudaStream_t stream) noexcept {
   if (!valid(a)) return cudaErrorInvalidValue;
   if (a.batch == 0) return cudaSuccess;
   RowPlan plan;
-  if (mixes_all(a) && plan_rows(a, sharing, &plan)) return thought_all(a, plan, stream);
+  if (mixes_all(a) && plan_rows(a, &plan)) return thought_all(a, plan, stream);
   const double scale = std::fmin(log2_e / a.temperature, static_cast<double>(FLT_MAX));
   const Job job{a, layout_of(a), 0, most_team, static_cast<float>(scale), 0, false, false, mixes_all(a)};
   LATENT_CUDA_TRY(for_dtype(a.dtype, [&](auto element) { return launch_select<decltype(element)>(job, stream); }));

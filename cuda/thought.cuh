@@ -7,14 +7,6 @@ namespace latentwire::cuda {
 
 constexpr double log2_e = 1.4426950408889634;
 
-// How thought_all shares the rows of the table. Temporary, for the bench: no blocks stand for the kernels of thought.cu.
-struct Sharing {
-  int blocks = 2;                // at a time on a processor
-  int waves = 1;                 // of blocks
-  uint32_t stage_bytes = 20480;  // that are waited for at a time, about
-};
-cudaError_t thought_steps_as(const ThoughtArgs& args, const Sharing& sharing, cudaStream_t stream) noexcept;
-
 // How rows are cut up: each block sums a run of them, which pass through a ring of stages in its shared memory.
 struct RowPlan {
   uint32_t splits = 0;
@@ -26,7 +18,7 @@ struct RowPlan {
   size_t position_bytes = 0;
 };
 // False where thought_all cannot be used: before and after Hopper, and for rows that no bulk copy takes.
-bool plan_rows(const ThoughtArgs& args, const Sharing& sharing, RowPlan* plan) noexcept;
+bool plan_rows(const ThoughtArgs& args, RowPlan* plan) noexcept;
 // Of a table of that size, wherever it lies.
 size_t thought_all_workspace(const ThoughtArgs& args) noexcept;
 // e of all tokens by their probabilities: neither ids nor weights, neither noise nor `unit_mix`.

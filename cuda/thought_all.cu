@@ -1,7 +1,7 @@
-// A mix of all rows of the table by their probabilities, on Hopper. The table is a stream: each block has a run of rows, which one of its
-// warps brings through a ring in shared memory while the others sum columns. What weighs a row is relative to the largest logit and the sum
-// of the block's own run, so no block waits for the others; a second launch, of one cluster for each position, weighs the blocks' sums by
-// what their logits come to among all. The cut into runs and the order of all sums are fixed.
+// A mix of all rows of the table by their probabilities, on Hopper. The table is a stream: each processor has a block with a run of rows,
+// which one of its warps brings through a ring in shared memory while the others sum columns. What weighs a row is relative to the largest
+// logit and the sum of the block's own run, so no block waits for the others; a second launch, of one cluster for each position, weighs the
+// blocks' sums by what their logits come to among all. The cut into runs and the order of all sums are fixed.
 #include <cfloat>
 #include <cmath>
 
@@ -19,7 +19,8 @@ constexpr int columns_each = 8;
 constexpr int most_rounds = 2;
 constexpr int most_summing = 512;
 constexpr int64_t most_columns = int64_t{most_rounds} * most_summing * columns_each;
-// Blocks of mix_kernel that a processor has room for; elsewhere it is empty, and small processors refuse the number.
+// A block of mix_kernel leaves the registers of another, so that one of gather_kernel begins beside it; elsewhere it is empty, and small
+// processors refuse the number.
 #ifdef LATENT_WGMMA
 constexpr int most_together = 2;
 #else
@@ -29,11 +30,13 @@ constexpr uint32_t least_stages = 3;
 constexpr uint32_t most_stages = 16;
 constexpr int64_t least_rows = 16;
 constexpr int64_t most_rows = 4096;
-constexpr int64_t most_splits = 576;
+constexpr int64_t most_splits = 256;
+// Rows that are waited for at a time come to about this much.
+constexpr int64_t stage_bytes = 40960;
 constexpr int gather_threads = 512;
 // Shared memory of a processor that is left to a block of gather_kernel, and of a block of mix_kernel that is not the ring's or its
 // weights'.
-constexpr int gather_shared = 17 * 1024;
+constexpr int gather_shared = 16 * 1024;
 constexpr int other_shared = 2 * 1024;
 
 // What a block knows of its logits z. y is (z - their largest) / temperature.
@@ -371,16 +374,14 @@ int64_t bytes_of(RowFormat format, int64_t width) noexcept {
 }
 
 // What does not depend on where the table lies: the splits and the workspace.
-bool plan_splits(const ThoughtArgs& a, const Sharing& sharing, RowPlan* plan) noexcept {
+bool plan_splits(const ThoughtArgs& a, RowPlan* plan) noexcept {
   int major = 0;
   int processors = 0;
   if (device_attribute(cudaDevAttrComputeCapabilityMajor, &major) != cudaSuccess || major != 9 ||
-      device_attribute(cudaDevAttrMultiProcessorCount, &processors) != cudaSuccess || sharing.blocks < 1)
+      device_attribute(cudaDevAttrMultiProcessorCount, &processors) != cudaSuccess)
     return false;
   if (a.table.width % columns_each != 0 || a.table.width < 1 || a.table.width > most_columns) return false;
-  int64_t wanted = int64_t{processors} * sharing.blocks * sharing.waves;
-  if (wanted > most_splits) wanted = most_splits;
-  int64_t rows = ceil_div(a.table.count, wanted);
+  int64_t rows = ceil_div(a.table.count, processors < most_splits ? processors : most_splits);
   if (rows < least_rows) rows = least_rows;
   if (rows > most_rows) return false;
   plan->rows = static_cast<uint32_t>(rows);
@@ -409,18 +410,14 @@ cudaError_t launch(const Job& job, cudaStream_t stream) noexcept {
 
 }  // namespace
 
-bool plan_rows(const ThoughtArgs& a, const Sharing& sharing, RowPlan* plan) noexcept {
-  if (!plan_splits(a, sharing, plan)) return false;
+bool plan_rows(const ThoughtArgs& a, RowPlan* plan) noexcept {
+  if (!plan_splits(a, plan)) return false;
   const int64_t row_bytes = bytes_of(a.table.format, a.table.width);
   if (row_bytes % 16 != 0 || a.table.row_bytes % 16 != 0 || !aligned(a.table.data, 16)) return false;
   int of_processor = 0;
-  int of_block = 0;
-  if (device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, &of_processor) != cudaSuccess ||
-      device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, &of_block) != cudaSuccess)
-    return false;
-  const int share = (of_processor - gather_shared) / sharing.blocks;
-  const int64_t ring = int64_t{share < of_block ? share : of_block} - other_shared - plan->rows * int64_t{sizeof(float)};
-  const int64_t stage_rows = sharing.stage_bytes / row_bytes;
+  if (device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, &of_processor) != cudaSuccess) return false;
+  const int64_t ring = of_processor - gather_shared - other_shared - plan->rows * int64_t{sizeof(float)};
+  const int64_t stage_rows = stage_bytes / row_bytes;
   plan->row_bytes = static_cast<uint32_t>(row_bytes);
   plan->stage_rows = static_cast<uint32_t>(stage_rows < 1 ? 1 : stage_rows > 32 ? 32 : stage_rows);
   const int64_t stages = ring / (plan->stage_rows * row_bytes);
@@ -430,12 +427,8 @@ bool plan_rows(const ThoughtArgs& a, const Sharing& sharing, RowPlan* plan) noex
 }
 
 size_t thought_all_workspace(const ThoughtArgs& a) noexcept {
-  size_t most = 0;
-  for (const Sharing& sharing : {Sharing{1, 1}, Sharing{2, 1}, Sharing{1, 2}, Sharing{2, 2}}) {
-    RowPlan plan;
-    if (plan_splits(a, sharing, &plan) && plan.position_bytes > most) most = plan.position_bytes;
-  }
-  return static_cast<size_t>(a.batch) * most;
+  RowPlan plan;
+  return plan_splits(a, &plan) ? static_cast<size_t>(a.batch) * plan.position_bytes : 0;
 }
 
 cudaError_t thought_all(const ThoughtArgs& a, const RowPlan& plan, cudaStream_t stream) noexcept {

@@ -145,14 +145,6 @@ __device__ inline void store_matrices(void* row, const uint32_t (&bits)[4]) noex
                "r"(bits[2]), "r"(bits[3])
                : "memory");
 }
-// Four such matrices from shared memory, in the same way: of the left half of A [16, 16] the upper and the lower one, then those of the
-// right half, are what a warp holds of the rows of a product.
-__device__ inline void load_matrices(const void* row, uint32_t (&bits)[4]) noexcept {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(bits[0]), "=r"(bits[1]), "=r"(bits[2]), "=r"(bits[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
 // Keeps the compiler from moving uses of sums across a wait.
 template <int count>
 __device__ inline void hold(float (&sums)[count]) noexcept {
@@ -170,7 +162,7 @@ __device__ inline void take_registers() noexcept {
 }
 
 // sums [64, columns] += A [64, 16] B [columns, 16]': lane l of warp w holds row 16 w + l / 4 (+ 8 for odd pairs of four) and columns
-// 8 (i / 4) + 2 (l % 4) + i % 2. `multiply_held` takes A as `load_matrices` leaves it.
+// 8 (i / 4) + 2 (l % 4) + i % 2.
 template <class T, int columns>
 struct Wgmma;
 
@@ -213,10 +205,9 @@ struct Wgmma;
       "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]), "+f"(d[112]), \
       "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]), "+f"(d[121]), \
       "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
-#define LATENT_PRODUCT(columns, type, names, rows)                                                                                   \
-  "{\n.reg .pred p;\nsetp.eq.u32 p, 1, 1;\nwgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" names "}, " rows \
-  ";\n"                                                                                                                              \
-  "}"
+#define LATENT_PRODUCT(columns, type, names, operands)                                                                                   \
+  "{\n.reg .pred p;\nsetp.eq.u32 p, 1, 1;\nwgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" names "}, " operands \
+  ";\n}"
 
 template <class T>
 struct Wgmma<T, 64> {
@@ -225,17 +216,6 @@ struct Wgmma<T, 64> {
       asm volatile(LATENT_PRODUCT("64", "f16", LATENT_NAMES_32, "%32, %33, p, 1, 1, 0, 0") : LATENT_SUMS_32 : "l"(a), "l"(b));
     } else {
       asm volatile(LATENT_PRODUCT("64", "bf16", LATENT_NAMES_32, "%32, %33, p, 1, 1, 0, 0") : LATENT_SUMS_32 : "l"(a), "l"(b));
-    }
-  }
-  static __device__ void multiply_held(float (&d)[32], const uint32_t* a, uint64_t b) noexcept {
-    if constexpr (std::is_same_v<T, __half>) {
-      asm volatile(LATENT_PRODUCT("64", "f16", LATENT_NAMES_32, "{%32, %33, %34, %35}, %36, p, 1, 1, 0")
-                   : LATENT_SUMS_32
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-    } else {
-      asm volatile(LATENT_PRODUCT("64", "bf16", LATENT_NAMES_32, "{%32, %33, %34, %35}, %36, p, 1, 1, 0")
-                   : LATENT_SUMS_32
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
     }
   }
 };
@@ -249,17 +229,6 @@ struct Wgmma<T, 128> {
       asm volatile(LATENT_PRODUCT("128", "bf16", LATENT_NAMES_64, "%64, %65, p, 1, 1, 0, 0") : LATENT_SUMS_64 : "l"(a), "l"(b));
     }
   }
-  static __device__ void multiply_held(float (&d)[64], const uint32_t* a, uint64_t b) noexcept {
-    if constexpr (std::is_same_v<T, __half>) {
-      asm volatile(LATENT_PRODUCT("128", "f16", LATENT_NAMES_64, "{%64, %65, %66, %67}, %68, p, 1, 1, 0")
-                   : LATENT_SUMS_64
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-    } else {
-      asm volatile(LATENT_PRODUCT("128", "bf16", LATENT_NAMES_64, "{%64, %65, %66, %67}, %68, p, 1, 1, 0")
-                   : LATENT_SUMS_64
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-    }
-  }
 };
 
 template <class T>
@@ -271,17 +240,6 @@ struct Wgmma<T, 192> {
       asm volatile(LATENT_PRODUCT("192", "bf16", LATENT_NAMES_96, "%96, %97, p, 1, 1, 0, 0") : LATENT_SUMS_96 : "l"(a), "l"(b));
     }
   }
-  static __device__ void multiply_held(float (&d)[96], const uint32_t* a, uint64_t b) noexcept {
-    if constexpr (std::is_same_v<T, __half>) {
-      asm volatile(LATENT_PRODUCT("192", "f16", LATENT_NAMES_96, "{%96, %97, %98, %99}, %100, p, 1, 1, 0")
-                   : LATENT_SUMS_96
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-    } else {
-      asm volatile(LATENT_PRODUCT("192", "bf16", LATENT_NAMES_96, "{%96, %97, %98, %99}, %100, p, 1, 1, 0")
-                   : LATENT_SUMS_96
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-    }
-  }
 };
 
 template <class T>
@@ -291,17 +249,6 @@ struct Wgmma<T, 256> {
       asm volatile(LATENT_PRODUCT("256", "f16", LATENT_NAMES_128, "%128, %129, p, 1, 1, 0, 0") : LATENT_SUMS_128 : "l"(a), "l"(b));
     } else {
       asm volatile(LATENT_PRODUCT("256", "bf16", LATENT_NAMES_128, "%128, %129, p, 1, 1, 0, 0") : LATENT_SUMS_128 : "l"(a), "l"(b));
-    }
-  }
-  static __device__ void multiply_held(float (&d)[128], const uint32_t* a, uint64_t b) noexcept {
-    if constexpr (std::is_same_v<T, __half>) {
-      asm volatile(LATENT_PRODUCT("256", "f16", LATENT_NAMES_128, "{%128, %129, %130, %131}, %132, p, 1, 1, 0")
-                   : LATENT_SUMS_128
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-    } else {
-      asm volatile(LATENT_PRODUCT("256", "bf16", LATENT_NAMES_128, "{%128, %129, %130, %131}, %132, p, 1, 1, 0")
-                   : LATENT_SUMS_128
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
     }
   }
 };

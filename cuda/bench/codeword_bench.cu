@@ -1,5 +1,4 @@
 // The nearest codeword: a product whose sums never reach memory.
-#include <cstdlib>
 #include <memory>
 #include <utility>
 
@@ -17,7 +16,7 @@ struct Memory {
   Buffer x, words, squares, indices, distances, workspace;
 };
 
-void bench_codeword(int64_t rows, int64_t count, int64_t depth, Dtype dtype, const char* suffix = "") {
+void bench_codeword(int64_t rows, int64_t count, int64_t depth, Dtype dtype) {
   const Buffer source(count * depth, dtype, 1, 2);
   CodewordArgs a;
   Buffer x(rows * depth, dtype, 1, 1);
@@ -45,7 +44,7 @@ void bench_codeword(int64_t rows, int64_t count, int64_t depth, Dtype dtype, con
   a.workspace_bytes = needed;
   Entry entry;
   entry.op = "codeword";
-  entry.shape = std::to_string(rows) + " x " + std::to_string(count) + " x " + std::to_string(depth) + " " + name_of(dtype) + suffix;
+  entry.shape = std::to_string(rows) + " x " + std::to_string(count) + " x " + std::to_string(depth) + " " + name_of(dtype);
   const auto dn = static_cast<double>(rows), dc = static_cast<double>(count), dd = static_cast<double>(depth);
   entry.bytes = static_cast<double>(dtype_size(dtype)) * (dn + dc) * dd + 8 * dn + 4 * dc;
   entry.flops = dtype == Dtype::f32 ? 0 : 2 * dn * dc * dd;
@@ -54,13 +53,6 @@ void bench_codeword(int64_t rows, int64_t count, int64_t depth, Dtype dtype, con
 }
 
 LATENT_BENCH(codeword) {
-  // temporary
-  for (const auto& [way, suffix] : {std::pair{"1", ", memset"}, {"2", ", late second"}, {"3", ", memset, late second"}}) {
-    setenv("LATENT_TEMPORARY_WAY", way, 1);
-    bench_codeword(2048, 1024, 64, Dtype::bf16, suffix);
-    bench_codeword(4096, 8192, 256, Dtype::bf16, suffix);
-  }
-  unsetenv("LATENT_TEMPORARY_WAY");
   for (const Dtype dtype : {Dtype::bf16, Dtype::f32}) {
     bench_codeword(2048, 1024, 64, dtype);
     bench_codeword(4096, 8192, 256, dtype);

@@ -18,7 +18,7 @@ int main(int count, char** arguments) {
       "{\"op\": \"device\", \"name\": \"%s\", \"multiprocessors\": %d, \"cache_bytes\": %d, \"copy_gbs\": %.1f, \"bf16_tflops\": %.1f",
       device.name, device.multiProcessorCount, device.l2CacheSize, copy_rate(), dense_rate());
   if (device.major == 9) {
-    for (const int size : {1, 2, 3, 4, 6, 8}) {
+    for (const int size : {1, 2, 4, 8}) {
       int clusters = 0;
       LATENT_MUST(wgmma_clusters(size, &clusters));
       std::printf(", \"clusters_of_%d\": %d", size, clusters);

@@ -268,6 +268,10 @@ def products():
     for shape in cosine_shapes[:6]:
         cosine(*shape, torch.float32)
     codeword(4096, 8192, 256, torch.float32)
+    for shape in ((1, 384, 300), (64, 768, 1000), (32, 2560, 2560)):
+        projection(*shape)
+    for shape in ((1, 384, 300), (64, 768, 1000), (1, 4096, 1000)):
+        projection(*shape, torch.float32)
 
 
 rates()

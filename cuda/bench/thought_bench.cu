@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "../memory.h"
-#include "../thought.cuh"
 #include "harness.h"
 
 namespace {
@@ -16,8 +15,6 @@ struct Setting {
   int64_t batch;
   int64_t top_k;
   double top_p;
-  Sharing sharing = {};
-  const char* variant = "";
 };
 
 // Buffers of one set but the table, which all share: a step reads few of its rows.
@@ -51,12 +48,12 @@ void bench_step(const Setting& setting) {
   }
   Entry entry;
   entry.op = "thought";
-  entry.shape = std::string("151936 x 2560, ") + setting.name + ", batch " + std::to_string(a.batch) + setting.variant;
+  entry.shape = std::string("151936 x 2560, ") + setting.name + ", batch " + std::to_string(a.batch);
   // what a step of few tokens reads of the table, about; the length of a nucleus depends on the logits
   const double rows = whole ? 151936 : a.top_k > 0 ? static_cast<double>(a.top_k) : 100;
   entry.bytes = static_cast<double>(logit_bytes) + static_cast<double>(a.batch) * (rows * 5120 + 2560 * 4);
   entry.sets = sets;
-  entry.launch = [a, all, sharing = setting.sharing](int i, cudaStream_t stream) mutable {
+  entry.launch = [a, all](int i, cudaStream_t stream) mutable {
     const Set& set = (*all)[static_cast<size_t>(i)];
     a.logits = set.logits.data();
     a.out = set.out.as<float>();
@@ -65,7 +62,7 @@ void bench_step(const Setting& setting) {
     a.faults = set.faults.as<ThoughtFault>();
     a.tokens = set.tokens.as<int32_t>();
     a.workspace = set.workspace.data();
-    return thought_steps_as(a, sharing, stream);
+    return thought_steps(a, stream);
   };
   measure(entry);
 }
@@ -73,11 +70,7 @@ void bench_step(const Setting& setting) {
 LATENT_BENCH(thought) {
   for (const Setting& setting :
        {Setting{"k 15", 1, 15, 1}, Setting{"k 50 p 0.9", 1, 50, 0.9}, Setting{"k 1000", 1, 1000, 1}, Setting{"p 0.9", 1, 0, 0.9},
-        Setting{"k 15", 8, 15, 1}, Setting{"k 15", 64, 15, 1}, Setting{"all", 1, 0, 1},
-        // temporary: which way of sharing the rows
-        Setting{"all", 1, 0, 1, {0, 1, 0}, ", thought.cu"}, Setting{"all", 1, 0, 1, {1, 1, 20480}, ", 1 block"},
-        Setting{"all", 1, 0, 1, {1, 1, 40960}, ", 1 block, 40 KB"}, Setting{"all", 1, 0, 1, {2, 1, 10240}, ", 2 blocks, 10 KB"},
-        Setting{"all", 1, 0, 1, {2, 2, 20480}, ", 2 blocks, 2 waves"}, Setting{"all", 1, 0, 1, {1, 2, 20480}, ", 1 block, 2 waves"}})
+        Setting{"k 15", 8, 15, 1}, Setting{"k 15", 64, 15, 1}, Setting{"all", 1, 0, 1}})
     bench_step(setting);
 }
 
