@@ -18,7 +18,7 @@ namespace latentwire::cuda {
 // Which kernels multiply. `automatic` takes the fastest; the others are for tests and benchmarks.
 enum class Path : int32_t {
   automatic,
-  few,     // at most 64 rows: the packed matrix streams from memory into registers
+  few,     // at most 64 rows, bound by reading the packed matrix
   wgmma,   // sm_90a, 16 bits: TMA and warpgroup products
   mma,     // sm_80 and up, and f16 on sm_75: warp products; f32 as three TF32 products
   simple,  // any device: f32 FMA
