@@ -12,7 +12,6 @@
 
 #include "device/segment.h"
 #include "engine/cell_memory.h"
-#include "kernels_support.h"
 #include "kv/rope.h"
 #include "kv_support.h"
 
