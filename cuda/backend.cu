@@ -189,7 +189,7 @@ int memory_device(const void* memory, int32_t* device, char* why, size_t n) noex
   *device = -1;
   cudaPointerAttributes attributes{};
   LATENT_TRY(cudaPointerGetAttributes(&attributes, memory), "memory");
-  if (attributes.type == cudaMemoryTypeDevice) *device = attributes.device;
+  if (attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged) *device = attributes.device;
   return latent_ok;
 }
 

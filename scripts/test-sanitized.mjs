@@ -23,7 +23,7 @@ const definitions = {
   LATENTWIRE_WERROR: "OFF",
   LATENTWIRE_UNITY: "ON",
   // TSan sees nothing in what runs one thread; kernels and fits run on all of them in the tests of the addon
-  ...(thread && { LATENTWIRE_TEST_FILES: "thread_pool;large_memory;device" }),
+  ...(thread && { LATENTWIRE_TEST_FILES: "thread_pool;large_memory;device;device_content" }),
 };
 cmake(build, { definitions, targets: ["latentwire", "latentwire-tests"] });
 
@@ -109,6 +109,7 @@ const single = [
   "e2e/kv-windows",
   "e2e/kv-attention",
   "e2e/kv-codec",
+  "e2e/kv-in-place",
   "e2e/eval-translated",
   "unit/unsupervised",
   "unit/translator",

@@ -80,7 +80,8 @@ export class DeviceKv {
 
   /**
    * A copy of a handle's content on the GPU.
-   * @throws {@link LatentError} `ERR_LATENT_DEVICE_UNAVAILABLE`, `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DEVICE_LOST`, `ERR_LATENT_DISPOSED`
+   * @throws {@link LatentError} `ERR_LATENT_DEVICE_UNAVAILABLE`, `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DEVICE_FAILED`, `ERR_LATENT_DEVICE_LOST`,
+   * `ERR_LATENT_DISPOSED`
    */
   static async of(kv: KvHandle, options: { readonly signal?: AbortSignal } = {}): Promise<DeviceKv> {
     if (!(kv instanceof KvHandle)) throw invalid("kv", "a KvHandle", kv);
@@ -110,7 +111,7 @@ export class DeviceKv {
 
   /**
    * A copy in the memory of the host, which can be cut, joined, converted, stored and sent.
-   * @throws {@link LatentError} `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DEVICE_LOST`, `ERR_LATENT_DISPOSED`
+   * @throws {@link LatentError} `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DEVICE_FAILED`, `ERR_LATENT_DEVICE_LOST`, `ERR_LATENT_DISPOSED`
    */
   async toHandle(options: { readonly signal?: AbortSignal } = {}): Promise<KvHandle> {
     checkKeys("options", options, ["signal"]);

@@ -192,7 +192,7 @@ function readFields(kind: FieldKind, fields: object): LinkMessage {
 }
 
 function requireVersion(version: unknown): void {
-  if (checkInteger("version", version, 1, 2 ** 31 - 1) > linkVersion)
+  if (checkInteger("version", version, 1, 2 ** 31 - 1) !== linkVersion)
     throw new LatentError(
       "ERR_LATENT_KV_VERSION",
       `the other side speaks version ${String(version)} of links, this package version ${linkVersion}`,

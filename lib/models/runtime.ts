@@ -43,23 +43,26 @@ export function findEngine(environment: NodeJS.ProcessEnv = process.env): string
       hint: "Build llama.cpp v0.5.0 as shared libraries and name their folder in LATENTWIRE_LLAMA_DIR.",
     });
   }
-  for (const kind of [...accelerated.map((name) => `-${name}`), ""]) {
-    const root = rootOf(`${wanted.name}${kind}`);
-    if (root === undefined) continue;
-    const directory = path.join(root, "bins", `${wanted.folder}${kind}`);
-    if (!existsSync(directory)) throw new LatentError("ERR_LATENT_ENGINE_NOT_FOUND", `${wanted.name}${kind} has no folder ${directory}`);
-    checkRelease(directory);
-    return directory;
+  for (const kind of accelerated) {
+    const directory = folderOf(`${wanted.name}-${kind}`, `${wanted.folder}-${kind}`);
+    if (directory !== undefined && releaseOf(directory) === llamaRelease) return directory;
   }
-  throw new LatentError("ERR_LATENT_ENGINE_NOT_FOUND", `${wanted.name} is not installed`, {
-    hint: `Run \`npm install ${wanted.name}@3.22.1\` (optional dependencies may have been left out), or set LATENTWIRE_LLAMA_DIR.`,
-  });
+  const directory = folderOf(wanted.name, wanted.folder);
+  if (directory === undefined) {
+    throw new LatentError("ERR_LATENT_ENGINE_NOT_FOUND", `${wanted.name} is not installed`, {
+      hint: `Run \`npm install ${wanted.name}@3.22.1\` (optional dependencies may have been left out), or set LATENTWIRE_LLAMA_DIR.`,
+    });
+  }
+  checkRelease(directory);
+  return directory;
 }
 
-/** Of an installed package; undefined if it is not. Its exports hide its package.json, so the entry is resolved and the way up is walked. */
-function rootOf(name: string): string | undefined {
+/** Of an installed package, undefined if it is not. Its exports hide its package.json, so the entry is resolved and the way up is walked. */
+function folderOf(name: string, folder: string): string | undefined {
   try {
-    return path.dirname(path.dirname(createRequire(import.meta.url).resolve(name)));
+    const root = path.dirname(path.dirname(createRequire(import.meta.url).resolve(name)));
+    const directory = path.join(root, "bins", folder);
+    return existsSync(directory) ? directory : undefined;
   } catch {
     return undefined;
   }
@@ -67,17 +70,21 @@ function rootOf(name: string): string | undefined {
 
 // A self-built folder need not have the file; the native gate asks the library itself in any case.
 function checkRelease(directory: string): void {
+  const release = releaseOf(directory);
+  if (release !== undefined && release !== llamaRelease)
+    throw new LatentError("ERR_LATENT_ENGINE_VERSION", `${directory} holds llama.cpp ${release}, this package needs ${llamaRelease}`);
+}
+
+/** What its file says; undefined if there is none. */
+function releaseOf(directory: string): string | undefined {
   const file = path.join(directory, "_nlcBuildMetadata.json");
-  if (!existsSync(file)) return;
-  let release: unknown;
+  if (!existsSync(file)) return undefined;
   try {
     const parsed: unknown = JSON.parse(readFileSync(file, "utf8"));
-    release = pick(pick(pick(parsed, "buildOptions"), "llamaCpp"), "release");
+    const release = pick(pick(pick(parsed, "buildOptions"), "llamaCpp"), "release");
+    return typeof release === "string" ? release : "of no release";
   } catch (cause) {
     throw new LatentError("ERR_LATENT_ENGINE_VERSION", `${file} cannot be read`, { cause });
-  }
-  if (release !== llamaRelease) {
-    throw new LatentError("ERR_LATENT_ENGINE_VERSION", `${directory} holds llama.cpp ${String(release)}, this package needs ${llamaRelease}`);
   }
 }
 

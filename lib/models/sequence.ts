@@ -344,7 +344,8 @@ export class Sequence {
   /**
    * Takes what the sequence holds, or a range of it, out of the cache: a handle to a copy in native memory. The sequence goes on as it was.
    * @throws {@link LatentError} `ERR_LATENT_KV_LAYOUT` (a cache that cannot be read: latent attention, M-RoPE, layers that share theirs),
-   * `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_NON_FINITE` (a number that `format` cannot hold)
+   * `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_NON_FINITE` (a number that `format` cannot hold); of a cache in place on the GPU also
+   * `ERR_LATENT_DEVICE_FAILED`, `ERR_LATENT_DEVICE_LOST`
    */
   async exportKv(options: ExportKvOptions = {}): Promise<KvHandle> {
     checkKeys("options", options, ["range", "layers", "format", "label", "signal"]);
@@ -361,7 +362,8 @@ export class Sequence {
 
   /**
    * The same of a pool whose cache is used in place on the GPU ({@link PoolOptions.inPlace}): the copy stays there.
-   * @throws {@link LatentError} `ERR_LATENT_DEVICE_UNAVAILABLE` (another pool), `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DEVICE_LOST`
+   * @throws {@link LatentError} `ERR_LATENT_DEVICE_UNAVAILABLE` (another pool), `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DEVICE_FAILED`,
+   * `ERR_LATENT_DEVICE_LOST`
    */
   async exportDeviceKv(options: ExportDeviceKvOptions = {}): Promise<DeviceKv> {
     checkKeys("options", options, ["range", "label", "signal"]);
@@ -379,7 +381,8 @@ export class Sequence {
    * @throws {@link LatentError} `ERR_LATENT_KV_MODEL_MISMATCH`, `ERR_LATENT_KV_LAYOUT` (a cache that cannot be read; content that lacks layers), `ERR_LATENT_KV_POSITION` (positions that overlap, are repeated, or
    * lie outside the context), `ERR_LATENT_POSITION_SCHEME` (keys of this model cannot move), `ERR_LATENT_CONTEXT_OVERFLOW` (no room),
    * `ERR_LATENT_NON_FINITE`, `ERR_LATENT_OUT_OF_MEMORY`; with `spot`, `ERR_LATENT_KV_FORGED` and `ERR_LATENT_SEQUENCE_LIMIT`; for a stream also what
-   * {@link KvReceiver.read} throws, for a reference what {@link KvReceiver.open} throws
+   * {@link KvReceiver.read} throws, for a reference what {@link KvReceiver.open} throws; where the GPU takes part, `ERR_LATENT_DEVICE_FAILED`,
+   * `ERR_LATENT_DEVICE_LOST`, and for content there `ERR_LATENT_DEVICE_UNAVAILABLE`
    */
   async importKv(source: Sequence | KvHandle | DeviceKv | KvSharedReference | DeviceKvReference | KvSource, options: ImportKvOptions = {}): Promise<KvImport> {
     checkKeys("options", options, ["positions", "idleMs", "verify", "codecs", "spot", "signal"]);
@@ -408,7 +411,8 @@ export class Sequence {
     const take = async (received: KvHandle | DeviceKv, { way, why }: KvArrival, signal: AbortSignal): Promise<KvReceipt> => {
       using kv = received;
       const report = await this.importKv(kv, { ...importing, signal });
-      return { ...report, way, why, ms: performance.now() - started };
+      // what came on the device may have gone into the cache by the host
+      return { ...report, way: way === "device" ? report.way : way, why, ms: performance.now() - started };
     };
     const takers = { host: take, ...(this.pool.info.device === "cuda" && { device: take }) };
     return await receiveOnce(duplex, () => this.pool.kvReceiver(expected), receiving, takers);
@@ -506,8 +510,16 @@ export class Sequence {
         return { positions: log.length, latents, bytes: 0, moved: 0, way: "cells" };
       }
     }
-    const onDevice = source.pool.info.device === "cuda" && this.pool.info.device === "cuda";
-    using kv = onDevice ? await source.exportDeviceKv(withSignal(signal)) : await source.exportKv(withSignal(signal));
+    if (source.pool.info.device === "cuda" && this.pool.info.device === "cuda") {
+      try {
+        using there = await source.exportDeviceKv(withSignal(signal));
+        return await this.#importContent(there, options);
+      } catch (error) {
+        // a device that is full of caches has no room for a copy; the host takes it in parts
+        if (!LatentError.isInstance(error) || error.code !== "ERR_LATENT_OUT_OF_MEMORY") throw error;
+      }
+    }
+    using kv = await source.exportKv(withSignal(signal));
     return await this.#importContent(kv, options);
   }
 

@@ -1,4 +1,6 @@
 // The JavaScript face of Model: synchronous look-ups, and jobs for what takes time.
+#include <cstdlib>
+
 #include "addon/args.h"
 #include "addon/device_jobs.h"
 #include "addon/engine_objects.h"
@@ -160,6 +162,8 @@ class ModelObject : public TaggedWrap<ModelObject> {
     options.flash_attention = bool_field(given, "flashAttention");
     options.in_place = bool_field(given, "inPlace");
     options.backend = backend_of_process;
+    // one that was named by hand, as the mock is
+    options.asks_of_host = std::getenv("LATENTWIRE_CUDA_BACKEND") != nullptr;
     const std::string type = string_field(given, "kvType");
     if (type == "f32")
       options.kv_type = abi::GGML_TYPE_F32;

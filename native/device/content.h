@@ -15,6 +15,9 @@ struct DeviceContent {
   KvContent entries;  // without segments
   std::shared_ptr<DeviceBuffer> buffer;
   std::vector<std::byte*> parts;  // [2 * layers], each [n, row bytes] in the buffer, at multiples of 256
+
+  // On the device.
+  size_t bytes() const noexcept { return buffer == nullptr ? 0 : buffer->bytes(); }
 };
 
 // Where the parts of `count` rows lie in one buffer, [2 * layers] offsets from `begin` on, and the bytes of it all.

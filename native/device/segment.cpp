@@ -84,7 +84,8 @@ Status share_on_device(DeviceStream& stream, const DeviceContent& content, const
     const auto part_bytes = static_cast<uint64_t>(entries.size() * entries.layout.parts[part].row_bytes());
     status = copy_on(stream, (*out)->data() + offsets[part], content.parts[part], part_bytes);
   }
-  return status;
+  // the content may be of another stream, and go there when this returns
+  return status.ok() ? DeviceStream::call(stream.api().stream_wait, stream.handle()) : status;
 }
 
 Status open_on_device(DeviceStream& stream, const latent_shared_handle& handle, const SegmentNonce& nonce, const KvExpectation& expected,

@@ -31,7 +31,7 @@ class OpenedMemory {
 
 // Both are for the issuing thread of a stream.
 
-// Error: out_of_memory.
+// Waits. Error: out_of_memory.
 Status share_on_device(DeviceStream& stream, const DeviceContent& content, const KvManifest& manifest, const SegmentNonce& nonce,
                        latent_shared_handle* handle, std::shared_ptr<DeviceBuffer>* out);
 

@@ -68,9 +68,16 @@ void DeviceStream::submit(Issue issue, Done done) {
 }
 
 Status DeviceStream::complete(Issue issue) {
-  std::promise<Status> ended;
-  std::future<Status> status = ended.get_future();
-  submit(std::move(issue), [&ended](Status became) { ended.set_value(std::move(became)); });
+  const auto ended = std::make_shared<std::promise<Status>>();
+  std::future<Status> status = ended->get_future();
+  const auto guarded = [&issue](DeviceStream& stream) -> Status {
+    try {
+      return issue(stream);
+    } catch (const std::bad_alloc&) {
+      return Status::fail(Code::out_of_memory, "no memory for what work on the device needs on the host");
+    }
+  };
+  submit(guarded, [ended](Status became) { ended->set_value(std::move(became)); });
   return status.get();
 }
 

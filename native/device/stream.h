@@ -67,7 +67,7 @@ class DeviceStream : public std::enable_shared_from_this<DeviceStream> {
 
   // Any thread. After `close`, `done` is called with `cancelled` before this returns.
   void submit(Issue issue, Done done);
-  // Submits, and waits for what becomes of it. Not from one of the threads.
+  // Submits, and waits for what becomes of it. Not from one of the threads. What `issue` runs out of on the host is out_of_memory.
   Status complete(Issue issue);
   // Runs what was submitted to its end, then ends the threads and the stream. Not from one of the threads.
   void close();

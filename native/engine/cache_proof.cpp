@@ -61,6 +61,23 @@ double relative_distance(const std::vector<float>& a, const std::vector<float>& 
   return size == 0 ? std::numeric_limits<double>::infinity() : std::sqrt(difference / size);
 }
 
+// Rows that no two parts and no two entries have in common, of bytes that are finite numbers in every format.
+KvContent distinct_rows(const CacheLayout& layout, int64_t count) {
+  KvContent content;
+  content.layout = layout;
+  std::vector<uint8_t*> targets;
+  check(allocate_segment(layout, count, &content.segments.emplace_back(), &targets));
+  for (size_t part = 0; part < targets.size(); part++) {
+    const auto bytes = static_cast<size_t>(count * layout.parts[part].row_bytes());
+    uint32_t mixed = static_cast<uint32_t>(part) + 1;
+    for (size_t i = 0; i < bytes; i++) {
+      mixed = mixed * 1664525 + 1013904223;
+      targets[part][i] = static_cast<uint8_t>(mixed >> 26);  // below 64: no exponent has all its bits
+    }
+  }
+  return content;
+}
+
 std::vector<float> row_of(const CacheRows& rows, const uint8_t* at) {
   std::vector<float> numbers(static_cast<size_t>(rows.channels));
   decode(rows, at, 1, numbers.data());
@@ -169,15 +186,14 @@ void Pool::prove_cache() {
   prove_rotary_positions(quantised && !by_context ? plain : probe, token);
 }
 
-// What is written in place must be what llama.cpp reads there, entry by entry and layer by layer, and the other way; else the pool is
-// refused.
 void Pool::prove_in_place() {
   filler_ = probe_token();
-  std::string reason = why_not_in_place(filler_);
+  const std::string reason = why_not_in_place();
   if (!reason.empty()) fail(Code::kv_layout, "the cache of " + model_->info().architecture + " cannot be used in place: " + reason);
 }
 
-std::string Pool::why_not_in_place(int32_t token) {
+// "" if what is written there is what llama.cpp reads, entry by entry and layer by layer, and can be read back.
+std::string Pool::why_not_in_place() {
   if (!layout_) return layout_refusal_;
   if (geometry_->sections.size() > 1) return "it is two caches, of global and of local layers";
   if (geometry_->transposed_values) return "values lie channel by channel without flash attention";
@@ -187,41 +203,42 @@ std::string Pool::why_not_in_place(int32_t token) {
     if (parts[part].row_bytes != layout_->parts[part].row_bytes()) return "its rows have another size than those of its states";
     if (parts[part].cells < context_length_) return "it has fewer cells than the context has positions";
   }
-  check(CellMemory::open(*layout_, parts, options_.backend, &memory_of_cells_));
+  const Status opened = CellMemory::open(*layout_, parts, options_.backend, options_.asks_of_host, &memory_of_cells_);
+  if (opened.code == Code::kv_layout) return opened.message;
+  check(opened);
   on_device_ = memory_of_cells_->on_device();
 
   constexpr int32_t count = 3;
-  const std::vector<uint8_t> wanted = state_of_probe(context_, scratch_, token, 0, count);
-  StateSummary found;
-  check(locate_rows(wanted.data(), wanted.size(), *geometry_, &found));
-  KvContent content;
-  content.layout = *layout_;
-  content.tokens.assign(count, token);
-  content.positions = found.positions.front();
-  KvSegment rows{nullptr, count, {}};
-  for (const size_t offset : found.parts) rows.parts.push_back(wanted.data() + offset);
-  content.segments.push_back(std::move(rows));
-
   std::vector<int32_t> places;
   try {
-    take_run(content.positions.front(), count, &places);
+    // what is computed in one place for a few rows may be computed in several for many
+    take_run(0, std::min(options_.batch, context_length_), &places);
+    clear_scratch();
+    places.clear();
+    take_run(0, count, &places);
   } catch (const Failure& failure) {
+    if (!counters().poisoned.empty()) throw;
     clear_scratch();
     return failure.status.message;
   }
-  check(memory_of_cells_->scatter(content, places));
-  const std::vector<uint8_t> written = guarded("llama_state_seq_get_data", [&] {
-    std::vector<uint8_t> state(api_.llama_state_seq_get_size(context_, scratch_));
-    state.resize(api_.llama_state_seq_get_data(context_, state.data(), state.size(), scratch_));
-    return state;
+  const KvContent written = distinct_rows(*layout_, count);
+  check(memory_of_cells_->scatter(written, places));
+  const std::vector<uint8_t> state = guarded("llama_state_seq_get_data", [&] {
+    std::vector<uint8_t> bytes(api_.llama_state_seq_get_size(context_, scratch_));
+    bytes.resize(api_.llama_state_seq_get_data(context_, bytes.data(), bytes.size(), scratch_));
+    return bytes;
   });
   KvSegment read;
   check(memory_of_cells_->gather(places, &read));
   clear_scratch();
-  if (written != wanted) return "what is written there is not what llama.cpp reads";
+  StateSummary found;
+  check(locate_rows(state.data(), state.size(), *geometry_, &found));
+  if (found.positions.front() != positions_from(0, count)) return "its cells are not those that it was given";
   for (size_t part = 0; part < parts.size(); part++) {
-    if (std::memcmp(read.parts[part], wanted.data() + found.parts[part], static_cast<size_t>(count * parts[part].row_bytes)) != 0)
-      return "what is read there is not what llama.cpp wrote";
+    const uint8_t* wanted = written.segments.front().parts[part];
+    const auto bytes = static_cast<size_t>(count * parts[part].row_bytes);
+    if (std::memcmp(state.data() + found.parts[part], wanted, bytes) != 0) return "what is written there is not what llama.cpp reads";
+    if (std::memcmp(read.parts[part], wanted, bytes) != 0) return "what is read there is not what was written";
   }
   return "";
 }

@@ -178,12 +178,19 @@ class DeviceCells final : public CellMemory {
     return {};
   }
 
-  // A copy whose keys are turned: the content itself may have other users.
+  // The same with a copy of the keys, which are turned: the content itself may have other users.
   Status turn(DeviceStream& stream, const DeviceContent& content, const KeyMove& move, DeviceContent* out) const {
-    if (Status status = allocate_content(stream, content.entries, out); !status.ok()) return status;
     const auto count = content.entries.size();
-    for (size_t part = 0; part < out->parts.size(); part++) {
+    const auto bytes_of = [&](size_t part) { return (static_cast<size_t>(count * parts_[part].row_bytes) + 255) / 256 * 256; };
+    size_t all = 0;
+    for (size_t part = 0; part < parts_.size(); part += 2) all += bytes_of(part);
+    *out = content;
+    if (Status status = stream.allocate(all, &out->buffer); !status.ok()) return status;
+    std::byte* at = out->buffer->data();
+    for (size_t part = 0; part < parts_.size(); part += 2) {
       const auto bytes = static_cast<uint64_t>(count * parts_[part].row_bytes);
+      out->parts[part] = at;
+      at += bytes_of(part);
       Status status = DeviceStream::call(stream.api().copy, stream.handle(), static_cast<void*>(out->parts[part]),
                                          static_cast<const void*>(content.parts[part]), bytes, latent_on_device);
       if (!status.ok()) return status;
@@ -242,13 +249,16 @@ Status find_device(const std::vector<CacheView::Part>& parts, const latent_backe
 }  // namespace
 
 Status CellMemory::open(const CacheLayout& layout, std::vector<CacheView::Part> parts, const std::function<const Backend&()>& backend,
-                        std::unique_ptr<CellMemory>* out) {
+                        bool asks_of_host, std::unique_ptr<CellMemory>* out) {
   const bool on_host = std::all_of(parts.begin(), parts.end(), [](const CacheView::Part& part) { return part.on_host; });
-  const Backend& there = backend();
-  if (!on_host && there.api == nullptr) return Status::fail(Code::device_unavailable, there.reason + ": " + there.message);
   int32_t device = -1;
-  if (there.api != nullptr) {
-    if (Status status = find_device(parts, *there.api, &device); !status.ok()) return status;
+  if (!on_host || asks_of_host) {
+    const Backend& there = backend();
+    if (there.api != nullptr) {
+      if (Status status = find_device(parts, *there.api, &device); !status.ok()) return status;
+    } else if (!on_host) {
+      return Status::fail(Code::device_unavailable, there.reason + ": " + there.message);
+    }
   }
   if (device < 0 && !on_host) return Status::fail(Code::kv_layout, "it lies on a device that is not of CUDA");
   if (device > 0) return Status::fail(Code::kv_layout, "it lies on device " + std::to_string(device) + ", and only the first is used");

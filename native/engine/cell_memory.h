@@ -14,10 +14,10 @@ namespace latentwire {
 
 class CellMemory {
  public:
-  // `parts` are all of one kind, and of `layout`. For those that do not lie on the host, `backend` must work on their device. Errors:
-  // kv_layout (several devices, a device that is not the first), device_unavailable, out_of_memory.
+  // `parts` are those of `layout`. Where they do not lie on the host, or `asks_of_host`, `backend` is asked which device's they are.
+  // Errors: kv_layout (several devices, a device that is not the first), device_unavailable, out_of_memory.
   static Status open(const CacheLayout& layout, std::vector<CacheView::Part> parts, const std::function<const Backend&()>& backend,
-                     std::unique_ptr<CellMemory>* out);
+                     bool asks_of_host, std::unique_ptr<CellMemory>* out);
   virtual ~CellMemory() = default;
   CellMemory(const CellMemory&) = delete;
   CellMemory& operator=(const CellMemory&) = delete;

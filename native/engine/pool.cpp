@@ -65,6 +65,8 @@ void Pool::open_context() {
   params.abort_callback = [](void* pool) { return static_cast<const Pool*>(pool)->abort_now(); };
   params.abort_callback_data = this;
   if (view_ != nullptr) {
+    // else large batches of weights on the host are computed in several places, small ones in one
+    params.op_offload = false;
     params.cb_eval = reinterpret_cast<void*>(&CacheView::on_node);
     params.cb_eval_user_data = view_.get();
   }
@@ -441,18 +443,19 @@ void Pool::hold(const Group& group) {
   }
 }
 
-// Where the rows of a decode went, in a cache that is used in place.
+// Where the rows of a decode went, in a cache that is used in place. A request's rows lie one behind the other.
 void Pool::note_places(const Group& group) {
   const std::vector<int32_t>& places = view_->cells();
   if (places.size() != group.rows.size()) {
     poison("llama.cpp did not tell which cells it wrote");
     fail(Code::engine_failed, counters().poisoned);
   }
-  std::map<const Request*, size_t> ends;
-  for (size_t i = group.rows.size(); i-- > 0;) {
-    const std::vector<uint32_t>& cells = group.rows[i].request->sequence->cells;
-    const size_t from_end = ++ends[group.rows[i].request];
-    ledger_.put(cells[cells.size() - from_end], places[i]);
+  for (size_t first = 0; first < group.rows.size();) {
+    size_t end = first;
+    while (end < group.rows.size() && group.rows[end].request == group.rows[first].request) end++;
+    const std::vector<uint32_t>& cells = group.rows[first].request->sequence->cells;
+    for (size_t i = first; i < end; i++) ledger_.put(cells[cells.size() - (end - i)], places[i]);
+    first = end;
   }
 }
 

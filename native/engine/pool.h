@@ -36,6 +36,7 @@ class Pool {
     // The cache is read and written where it lies, on a device by the backend, instead of through llama.cpp's states.
     bool in_place = false;
     std::function<const Backend&()> backend;
+    bool asks_of_host = false;  // whether a cache that lies on the host may be the backend's as well
   };
   struct Counters {
     int64_t decode_calls = 0;
@@ -169,7 +170,7 @@ class Pool {
   bool find_rotation(const Probe& plain, Probe* probe) const;
   void prove_rotary_positions(const Probe& probe, int32_t token);
   void prove_in_place();
-  std::string why_not_in_place(int32_t token);
+  std::string why_not_in_place();
   void run();
   bool give_up_if_poisoned();
   void collect_incoming();
@@ -195,6 +196,7 @@ class Pool {
   std::optional<KeyMove> move_of(const KvContent& content, const std::vector<int32_t>& positions) const;
   std::vector<int32_t> take_cells(int32_t sequence, const std::vector<int32_t>& positions);
   void take_run(int32_t first, int32_t count, std::vector<int32_t>* places);
+  void give_cells_back(int32_t sequence, int32_t from);
   void write_in_place(int32_t sequence, const Incoming& incoming, const std::vector<int32_t>& places);
   void read_cells(const SequenceState& sequence, int32_t from, int32_t to, KvContent* content);
   int32_t read_piece(const SequenceState& sequence, int32_t from, int32_t to, KvContent* content);

@@ -303,8 +303,7 @@ std::vector<int32_t> Pool::take_cells(int32_t sequence, const std::vector<int32_
       first = end;
     }
   } catch (...) {
-    clear_scratch();
-    free_cells(sequence, positions.front(), -1);
+    give_cells_back(sequence, positions.front());
     throw;
   }
   return places;
@@ -336,12 +335,20 @@ void Pool::write_in_place(int32_t sequence, const Incoming& incoming, const std:
               ? memory_of_cells_->scatter(incoming.rows, places)
               : memory_of_cells_->scatter(*incoming.on_device, incoming.move ? &*incoming.move : nullptr, places));
   } catch (...) {
-    free_cells(sequence, incoming.positions.front(), -1);
+    give_cells_back(sequence, incoming.positions.front());
     throw;
   }
 }
 
-// A state goes into the scratch sequence, and is committed by sharing its cells: on any failure `s` is as it was.
+// Those from a position on, after a failure; a poisoned context is not touched.
+void Pool::give_cells_back(int32_t sequence, int32_t from) {
+  if (!counters().poisoned.empty()) return;
+  clear_scratch();
+  free_cells(sequence, from, -1);
+}
+
+// A state goes into the scratch sequence, and is committed by sharing its cells. In place, cells are taken for `s` and written after, and
+// given back when that fails. On any failure `s` is as it was.
 void Pool::import_kv(SequenceState& s, Incoming incoming) {
   const auto count = static_cast<int32_t>(incoming.positions.size());
   if (count == 0) return;
@@ -413,8 +420,12 @@ void Pool::append_shifted(SequenceState& target, const SequenceState& source) {
   require_movable_keys();
   if (!target.contiguous || !source.contiguous) fail(Code::position_scheme, "a sequence with gaps in its positions cannot be joined");
   require_room(target, source.log.size());
-  const KvContent content = export_kv(source, 0, source.log.size());
-  import_kv(target, encode_kv(content, positions_from(target.next(), content.size()), nullptr));
+  std::vector<int32_t> positions = positions_from(target.next(), source.log.size());
+  if (on_device_) {
+    const auto content = std::make_shared<const DeviceContent>(export_on_device(source, 0, source.log.size()));
+    if (auto incoming = encode_on_device(content, positions)) return import_kv(target, std::move(*incoming));
+  }
+  import_kv(target, encode_kv(export_kv(source, 0, source.log.size()), std::move(positions), nullptr));
 }
 
 // Removes entries [from, to). Re-anchored, the rest moves down and its keys are turned back; else the positions keep their gap and the

@@ -103,6 +103,10 @@ describe("content on the device", () => {
     const target = other.sequence();
     expect((await target.importKv(source)).way).toBe("device");
     expect((await bytesOf(target)).equals(await bytesOf(source))).toBe(true);
+    // but where the device has no room
+    await target.truncate(0);
+    expect((await withFaults("allocate 2", () => target.importKv(source))).way).toBe("copy");
+    expect((await bytesOf(target)).equals(await bytesOf(source))).toBe(true);
     await target.dispose();
   });
 
@@ -163,6 +167,19 @@ describe("content on the device", () => {
     // who has taken it has a copy of its own
     await target.importKv(opened);
     expect(target.length).toBe(2 * kv.length);
+    await target.dispose();
+  });
+
+  it("may be disposed while it is being shared: the copy is whole", async () => {
+    const kv = await source.exportDeviceKv();
+    const sharing = withFaults("slow 2", () => kv.share());
+    kv.dispose();
+    using shared = await sharing;
+    // what was freed has other users by then
+    for (let i = 0; i < 3; i++) (await source.exportDeviceKv({ range: { from: 0, to: 5 } })).dispose();
+    const target = other.sequence();
+    await target.importKv(shared.reference);
+    expect((await bytesOf(target)).equals(await bytesOf(source))).toBe(true);
     await target.dispose();
   });
 
@@ -227,6 +244,15 @@ describe("content on the device", () => {
       expect((await bytesOf(target)).equals(want)).toBe(true);
       await target.dispose();
     }
+    // of another format it came on the device, and went into the cache by the host
+    const small = await model.createPool({ contextLength: 256, kvType: "q8_0" });
+    using coded = await (await filled(small, text)).exportDeviceKv();
+    const [c, d] = duplexPair();
+    const target = other.sequence();
+    const [offered, taken] = await Promise.all([sendKv(c, coded), target.receiveKv(d)]);
+    expect([offered.way, taken.way]).toEqual(["device", "copy"]);
+    await target.dispose();
+    await small.dispose();
     // a handle that is to be kept lies on the host
     const [a, b] = duplexPair();
     const [sent, received] = await Promise.all([sendKv(a, kv), other.receiveKv(b)]);

@@ -12,7 +12,6 @@
 
 #include "device/segment.h"
 #include "engine/cell_memory.h"
-#include "kernels_support.h"
 #include "kv/rope.h"
 #include "kv_support.h"
 
@@ -152,7 +151,7 @@ TEST_CASE("cells in place give what was put into them, in any order, and others 
       Cache cache(layout, 200);
       const auto before = cache.memory;
       std::unique_ptr<CellMemory> cells;
-      REQUIRE(CellMemory::open(layout, cache.parts, mock, &cells).ok());
+      REQUIRE(CellMemory::open(layout, cache.parts, mock, on_device, &cells).ok());
       CHECK(cells->on_device() == on_device);
       const std::vector<int32_t> places = some_cells(random, n, 200);
       const KvContent content = content_of(layout, n);
@@ -216,7 +215,7 @@ TEST_CASE("keys are turned on the way into cells, as on the host, and what holds
     Cache cache(layout, 64);
     const auto before = cache.memory;
     std::unique_ptr<CellMemory> cells;
-    REQUIRE(CellMemory::open(layout, cache.parts, mock, &cells).ok());
+    REQUIRE(CellMemory::open(layout, cache.parts, mock, true, &cells).ok());
     std::mt19937 random(12);
     const std::vector<int32_t> places = some_cells(random, n, 64);
     const auto put = [&] {
@@ -248,10 +247,10 @@ TEST_CASE("cells in several places, or on a device that nobody works on, are ref
   std::vector<CacheView::Part> away = cache.parts;
   for (CacheView::Part& part : away) part.on_host = false;
   CHECK(CellMemory::open(
-            layout, away, []() -> const Backend& { return none; }, &cells)
+            layout, away, []() -> const Backend& { return none; }, false, &cells)
             .code == Code::device_unavailable);
   // not the device's, says the backend
-  CHECK(CellMemory::open(layout, away, mock, &cells).code == Code::kv_layout);
+  CHECK(CellMemory::open(layout, away, mock, false, &cells).code == Code::kv_layout);
   // one part here, the other there
   void* memory = nullptr;
   const Opened opened;
@@ -262,7 +261,7 @@ TEST_CASE("cells in several places, or on a device that nobody works on, are ref
   std::vector<CacheView::Part> split = cache.parts;
   split[1].data = static_cast<std::byte*>(memory);
   split[1].on_host = false;
-  CHECK(CellMemory::open(layout, split, mock, &cells).code == Code::kv_layout);
+  CHECK(CellMemory::open(layout, split, mock, false, &cells).code == Code::kv_layout);
   CHECK(cells == nullptr);
   REQUIRE(opened.stream->complete([&](DeviceStream& stream) { return DeviceStream::call(stream.api().release, stream.handle(), memory); })
               .ok());
