@@ -7,7 +7,15 @@ import type { NativeModel, NativePool, NativePoolOptions, NativeSequence } from 
 import type { NativeDistribution, NativeMoments } from "../../lib/native-fits.js";
 import { native, type NativeTensor } from "../../lib/native.js";
 
-const options: NativePoolOptions = { contextLength: 256, maxSequences: 4, batch: 5, threads: 1, kvType: "f16", flashAttention: true, inPlace: false };
+const options: NativePoolOptions = {
+  contextLength: 256,
+  maxSequences: 4,
+  batch: 5,
+  threads: 1,
+  kvType: "f16",
+  flashAttention: true,
+  inPlace: false,
+};
 let tensor: NativeTensor;
 let model: NativeModel;
 let pool: NativePool;
