@@ -1,5 +1,6 @@
 // The typed view of the native keys and values: content outside of a cache, and the stream of records that carries it.
 import type { NativeJob, NativeTensor } from "./native.js";
+import type { NativeDeviceShare } from "./native-device.js";
 
 export interface NativeCacheRows {
   readonly format: "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
@@ -41,14 +42,7 @@ export interface NativeDeviceKv {
   positions(): Int32Array;
   toHost(): NativeJob<NativeKv>;
   /** `nonce`: 16 bytes. */
-  share(identity: NativeFields, notes: NativeFields, nonce: Uint8Array): NativeJob<NativeDeviceKvShare>;
-  readonly disposed: boolean;
-  dispose(): void;
-}
-
-export interface NativeDeviceKvShare {
-  /** 64 bytes. */
-  readonly handle: Uint8Array;
+  share(identity: NativeFields, notes: NativeFields, nonce: Uint8Array): NativeJob<NativeDeviceShare>;
   readonly disposed: boolean;
   dispose(): void;
 }

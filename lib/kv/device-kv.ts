@@ -6,7 +6,8 @@ import { checkKeys, checkOneOf, checkString, invalid } from "../check.js";
 import { runOn } from "../devices.js";
 import { LatentError } from "../errors.js";
 import { native } from "../native.js";
-import type { NativeDeviceKv, NativeDeviceKvShare } from "../native-kv.js";
+import type { NativeDeviceShare } from "../native-device.js";
+import type { NativeDeviceKv } from "../native-kv.js";
 import { KvHandle, notesFor, sealOf, type KvInfo } from "./handle.js";
 import type { KvIdentity } from "./identity.js";
 import { checkNonce, checkSignature, machineIdentity, requireSameMachine } from "./shared.js";
@@ -28,11 +29,11 @@ export interface DeviceKvReference {
 
 /** A copy of content on the GPU that other threads and processes of this machine can take as long as this is not disposed. */
 export class DeviceKvShared {
-  readonly #share: NativeDeviceKvShare;
+  readonly #share: NativeDeviceShare;
   readonly reference: DeviceKvReference;
 
   /** @internal */
-  constructor(share: NativeDeviceKvShare, machine: string, nonce: Uint8Array, signature: Uint8Array) {
+  constructor(share: NativeDeviceShare, machine: string, nonce: Uint8Array, signature: Uint8Array) {
     this.#share = share;
     const texts = {
       handle: Buffer.from(share.handle).toString("base64"),

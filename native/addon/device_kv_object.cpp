@@ -1,4 +1,4 @@
-// The JavaScript classes of content on the device: DeviceKv, and DeviceKvShare for other threads and processes of this machine.
+// The JavaScript class of content on the device, DeviceKv.
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -6,6 +6,7 @@
 
 #include "addon/args.h"
 #include "addon/device_jobs.h"
+#include "addon/device_objects.h"
 #include "addon/kv_objects.h"
 #include "addon/operand_object.h"
 #include "addon/typed_arrays.h"
@@ -13,39 +14,6 @@
 
 namespace latentwire::addon {
 namespace {
-
-struct SharedContent {
-  latent_shared_handle handle{};
-  std::shared_ptr<DeviceBuffer> buffer;
-};
-
-class DeviceKvShareObject : public OperandObject<DeviceKvShareObject, SharedContent> {
- public:
-  static constexpr const char* class_name = "DeviceKvShare";
-  static constexpr napi_type_tag tag = {0x6c61'7465'6e74'7769, 0x7265'2e64'6b76'7368};
-
-  static Napi::FunctionReference& constructor(Napi::Env env) { return env.GetInstanceData<AddonData>()->device_kv_share_class; }
-
-  static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, class_name,
-                       {
-                           InstanceAccessor<&DeviceKvShareObject::handle>("handle"),
-                           InstanceAccessor<&DeviceKvShareObject::disposed>("disposed"),
-                           InstanceMethod<&DeviceKvShareObject::dispose>("dispose"),
-                       });
-  }
-
-  explicit DeviceKvShareObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
-
-  static Job::ToValue value_of(Shared share) { return wrap(std::move(share)); }
-
- private:
-  Napi::Value handle(const Napi::CallbackInfo& call) {
-    return array_with<uint8_t>(call.Env(), std::span<const uint8_t>(operand(call.Env()).handle.bytes));
-  }
-  Napi::Value disposed(const Napi::CallbackInfo& call) { return Napi::Boolean::New(call.Env(), is_disposed()); }
-  void dispose(const Napi::CallbackInfo&) { release(); }
-};
 
 class DeviceKvObject : public OperandObject<DeviceKvObject, DeviceContent> {
  public:
@@ -101,7 +69,7 @@ class DeviceKvObject : public OperandObject<DeviceKvObject, DeviceContent> {
     });
   }
 
-  // share(identity, notes, nonce) -> job of DeviceKvShare
+  // share(identity, notes, nonce) -> job of DeviceShare
   Napi::Value share(const Napi::CallbackInfo& call) {
     return translate(call.Env(), [&, content = shared(call.Env())] {
       KvManifest manifest;
@@ -110,9 +78,9 @@ class DeviceKvObject : public OperandObject<DeviceKvObject, DeviceContent> {
       const SegmentNonce nonce = nonce_of(call[2]);
       return Napi::Value(call.Env(),
                          start_on_device(call.Env(), [content, manifest = std::move(manifest), nonce](Job&, DeviceStream& stream) {
-                           auto made = std::make_shared<SharedContent>();
-                           check(share_on_device(stream, *content, manifest, nonce, &made->handle, &made->buffer));
-                           return DeviceKvShareObject::value_of(std::move(made));
+                           DeviceShare made;
+                           check(share_on_device(stream, *content, manifest, nonce, &made.handle, &made.buffer));
+                           return device_share_value(std::move(made));
                          }));
     });
   }
@@ -143,9 +111,7 @@ Napi::Value open_device_segment(const Napi::CallbackInfo& call, KvExpectation ex
 }
 
 void init_device_kv(Napi::Env env, Napi::Object exports) {
-  AddonData& data = *env.GetInstanceData<AddonData>();
-  data.device_kv_class = Napi::Persistent(DeviceKvObject::define(env));
-  data.device_kv_share_class = Napi::Persistent(DeviceKvShareObject::define(env));
+  env.GetInstanceData<AddonData>()->device_kv_class = Napi::Persistent(DeviceKvObject::define(env));
   exports.Set("kvToDevice", Napi::Function::New<&DeviceKvObject::of_host>(env, "kvToDevice"));
 }
 

@@ -4,9 +4,11 @@
 
 #include <memory>
 
+#include "addon/env_jobs.h"
 #include "addon/napi_setup.h"
 #include "core/tensor.h"
 #include "device/operands.h"
+#include "device/stream.h"
 
 namespace latentwire::addon {
 
@@ -25,6 +27,15 @@ napi_value pack_device_anchors(napi_env env, std::shared_ptr<const Tensor> ancho
 napi_value pack_device_projection(napi_env env, std::shared_ptr<const Tensor> first, std::vector<float> first_bias,
                                   std::shared_ptr<const Tensor> second, std::vector<float> second_bias, Projection::Options options);
 napi_value pack_device_codebook(napi_env env, std::shared_ptr<const Tensor> codewords, Dtype storage);
+
+// Memory of the device that a handle of 64 bytes names to other threads and processes of this machine, as long as it lives.
+struct DeviceShare {
+  latent_shared_handle handle{};
+  std::shared_ptr<DeviceBuffer> buffer;
+
+  size_t bytes() const noexcept { return buffer->bytes(); }
+};
+Job::ToValue device_share_value(DeviceShare share);
 
 // The projection behind an object of the device; nullptr if `value` is none. Throws ERR_LATENT_DISPOSED.
 std::shared_ptr<const DeviceProjection> device_projection_of(const Napi::Value& value);

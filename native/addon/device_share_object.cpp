@@ -13,13 +13,6 @@
 namespace latentwire::addon {
 namespace {
 
-struct DeviceShare {
-  latent_shared_handle handle{};
-  std::shared_ptr<DeviceBuffer> buffer;
-
-  size_t bytes() const noexcept { return buffer->bytes(); }
-};
-
 class DeviceShareObject : public OperandObject<DeviceShareObject, DeviceShare> {
  public:
   static constexpr const char* class_name = "DeviceShare";
@@ -81,15 +74,19 @@ Napi::Value open_shared(const Napi::CallbackInfo& call) {
 
 }  // namespace
 
+Job::ToValue device_share_value(DeviceShare share) {
+  return DeviceShareObject::value_of(std::make_shared<const DeviceShare>(std::move(share)));
+}
+
 napi_value share_tensor(napi_env env, std::shared_ptr<const DeviceTensor> tensor) {
   return start_on_device(env, [tensor = std::move(tensor)](Job&, DeviceStream& stream) -> Job::ToValue {
-    auto share = std::make_shared<DeviceShare>();
-    check(stream.allocate_shared(tensor->bytes(), &share->handle, &share->buffer));
+    DeviceShare share;
+    check(stream.allocate_shared(tensor->bytes(), &share.handle, &share.buffer));
     if (tensor->size > 0) {
-      check(DeviceStream::call(stream.api().copy, stream.handle(), share->buffer->as<void>(), tensor->buffer->as<void>(), tensor->bytes(),
+      check(DeviceStream::call(stream.api().copy, stream.handle(), share.buffer->as<void>(), tensor->buffer->as<void>(), tensor->bytes(),
                                latent_on_device));
     }
-    return DeviceShareObject::value_of(std::move(share));
+    return device_share_value(std::move(share));
   });
 }
 
