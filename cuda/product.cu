@@ -36,11 +36,7 @@ bool supports(const Device& device, Path path, Dtype dtype, int64_t n, int64_t d
   return false;
 }
 
-// More rows than this are faster by Hopper's products, which share the depth within one launch.
-constexpr int64_t most_few_on_hopper = 64;
-
 Path fastest(const Device& device, Dtype dtype, int64_t n, int64_t depth) noexcept {
-  if (n > most_few_on_hopper && supports(device, Path::wgmma, dtype, n, depth)) return Path::wgmma;
   for (const Path path : {Path::few, Path::wgmma, Path::mma}) {
     if (supports(device, path, dtype, n, depth)) return path;
   }
