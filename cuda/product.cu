@@ -4,19 +4,6 @@
 namespace latentwire::cuda {
 namespace {
 
-struct Device {
-  int version = 0;  // 90 for 9.0
-  int processors = 0;
-};
-
-cudaError_t this_device(Device* device) noexcept {
-  int major = 0, minor = 0;
-  LATENT_CUDA_TRY(device_attribute(cudaDevAttrComputeCapabilityMajor, &major));
-  LATENT_CUDA_TRY(device_attribute(cudaDevAttrComputeCapabilityMinor, &minor));
-  device->version = major * 10 + minor;
-  return device_attribute(cudaDevAttrMultiProcessorCount, &device->processors);
-}
-
 constexpr int64_t most_few = 64;
 
 bool supports(const Device& device, Path path, Dtype dtype, int64_t n, int64_t depth) noexcept {

@@ -76,6 +76,20 @@ inline Product rows_of(Product p, int64_t first, int64_t count) noexcept {
 // Outputs of a block of product_few.
 constexpr int64_t few_outputs(int64_t n) noexcept { return n <= 16 ? 16 : 32; }
 
+// The current device, as far as the choice of kernels goes.
+struct Device {
+  int version = 0;  // 90 for 9.0
+  int processors = 0;
+};
+
+inline cudaError_t this_device(Device* device) noexcept {
+  int major = 0, minor = 0;
+  LATENT_CUDA_TRY(device_attribute(cudaDevAttrComputeCapabilityMajor, &major));
+  LATENT_CUDA_TRY(device_attribute(cudaDevAttrComputeCapabilityMinor, &minor));
+  device->version = major * 10 + minor;
+  return device_attribute(cudaDevAttrMultiProcessorCount, &device->processors);
+}
+
 // The launchers: the caller has seen to alignment, dtype and device.
 
 // How the depth of few rows is shared, by how many blocks of a cluster (0: as suits), and whether warp products are to be taken where

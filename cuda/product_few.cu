@@ -271,19 +271,6 @@ __global__ void __launch_bounds__(256) add_splits(const __grid_constant__ Produc
   store_value(p, row_affine(p, stats, row), row, column, sum);
 }
 
-struct Device {
-  int version = 0;  // 90 for 9.0
-  int processors = 0;
-};
-
-cudaError_t this_device(Device* device) noexcept {
-  int major = 0, minor = 0;
-  LATENT_CUDA_TRY(device_attribute(cudaDevAttrComputeCapabilityMajor, &major));
-  LATENT_CUDA_TRY(device_attribute(cudaDevAttrComputeCapabilityMinor, &minor));
-  device->version = major * 10 + minor;
-  return device_attribute(cudaDevAttrMultiProcessorCount, &device->processors);
-}
-
 // Blocks of a cluster for each tile. Where rows are few the matrix's way in is what counts, which more blocks share; many are bound by
 // products, and two blocks help only where most processors would have nothing to do.
 int blocks_of_floats(const Product& p, int64_t tiles, int processors) noexcept {
