@@ -70,11 +70,18 @@ export interface NativeKvPlace {
   readonly channels: number;
 }
 
+/** Some chunks of content on the device, on the host; for the writer that made it. */
+export interface NativeKvPiece {
+  dispose(): void;
+}
+
 export interface NativeKvWriter {
   /** Of the whole content. */
   readonly records: number;
-  /** The next entries. Not while records are being written. */
-  append(kv: NativeKv): void;
+  /** The next entries. Not while records are being written. Rows before a piece are let go. */
+  append(next: NativeKv | NativeKvPiece): void;
+  /** Entries [from, to) of the content on the device that this writes; whole chunks, up to the last. */
+  piece(from: number, to: number): NativeJob<NativeKvPiece>;
   /**
    * Bytes of each record that can be written by now: those of whole chunks, and all of them once every entry is there; of an encoded tile the most
    * that it can have.
@@ -137,9 +144,9 @@ export interface NativeKvSegment {
 export interface NativeKvModule {
   /** `nonce`: 16 bytes. */
   kvSegment(kv: NativeKv, identity: NativeFields, notes: NativeFields, nonce: Uint8Array): NativeJob<NativeKvSegment>;
-  /** Of a content of `entries`, of which `kv` holds the first. `codecs`: one a part, or none at all. */
+  /** Of a content of `entries`, of which `kv` holds the first; content on the device comes in pieces. `codecs`: one a part, or none at all. */
   kvWriter(
-    kv: NativeKv,
+    kv: NativeKv | NativeDeviceKv,
     identity: NativeFields,
     notes: NativeFields,
     sealed: boolean,

@@ -94,6 +94,7 @@
       "native/device/backend.cpp",
       "native/device/content.cpp",
       "native/device/operands.cpp",
+      "native/device/piece.cpp",
       "native/device/segment.cpp",
       "native/device/stream.cpp"
     ],

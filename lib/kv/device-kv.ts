@@ -7,11 +7,17 @@ import { runOn } from "../devices.js";
 import { LatentError } from "../errors.js";
 import { native } from "../native.js";
 import type { NativeDeviceShare } from "../native-device.js";
-import type { NativeDeviceKv } from "../native-kv.js";
-import { KvHandle, notesFor, sealOf, type KvInfo } from "./handle.js";
+import { withSignal } from "../jobs.js";
+import type { NativeDeviceKv, NativeKvPiece } from "../native-kv.js";
+import { KvHandle, notesFor, recordPlan, sealOf, type KvInfo, type KvRecordsOptions } from "./handle.js";
 import type { KvIdentity } from "./identity.js";
+import { RecordStream } from "./records.js";
 import { checkNonce, checkSignature, machineIdentity, requireSameMachine } from "./shared.js";
 import { signerOf, type KvSigner } from "./signature.js";
+
+const chunkEntries = 256;
+/** Of what is on its way from the GPU at a time, about. */
+const pieceBytes = 16 << 20;
 
 /** Where content lies on the GPU: a plain object of a few hundred bytes that can go by any channel. Made by {@link DeviceKv.share}. */
 export interface DeviceKvReference {
@@ -121,6 +127,48 @@ export class DeviceKv {
   }
 
   /**
+   * The content as a stream of records, byte for byte that of {@link KvHandle.records}, which needs no copy of it all on the host: some 16 MB travel while
+   * those before them are encoded and written. With the codec `fp8`, keys and values that are stored as f32, f16 or bf16 are encoded on the GPU, and fewer
+   * bytes travel; other codecs work on the CPU. For a plug-in it is copied as by {@link toHandle}.
+   * @throws {@link LatentError} those of {@link KvHandle.records}, `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DEVICE_FAILED`, `ERR_LATENT_DEVICE_LOST`
+   */
+  async *records(options: KvRecordsOptions = {}): AsyncGenerator<Uint8Array, void, undefined> {
+    yield* this.recordsIn(options, false);
+  }
+
+  /** @internal As of {@link KvHandle}. */
+  async *recordsIn(options: KvRecordsOptions, reuse: boolean): AsyncGenerator<Uint8Array, void, undefined> {
+    const { stream: plan, held, codecs, signal } = recordPlan(this, options);
+    if (codecs.plugins.size > 0) {
+      using host = await this.toHandle(withSignal(signal));
+      yield* host.recordsIn(options, reuse);
+      return;
+    }
+    const stream = new RecordStream(this, { ...plan, reuse });
+    const step = Math.max(1, Math.floor(pieceBytes / (chunkEntries * (this.info.bytes / this.length)))) * chunkEntries;
+    const fetch = (from: number): Promise<NativeKvPiece> | undefined => {
+      const piece = from < this.length ? stream.piece(from, Math.min(from + step, this.length), signal) : undefined;
+      // whether it fails is seen when it is its turn
+      piece?.catch(() => undefined);
+      return piece;
+    };
+    let coming = fetch(0);
+    try {
+      for (let from = step; coming !== undefined; from += step) {
+        const piece = await coming;
+        coming = fetch(from);
+        stream.append(piece);
+        piece.dispose();
+        yield* stream.write(held, signal);
+      }
+      yield* stream.write(held, signal);
+    } finally {
+      (await coming?.catch(() => undefined))?.dispose();
+      stream.dispose();
+    }
+  }
+
+  /**
    * Puts a copy into memory of the GPU that other threads and processes of this machine can take it from ({@link Pool.openDeviceKv},
    * {@link Sequence.importKv}), by a small reference. With `sign`, it says who made it; the seal is computed on the host.
    * @throws {@link LatentError} `ERR_LATENT_KV_UNREACHABLE` (not on this system), `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DEVICE_FAILED`,
@@ -138,7 +186,7 @@ export class DeviceKv {
     try {
       let signature: Uint8Array = new Uint8Array(0);
       if (sign !== undefined) {
-        using host = await this.toHandle(options.signal === undefined ? {} : { signal: options.signal });
+        using host = await this.toHandle(withSignal(options.signal));
         signature = sign(await sealOf(host, notes, options.signal));
       }
       return new DeviceKvShared(share, machine, nonce, signature);

@@ -13,7 +13,7 @@ import type { Space } from "../spaces/space.js";
 import { Tensor } from "../tensor.js";
 import { codecsOf, encodeOutside, type KvCodecChoice, type ResolvedCodecs } from "./codec.js";
 import { requireSameIdentity, type KvIdentity } from "./identity.js";
-import { notesOf, RecordStream } from "./records.js";
+import { notesOf, RecordStream, type RecordStreamOptions } from "./records.js";
 import { KvShared, machineIdentity, requireSameMachine } from "./shared.js";
 import { signerOf, type KvSigner } from "./signature.js";
 
@@ -309,20 +309,10 @@ export class KvHandle {
 
   /** @internal The same; with `reuse`, in memory that is used again from when the third one after it is asked for. */
   async *recordsIn(options: KvRecordsOptions, reuse: boolean): AsyncGenerator<Uint8Array, void, undefined> {
-    checkKeys("options", options, ["held", "bufferBytes", "codec", "sign", "signal"]);
-    const bufferBytes = checkBufferBytes(options.bufferBytes);
-    const held = fallback(options.held, new Uint8Array(0));
-    if (!(held instanceof Uint8Array)) throw invalid("held", "a Uint8Array", held);
-    if (options.codec !== undefined && this.info.partial)
-      throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "content of some layers only travels without a codec");
-    const { sign, signal } = options;
-    const codecs = codecsOf(options.codec, this.info.layers.length, this.identity);
+    const plan = recordPlan(this, options);
+    const { held, codecs, signal } = plan;
     const stream = new RecordStream(this, {
-      entries: this.length,
-      notes: notesFor(this, sign !== undefined, options.codec !== undefined),
-      sign,
-      bufferBytes,
-      codecs: codecs.native,
+      ...plan.stream,
       reuse,
       ...(codecs.plugins.size > 0 && { encode: (writer, from, to) => this.#encodeOutside(writer, from, to, codecs, signal) }),
     });
@@ -390,12 +380,39 @@ export interface KvRecordsOptions {
   readonly signal?: AbortSignal;
 }
 
+/** @internal */
+export interface RecordPlan {
+  readonly stream: Omit<RecordStreamOptions, "encode" | "reuse">;
+  readonly held: Uint8Array;
+  readonly codecs: ResolvedCodecs;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** @internal Options of records, checked, and what a {@link RecordStream} is told of such content. */
+export function recordPlan(
+  kv: Described & { readonly info: KvInfo; readonly identity: KvIdentity },
+  options: KvRecordsOptions,
+): RecordPlan {
+  checkKeys("options", options, ["held", "bufferBytes", "codec", "sign", "signal"]);
+  const bufferBytes = checkBufferBytes(options.bufferBytes);
+  const held = fallback(options.held, new Uint8Array(0));
+  if (!(held instanceof Uint8Array)) throw invalid("held", "a Uint8Array", held);
+  if (options.codec !== undefined && kv.info.partial)
+    throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "content of some layers only travels without a codec");
+  const { sign, signal } = options;
+  const codecs = codecsOf(options.codec, kv.info.layers.length, kv.identity);
+  const notes = notesFor(kv, sign !== undefined, options.codec !== undefined);
+  return { stream: { entries: kv.length, notes, sign, bufferBytes, codecs: codecs.native }, held, codecs, signal };
+}
+
+interface Described {
+  readonly label: string;
+  readonly mixedFrom: number;
+  readonly length: number;
+}
+
 /** @internal What is said of a content besides its identity. What a codec has rounded is not what was read. */
-export function notesFor(
-  kv: { readonly label: string; readonly mixedFrom: number; readonly length: number },
-  isSigned: boolean,
-  isRounded = false,
-): NativeFields {
+export function notesFor(kv: Described, isSigned: boolean, isRounded = false): NativeFields {
   return notesOf(kv.label, isSigned ? (isRounded ? 0 : Math.min(kv.mixedFrom, kv.length)) : undefined);
 }
 

@@ -7,10 +7,10 @@ import { LatentError } from "../errors.js";
 import type { KvCodecChoice } from "./codec.js";
 import { Channel, linkOptions, type KvLinkOptions } from "./channel.js";
 import { dataBytes, leastWindow, malformed, type LinkMessage } from "./frames.js";
-import { DeviceKv, isDeviceReference } from "./device-kv.js";
+import { DeviceKv, isDeviceReference, type DeviceKvShared } from "./device-kv.js";
 import { KvHandle } from "./handle.js";
 import type { KvReceiver } from "./receiver.js";
-import { machineIdentity } from "./shared.js";
+import { machineIdentity, type KvShared } from "./shared.js";
 import { signerOf, type KvSigner } from "./signature.js";
 
 /** Options of {@link sendKv}. */
@@ -81,27 +81,28 @@ export async function sendKv(duplex: Duplex, kv: KvHandle | DeviceKv, options: K
 
   async function send(hello: Hello): Promise<Omit<KvSent, "ms">> {
     channel.beat(hello.idleMs);
-    if (kv instanceof KvHandle) return await sendFromHost(hello, kv);
-    if (sharedMemory && hello.device && (await share(hello, kv)) === undefined) return { way: "device", why: sameMachine, bytes: 0 };
-    using host = await kv.toHandle({ signal: channel.signal });
-    return await sendFromHost(hello, host);
-  }
-
-  async function sendFromHost(hello: Hello, host: KvHandle): Promise<Omit<KvSent, "ms">> {
-    const why = sharedMemory ? await share(hello, host) : "the sender shares no memory";
+    if (kv instanceof DeviceKv && sharedMemory && hello.device && (await offer(hello, () => kv.share(signing))) === undefined)
+      return { way: "device", why: sameMachine, bytes: 0 };
+    const why = sharedMemory ? await offer(hello, shareOnHost) : "the sender shares no memory";
     if (why === undefined) return { way: "shared-memory", why: sameMachine, bytes: 0 };
     await channel.send({ kind: "stream", idleMs: channel.idleMs, why });
-    return { way: "stream", why, bytes: await stream(hello, host) };
+    return { way: "stream", why, bytes: await stream(hello) };
+  }
+
+  async function shareOnHost(): Promise<KvShared> {
+    if (kv instanceof KvHandle) return await kv.share(signing);
+    using host = await kv.toHandle({ signal: channel.signal });
+    return await host.share(signing);
   }
 
   /** Why not; undefined when the receiver has taken it. */
-  async function share(hello: Hello, content: KvHandle | DeviceKv): Promise<string | undefined> {
+  async function offer(hello: Hello, share: () => Promise<KvShared | DeviceKvShared>): Promise<string | undefined> {
     const own = machineIdentity();
     if (own === "") return "memory is shared between processes on Linux only";
     if (hello.machine === "") return "the receiver shares no memory";
     if (hello.machine !== own) return "another machine or container";
     try {
-      using shared = await content.share(signing);
+      using shared = await share();
       await channel.send({ kind: "share", idleMs: channel.idleMs, reference: shared.reference });
       const answer = await channel.expect("taken", "decline");
       return answer.kind === "taken" ? undefined : answer.why;
@@ -111,7 +112,7 @@ export async function sendKv(duplex: Duplex, kv: KvHandle | DeviceKv, options: K
     }
   }
 
-  async function stream({ held, windowBytes }: Hello, host: KvHandle): Promise<number> {
+  async function stream({ held, windowBytes }: Hello): Promise<number> {
     const credit = new Credit(windowBytes);
     const answered = listen(channel, credit);
     // when it fails before it is awaited, the channel has failed, and that is thrown
@@ -123,7 +124,7 @@ export async function sendKv(duplex: Duplex, kv: KvHandle | DeviceKv, options: K
     const most = Math.min(dataBytes, Math.floor(windowBytes / 4));
     // a socket has handed the bytes on by the time it calls back; another Duplex may still hold them
     const reuse = duplex instanceof Socket;
-    for await (const piece of ahead(host.recordsIn({ held, bufferBytes, ...encoding, ...signing }, reuse))) {
+    for await (const piece of ahead(kv.recordsIn({ held, bufferBytes, ...encoding, ...signing }, reuse))) {
       let posted = 0;
       for (let at = 0; at < piece.length;) {
         const part = piece.subarray(at, at + most);

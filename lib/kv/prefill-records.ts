@@ -83,7 +83,7 @@ export async function* prefillRecords(
       using piece = await sequence.exportKv({ range: { from: read, to }, ...withSignal(signal) });
       // the stream says of itself what this sequence was meant to read
       requireSame(piece.mixedFrom, held.mixedFrom === Number.POSITIVE_INFINITY ? Number.POSITIVE_INFINITY : 0);
-      stream.append(piece);
+      stream.append(piece.toNative());
       read = to;
     }
     yield* stream.write(nothingHeld, signal);

@@ -1,9 +1,10 @@
-// A content on its way out: the stream of records of what a handle holds, or of what a sequence is still reading.
+// A content on its way out: the stream of records of what a handle holds, or of what a sequence is still reading or the GPU still sends.
 import { native } from "../native.js";
-import type { NativeFields, NativeKvCodec, NativeKvWriter } from "../native-kv.js";
+import type { NativeDeviceKv, NativeFields, NativeKv, NativeKvCodec, NativeKvPiece, NativeKvWriter } from "../native-kv.js";
+import { runOn } from "../devices.js";
 import { LatentError } from "../errors.js";
 import { run } from "../jobs.js";
-import type { KvHandle } from "./handle.js";
+import type { KvIdentity } from "./identity.js";
 import { signerOf, type KvSigner } from "./signature.js";
 
 /** @internal What is written of it. */
@@ -43,7 +44,7 @@ export class RecordStream {
   #next = 0;
   #written = 0;
 
-  constructor(kv: KvHandle, options: RecordStreamOptions) {
+  constructor(kv: { readonly identity: KvIdentity; toNative(): NativeKv | NativeDeviceKv }, options: RecordStreamOptions) {
     this.#sign = options.sign === undefined ? undefined : signerOf(options.sign);
     this.#bufferBytes = options.bufferBytes;
     this.#encode = options.encode;
@@ -61,10 +62,16 @@ export class RecordStream {
   }
 
   /** The next positions. */
-  append(kv: KvHandle): void {
+  append(next: NativeKv | NativeKvPiece): void {
     LatentError.translate(() => {
-      this.#writer.append(kv.toNative());
+      this.#writer.append(next);
     });
+  }
+
+  /** Positions [from, to) of content on the device, from a multiple of 256 on; for {@link append}. */
+  async piece(from: number, to: number, signal: AbortSignal | undefined): Promise<NativeKvPiece> {
+    const piece = LatentError.translate(() => this.#writer.piece(from, to));
+    return await runOn("cuda", piece, signal);
   }
 
   /** The records that are ready and were not written yet, without those whose bits are set in `held`. */
@@ -102,7 +109,9 @@ export class RecordStream {
       if (staging !== null) this.#staging.push(staging);
     }
     const staging = this.#staging[place];
-    if (staging === undefined)
+    // chunks that have come since may have more latents
+    const most = sizes.subarray(from, to).reduce((sum, bytes) => sum + bytes, 0);
+    if (staging === undefined || staging.length < most)
       return await run(
         LatentError.translate(() => this.#writer.write(from, to)),
         signal,

@@ -40,6 +40,7 @@ struct AddonData {
   Napi::FunctionReference device_tensor_class;
   Napi::FunctionReference device_share_class;
   Napi::FunctionReference device_kv_class;
+  Napi::FunctionReference kv_piece_class;
   Napi::FunctionReference device_anchors_class;
   Napi::FunctionReference device_projection_class;
   Napi::FunctionReference device_codebook_class;

@@ -96,6 +96,8 @@ std::shared_ptr<const DeviceContent> device_kv_of(const Napi::Value& value) {
   return object->content(value.Env());
 }
 
+bool is_device_kv(const Napi::Value& value) { return DeviceKvObject::from(value) != nullptr; }
+
 Napi::Value open_device_segment(const Napi::CallbackInfo& call, KvExpectation expected) {
   latent_shared_handle handle{};
   const std::span<uint8_t> given = require_array<uint8_t>(call[1], "handle", sizeof(handle.bytes));

@@ -29,7 +29,9 @@ Job::ToValue kv_value(std::shared_ptr<const KvContent> content);
 std::shared_ptr<const KvContent> kv_of(const Napi::Value& value);
 // The same of content on the device, whose class is DeviceKv.
 Job::ToValue device_kv_value(std::shared_ptr<const DeviceContent> content);
+// Throws ERR_LATENT_INVALID_ARGUMENT for what is no such object; `is_device_kv` asks.
 std::shared_ptr<const DeviceContent> device_kv_of(const Napi::Value& value);
+bool is_device_kv(const Napi::Value& value);
 
 // Facts of a content: what lies where decides nothing.
 Napi::Object kv_info(Napi::Env env, const KvContent& content);

@@ -7,12 +7,14 @@
 #include <utility>
 
 #include "addon/args.h"
+#include "addon/device_jobs.h"
 #include "addon/engine_objects.h"
 #include "addon/kernel_input.h"
 #include "addon/kv_objects.h"
 #include "addon/operand_object.h"
 #include "addon/typed_arrays.h"
 #include "core/large_memory.h"
+#include "device/piece.h"
 
 namespace latentwire::addon {
 namespace {
@@ -29,8 +31,29 @@ Napi::Object place_of(Napi::Env env, const KvTile& tile) {
 
 // A writer is no constant: it gathers what the root is made of. Its records are asked for one after the other.
 struct SharedWriter {
-  explicit SharedWriter(std::shared_ptr<KvWriter> made) : writer(std::move(made)) {}
   std::shared_ptr<KvWriter> writer;
+  // Where pieces of content on the device come from, and what it travels in.
+  std::shared_ptr<const DeviceContent> source;
+  PartCodecs codecs;
+};
+
+// Some chunks of content on the device, brought to the host for a writer.
+class KvPieceObject : public OperandObject<KvPieceObject, KvPiece> {
+ public:
+  static constexpr const char* class_name = "KvPiece";
+  static constexpr napi_type_tag tag = {0x6c61'7465'6e74'7769, 0x7265'2e6b'7670'6365};
+
+  static Napi::FunctionReference& constructor(Napi::Env env) { return env.GetInstanceData<AddonData>()->kv_piece_class; }
+
+  static Napi::Function define(Napi::Env env) { return DefineClass(env, class_name, {InstanceMethod<&KvPieceObject::dispose>("dispose")}); }
+
+  explicit KvPieceObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
+
+  static Job::ToValue value_of(Shared piece) { return wrap(std::move(piece)); }
+  const Shared& piece(Napi::Env env) const { return shared(env); }
+
+ private:
+  void dispose(const Napi::CallbackInfo&) { release(); }
 };
 
 class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
@@ -44,6 +67,7 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
     return DefineClass(env, class_name,
                        {
                            InstanceAccessor<&KvWriterObject::records>("records"),
+                           InstanceMethod<&KvWriterObject::piece>("piece"),
                            InstanceMethod<&KvWriterObject::append>("append"),
                            InstanceMethod<&KvWriterObject::sizes>("sizes"),
                            InstanceMethod<&KvWriterObject::write>("write"),
@@ -59,19 +83,20 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
 
   explicit KvWriterObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
 
-  // kvWriter(kv, identity, notes, sealed, entries, codecs)
+  // kvWriter(kv, identity, notes, sealed, entries, codecs); of a DeviceKv it has no entries yet, and is given pieces
   static Napi::Value open(const Napi::CallbackInfo& call) {
     return translate(call.Env(), [&] {
       KvManifest manifest;
       manifest.identity = fields_of(call[1], "identity");
       manifest.notes = fields_of(call[2], "notes");
-      std::shared_ptr<const KvContent> content = kv_of(call[0]);
+      SharedWriter made;
+      if (is_device_kv(call[0])) made.source = device_kv_of(call[0]);
+      const auto content = made.source == nullptr ? kv_of(call[0]) : std::make_shared<const KvContent>(made.source->entries.slice(0, 0));
       const int64_t entries = require_int(call, 4, "entries", content->size(), std::numeric_limits<int32_t>::max());
-      PartCodecs codecs = codecs_of(call[5]);
-      check(check_codecs(codecs, content->layout));
-      auto writer =
-          std::make_shared<KvWriter>(std::move(content), std::move(manifest), require_bool(call, 3, "sealed"), entries, std::move(codecs));
-      return Napi::Value(call.Env(), wrap(std::make_shared<const SharedWriter>(std::move(writer)))(call.Env()));
+      made.codecs = codecs_of(call[5]);
+      check(check_codecs(made.codecs, content->layout));
+      made.writer = std::make_shared<KvWriter>(content, std::move(manifest), require_bool(call, 3, "sealed"), entries, made.codecs);
+      return Napi::Value(call.Env(), wrap(std::make_shared<const SharedWriter>(std::move(made)))(call.Env()));
     });
   }
 
@@ -82,10 +107,27 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
     return Napi::Number::New(call.Env(), static_cast<double>(operand(call.Env()).writer->records()));
   }
 
-  // append(kv)
+  // piece(from, to) -> job of KvPiece, entries [from, to) of the content on the device that this is a writer of
+  Napi::Value piece(const Napi::CallbackInfo& call) {
+    const Napi::Env env = call.Env();
+    const SharedWriter& from_device = operand(env);
+    if (from_device.source == nullptr) throw_invalid(env, "this is no writer of content on the device");
+    const int64_t to = require_int(call, 1, "to", 0, from_device.source->entries.size());
+    const int64_t from = require_int(call, 0, "from", 0, to);
+    return {env, start_on_device(env, [from, to, source = from_device.source, codecs = from_device.codecs](Job& job, DeviceStream& stream) {
+              auto made = std::make_shared<KvPiece>();
+              check(download_piece(stream, *source, codecs, from, to, &job.cancel_flag(), made.get()));
+              return KvPieceObject::value_of(std::move(made));
+            })};
+  }
+
+  // append(kv or piece)
   void append(const Napi::CallbackInfo& call) {
     KvWriter& writer = *operand(call.Env()).writer;
-    translate(call.Env(), [&] { check(writer.append(*kv_of(call[0]))); });
+    translate(call.Env(), [&] {
+      const KvPieceObject* piece = KvPieceObject::from(call[0]);
+      check(piece != nullptr ? writer.append(*piece->piece(call.Env())) : writer.append(*kv_of(call[0])));
+    });
   }
 
   // -> Float64Array, bytes of each record that is ready, of encoded tiles the most that they can have
@@ -197,7 +239,10 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
   void provide(const Napi::CallbackInfo& call) {
     KvWriter& writer = *operand(call.Env()).writer;
     const int64_t record = require_int(call, 0, "record", 0, writer.records() - 1);
-    translate(call.Env(), [&] { check(writer.provide(record, copy_array<uint8_t>(call[1], "bytes"))); });
+    translate(call.Env(), [&] {
+      const auto bytes = std::make_shared<const std::vector<uint8_t>>(copy_array<uint8_t>(call[1], "bytes"));
+      check(writer.provide(record, {std::shared_ptr<const uint8_t>(bytes, bytes->data()), static_cast<int64_t>(bytes->size())}));
+    });
   }
 
   Napi::Value seal(const Napi::CallbackInfo& call) { return array_with<uint8_t>(call.Env(), operand(call.Env()).writer->seal()); }
@@ -368,6 +413,7 @@ void init_kv(Napi::Env env, Napi::Object exports) {
   init_kv_codec(env, exports);
   init_device_kv(env, exports);
   KvWriterObject::constructor(env) = Napi::Persistent(KvWriterObject::define(env));
+  KvPieceObject::constructor(env) = Napi::Persistent(KvPieceObject::define(env));
   env.GetInstanceData<AddonData>()->kv_reader_class = Napi::Persistent(KvReaderObject::define(env));
   exports.Set("kvSignature", Napi::Function::New<&signature>(env, "kvSignature"));
   exports.Set("kvWriter", Napi::Function::New<&KvWriterObject::open>(env, "kvWriter"));

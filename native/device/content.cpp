@@ -5,17 +5,12 @@
 #include <utility>
 
 namespace latentwire {
-namespace {
-
-constexpr size_t alignment = 256;
-
-}  // namespace
 
 std::vector<size_t> device_offsets(const CacheLayout& layout, int64_t count, size_t begin, size_t* bytes) {
   std::vector<size_t> offsets;
   size_t at = begin;
   for (const CacheRows& rows : layout.parts) {
-    at = (at + alignment - 1) / alignment * alignment;
+    at = device_aligned(at);
     offsets.push_back(at);
     at += static_cast<size_t>(count * rows.row_bytes());
   }
@@ -84,11 +79,14 @@ Status require_finite(DeviceStream& stream, const DeviceContent& content) {
     if (status.ok()) status = stream.download(&first_bad, found->data(), sizeof first_bad, nullptr);
     if (!status.ok()) return status;
     if (first_bad == LATENT_NO_BAD_ROW) continue;
-    const size_t part = group[static_cast<size_t>(first_bad / count)];
-    return Status::fail(Code::non_finite, std::string("the ") + (part % 2 == 0 ? "keys" : "values") + " of layer " +
-                                              std::to_string(layout.layer_number(part / 2)) + " hold NaN or an infinity");
+    return non_finite_part(layout, group[static_cast<size_t>(first_bad / count)]);
   }
   return {};
+}
+
+Status non_finite_part(const CacheLayout& layout, size_t part) {
+  return Status::fail(Code::non_finite, std::string("the ") + (part % 2 == 0 ? "keys" : "values") + " of layer " +
+                                            std::to_string(layout.layer_number(part / 2)) + " hold NaN or an infinity");
 }
 
 std::vector<std::vector<size_t>> parts_of_one_size(const CacheLayout& layout) {

@@ -11,6 +11,9 @@
 
 namespace latentwire {
 
+// Bytes up to where a backend's memory may begin: the next multiple of 256.
+constexpr size_t device_aligned(size_t bytes) noexcept { return (bytes + 255) / 256 * 256; }
+
 struct DeviceContent {
   KvContent entries;  // without segments
   std::shared_ptr<DeviceBuffer> buffer;
@@ -32,6 +35,9 @@ Status upload_content(DeviceStream& stream, const KvContent& content, const std:
 Status download_content(DeviceStream& stream, const DeviceContent& content, const std::atomic<bool>* cancel, KvContent* out);
 // Waits. Error: non_finite, which names a layer whose rows hold NaN or an infinity.
 Status require_finite(DeviceStream& stream, const DeviceContent& content);
+
+// Error non_finite, which names the layer.
+Status non_finite_part(const CacheLayout& layout, size_t part);
 
 // Indices of parts whose rows are of one size, for launches that take many parts.
 std::vector<std::vector<size_t>> parts_of_one_size(const CacheLayout& layout);

@@ -159,7 +159,7 @@ class DeviceCells final : public CellMemory {
       std::vector<size_t> offsets;
       for (size_t part = first; part < parts_.size() && (part == first || bytes + bytes_of(part) <= pass_bytes); part++) {
         offsets.push_back(bytes);
-        bytes += (bytes_of(part) + 255) / 256 * 256;
+        bytes += device_aligned(bytes_of(part));
       }
       std::shared_ptr<DeviceBuffer> room;
       if (Status status = stream.allocate(bytes, &room); !status.ok()) return status;
@@ -181,7 +181,7 @@ class DeviceCells final : public CellMemory {
   // The same with a copy of the keys, which are turned: the content itself may have other users.
   Status turn(DeviceStream& stream, const DeviceContent& content, const KeyMove& move, DeviceContent* out) const {
     const auto count = content.entries.size();
-    const auto bytes_of = [&](size_t part) { return (static_cast<size_t>(count * parts_[part].row_bytes) + 255) / 256 * 256; };
+    const auto bytes_of = [&](size_t part) { return device_aligned(static_cast<size_t>(count * parts_[part].row_bytes)); };
     size_t all = 0;
     for (size_t part = 0; part < parts_.size(); part += 2) all += bytes_of(part);
     *out = content;
@@ -224,7 +224,7 @@ class DeviceCells final : public CellMemory {
       args.pairs = rope.pairs == Rope::Pairs::neox ? latent_neox : latent_norm_pairs;
       args.head_dim = rope.head_dim;
       args.rotated = rope.rotated;
-      args.dtype = stored.format == RowFormat::f32 ? latent_f32 : stored.format == RowFormat::f16 ? latent_f16 : latent_bf16;
+      args.dtype = static_cast<int32_t>(*stored.dtype());  // turns_on_device
       status = DeviceStream::call(stream.api().rope_shift, stream.handle(), static_cast<const latent_rope_args*>(&args));
       if (!status.ok()) return status;
     }
@@ -274,8 +274,7 @@ Status CellMemory::open(const CacheLayout& layout, std::vector<CacheView::Part> 
 
 bool turns_on_device(const CacheLayout& layout) noexcept {
   for (size_t part = 0; part < layout.parts.size(); part += 2) {
-    const RowFormat format = layout.parts[part].format;
-    if (format != RowFormat::f32 && format != RowFormat::f16 && format != RowFormat::bf16) return false;
+    if (!layout.parts[part].dtype()) return false;
   }
   return true;
 }

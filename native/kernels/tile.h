@@ -33,6 +33,7 @@ struct TileFormat {
   constexpr int64_t row_bits(int64_t columns) const noexcept {
     return columns * code_bits() + 8 * row_scale_bytes(columns) * (has_minima() ? 2 : 1);
   }
+  bool operator==(const TileFormat&) const = default;
 };
 
 // Where `rows` rows go or come from, each part without gaps: codes [rows][row_code_bytes], scales and minima [rows][groups], in the type of

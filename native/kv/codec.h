@@ -6,10 +6,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "core/status.h"
+#include "kernels/tile.h"
 #include "kv/content.h"
 
 namespace latentwire {
@@ -42,6 +44,9 @@ class KvCodec {
   virtual int64_t most_bytes(const KvTile& tile) const = 0;
   // Whether it is code of the user that encodes and decodes, outside of this room: then the two functions below are not called.
   virtual bool outside() const noexcept { return false; }
+  // Where an encoded tile is what `quantise` makes of such rows as they lie, scales before codes: how. Whoever has that kernel where the
+  // rows are can encode there.
+  virtual std::optional<TileFormat> tile_format(const CacheRows&) const noexcept { return std::nullopt; }
 
   // `rows` are finite, and `out` has most_bytes. Errors: non_finite (a number that the codec cannot hold), out_of_memory.
   virtual Status encode(const KvTile& tile, const uint8_t* rows, uint8_t* out, int64_t* written) const = 0;

@@ -39,7 +39,7 @@ struct CacheLayout {
 struct KvSegment {
   std::shared_ptr<const void> owner;
   int64_t count = 0;
-  std::vector<const uint8_t*> parts;  // [2 * layers], each [count, row bytes]
+  std::vector<const uint8_t*> parts;  // [2 * layers], each [count, row bytes]; nullptr only in a KvPiece (kv/wire.h)
 };
 
 // The bytes that llama.cpp gave a content as, and takes it as again where states have the same geometry.
@@ -80,13 +80,15 @@ struct KvContent {
       start += segment.count;
     }
   }
-  // Calls body(rows, count) for the pieces of a part that hold entries [from, to), in order.
+  // Calls body(rows, count) for the stretches of a part that hold entries [from, to), in order.
   template <typename Body>
   void for_pieces(int64_t part, int64_t from, int64_t to, const Body& body) const {
     const auto p = static_cast<size_t>(part);
     const int64_t row_bytes = layout.parts[p].row_bytes();
-    for_segments(from, to,
-                 [&](const KvSegment& segment, int64_t first, int64_t count) { body(segment.parts[p] + first * row_bytes, count); });
+    for_segments(from, to, [&](const KvSegment& segment, int64_t first, int64_t count) {
+      const uint8_t* from_first = segment.parts[p];
+      body(from_first == nullptr ? nullptr : from_first + first * row_bytes, count);
+    });
   }
 };
 

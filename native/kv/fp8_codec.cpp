@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "kernels/tile.h"
@@ -12,15 +13,19 @@ namespace {
 
 constexpr TileFormat format{TileCode::fp8, TileScale::f32, 128};
 
-bool read_in_place(const CacheRows& rows) noexcept {
-  return rows.rotation == 0 && (rows.format == RowFormat::f16 || rows.format == RowFormat::bf16);
+// Rows of f32 may lie anywhere, where numbers must not.
+std::optional<Dtype> read_in_place(const CacheRows& rows) noexcept {
+  const std::optional<Dtype> dtype = rows.dtype();
+  return dtype == Dtype::f32 ? std::nullopt : dtype;
 }
-Dtype dtype_of(RowFormat rows) noexcept { return rows == RowFormat::f16 ? Dtype::f16 : rows == RowFormat::bf16 ? Dtype::bf16 : Dtype::f32; }
 
 class Fp8Codec final : public KvCodec {
  public:
   std::string name() const override { return "fp8"; }
   Status fits(const CacheLayout&, int64_t) const override { return {}; }
+  std::optional<TileFormat> tile_format(const CacheRows& rows) const noexcept override {
+    return rows.dtype() ? std::optional(format) : std::nullopt;
+  }
 
   int64_t most_bytes(const KvTile& tile) const override {
     return tile.count * (format.row_scale_bytes(tile.rows.channels) + format.row_code_bytes(tile.rows.channels));
@@ -29,11 +34,11 @@ class Fp8Codec final : public KvCodec {
   Status encode(const KvTile& tile, const uint8_t* rows, uint8_t* out, int64_t* written) const override {
     const int64_t columns = tile.rows.channels;
     std::vector<float> numbers;
-    Rows x{dtype_of(tile.rows.format), rows, tile.count, columns, 0};
-    if (!read_in_place(tile.rows)) {
+    const std::optional<Dtype> dtype = read_in_place(tile.rows);
+    Rows x{dtype.value_or(Dtype::f32), rows, tile.count, columns, 0};
+    if (!dtype) {
       numbers.resize(static_cast<size_t>(tile.numbers()));
       latentwire::decode(tile.rows, rows, tile.count, numbers.data());
-      x.dtype = Dtype::f32;
       x.data = numbers.data();
     }
     // records lie anywhere, numbers do not
@@ -55,9 +60,8 @@ class Fp8Codec final : public KvCodec {
     if (!sound || has_nan(codes, tile.numbers())) return unsound_tile(tile, "holds NaN, or a scale that is none");
     const int64_t columns = tile.rows.channels;
     const ConstTiles from{codes, scales.data(), nullptr};
-    if (read_in_place(tile.rows)) {
-      if (Status status = dequantise(format, from, tile.count, columns, dtype_of(tile.rows.format), rows, columns); !status.ok())
-        return status;
+    if (const std::optional<Dtype> dtype = read_in_place(tile.rows)) {
+      if (Status status = dequantise(format, from, tile.count, columns, *dtype, rows, columns); !status.ok()) return status;
       if (first_non_finite_row(tile.rows, rows, tile.count) == tile.count) return {};
     } else {
       std::vector<float> numbers(static_cast<size_t>(tile.numbers()));

@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
+#include "core/dtype.h"
 #include "core/status.h"
 #include "kernels/thought_kernels.h"
 #include "kernels/token_table.h"
@@ -18,6 +20,14 @@ struct CacheRows {
   int32_t rotation = 0;
 
   constexpr int64_t row_bytes() const noexcept { return channels / row_unit_columns(format) * row_unit_bytes(format); }
+  // Of the numbers, where rows are nothing but these, one after the other.
+  constexpr std::optional<Dtype> dtype() const noexcept {
+    if (rotation != 0) return std::nullopt;
+    if (format == RowFormat::f32) return Dtype::f32;
+    if (format == RowFormat::f16) return Dtype::f16;
+    if (format == RowFormat::bf16) return Dtype::bf16;
+    return std::nullopt;
+  }
   bool operator==(const CacheRows&) const = default;
 };
 

@@ -132,6 +132,27 @@ Status KvWriter::append(const KvContent& next) {
   return {};
 }
 
+Status KvWriter::append(const KvPiece& next) {
+  const int64_t begin = content_->size();
+  const int64_t end = begin + next.entries.size();
+  if (begin % chunk_entries != 0 || (end % chunk_entries != 0 && end != entries_))
+    return Status::fail(Code::invalid_argument, "a piece must begin and end where chunks do");
+  if (Status status = append(next.entries); !status.ok()) return status;
+  auto lighter = std::make_shared<KvContent>(*content_);
+  for (auto segment = lighter->segments.begin(); segment + 1 < lighter->segments.end(); segment++) {
+    segment->owner.reset();
+    std::fill(segment->parts.begin(), segment->parts.end(), nullptr);
+  }
+  content_ = std::move(lighter);
+  for (size_t part = 0; part < next.tiles.size(); part++) {
+    for (size_t i = 0; i < next.tiles[part].size(); i++) {
+      const int64_t chunk = begin / chunk_entries + static_cast<int64_t>(i);
+      provided_[1 + chunk * records_a_chunk() + 1 + static_cast<int64_t>(part)] = next.tiles[part][i];
+    }
+  }
+  return {};
+}
+
 int64_t KvWriter::ready() const noexcept {
   return content_->size() == entries_ ? records() : 1 + content_->size() / chunk_entries * records_a_chunk();
 }
@@ -151,11 +172,9 @@ int64_t KvWriter::payload_bytes(int64_t record) const noexcept {
   const int64_t chunk = (record - 1) / records_a_chunk();
   const int64_t part = part_of(record);
   const int64_t count = std::min(chunk_entries, entries_ - chunk * chunk_entries);
-  if (const KvCodec* codec = codec_of(record); codec != nullptr && codec->outside()) {
+  if (const KvCodec* codec = codec_of(record)) {
     const auto found = provided_.find(record);
-    return found == provided_.end() ? codec->most_bytes(tile_of(record)) : static_cast<int64_t>(found->second.size());
-  } else if (codec != nullptr) {
-    return codec->most_bytes(tile_of(record));
+    return found == provided_.end() ? codec->most_bytes(tile_of(record)) : found->second.size;
   }
   if (part >= 0) return count * content_->layout.parts[static_cast<size_t>(part)].row_bytes();
   const auto c = static_cast<size_t>(chunk);
@@ -186,11 +205,11 @@ std::vector<int64_t> KvWriter::outside_tiles(int64_t from, int64_t to) const {
   return found;
 }
 
-Status KvWriter::provide(int64_t record, std::vector<uint8_t> encoded) {
+Status KvWriter::provide(int64_t record, EncodedTile encoded) {
   const KvCodec* codec = codec_of(record);
   if (codec == nullptr || !codec->outside()) return Status::fail(Code::invalid_argument, "this record is not encoded outside");
-  if (static_cast<int64_t>(encoded.size()) > codec->most_bytes(tile_of(record)))
-    return Status::fail(Code::kv_limit, "the codec '" + codec->name() + "' made a tile of " + std::to_string(encoded.size()) +
+  if (encoded.size > codec->most_bytes(tile_of(record)))
+    return Status::fail(Code::kv_limit, "the codec '" + codec->name() + "' made a tile of " + std::to_string(encoded.size) +
                                             " bytes, more than a receiver takes");
   provided_[record] = std::move(encoded);
   return {};
@@ -208,21 +227,20 @@ const uint8_t* KvWriter::rows_in_one_piece(const KvTile& tile) const {
 
 Status KvWriter::encode(int64_t record, uint8_t* out, int64_t* written) {
   const KvCodec& codec = *codec_of(record);
-  if (codec.outside()) {
-    const auto found = provided_.find(record);
-    if (found == provided_.end())
-      return Status::fail(Code::invalid_argument, "a tile of the codec '" + codec.name() + "' was not provided");
-    std::copy(found->second.begin(), found->second.end(), out);
-    *written = static_cast<int64_t>(found->second.size());
+  if (const auto found = provided_.find(record); found != provided_.end()) {
+    const EncodedTile& encoded = found->second;
+    std::copy_n(encoded.bytes.get(), encoded.size, out);
+    *written = encoded.size;
     provided_.erase(found);
     return {};
   }
+  if (codec.outside()) return Status::fail(Code::invalid_argument, "a tile of the codec '" + codec.name() + "' was not provided");
   const KvTile tile = tile_of(record);
   const uint8_t* rows = rows_in_one_piece(tile);
   std::vector<uint8_t> joined;
   if (rows == nullptr) {
     joined.resize(static_cast<size_t>(tile.count * tile.rows.row_bytes()));
-    write_payload(record, joined.data());
+    if (Status status = copy_rows(tile, joined.data()); !status.ok()) return status;
     rows = joined.data();
   }
   if (first_non_finite_row(tile.rows, rows, tile.count) != tile.count)
@@ -234,29 +252,38 @@ int64_t KvWriter::record_bytes(int64_t record) const noexcept {
   return static_cast<int64_t>(record_header_bytes + (record == 0 ? preamble_bytes : 0)) + payload_bytes(record);
 }
 
-void KvWriter::write_payload(int64_t record, uint8_t* out) const {
+Status KvWriter::write_payload(int64_t record, uint8_t* out) const {
   uint8_t* at = out;
-  if (record == 0) return put(&at, manifest_.data(), manifest_.size());
-  if (record == records() - 1) {
+  if (record == 0) {
+    put(&at, manifest_.data(), manifest_.size());
+  } else if (record == records() - 1) {
     const Digest128 top = root_of(leaves_);
     put(&at, top.low);
-    return put(&at, top.high);
-  }
-  const int64_t chunk = (record - 1) / records_a_chunk();
-  const int64_t part = (record - 1) % records_a_chunk() - 1;
-  const int64_t first = chunk * chunk_entries;
-  const int64_t last = std::min(first + chunk_entries, entries_);
-  if (part < 0) {
-    const auto c = static_cast<size_t>(chunk);
-    const auto numbers = static_cast<size_t>((last - first) * 4);
+    put(&at, top.high);
+  } else if (part_of(record) >= 0) {
+    return copy_rows(tile_of(record), out);
+  } else {
+    const int64_t chunk = (record - 1) / records_a_chunk();
+    const int64_t first = chunk * chunk_entries;
+    const auto numbers = static_cast<size_t>((std::min(first + chunk_entries, entries_) - first) * 4);
     put(&at, content_->tokens.data() + first, numbers);
     put(&at, content_->positions.data() + first, numbers);
+    const auto c = static_cast<size_t>(chunk);
     const int64_t d = content_->layout.dimension;
-    return put(&at, content_->rows.data() + latents_[c] * d, static_cast<size_t>((latents_[c + 1] - latents_[c]) * d * 4));
+    put(&at, content_->rows.data() + latents_[c] * d, static_cast<size_t>((latents_[c + 1] - latents_[c]) * d * 4));
   }
-  const int64_t row_bytes = content_->layout.parts[static_cast<size_t>(part)].row_bytes();
-  content_->for_pieces(part, first, last,
-                       [&](const uint8_t* rows, int64_t count) { put(&at, rows, static_cast<size_t>(count * row_bytes)); });
+  return {};
+}
+
+Status KvWriter::copy_rows(const KvTile& tile, uint8_t* out) const {
+  Status status;
+  content_->for_pieces(tile.part, tile.first, tile.first + tile.count, [&](const uint8_t* rows, int64_t count) {
+    if (rows == nullptr)
+      status = Status::fail(Code::invalid_argument, "the rows of a tile were let go before it was written");
+    else
+      put(&out, rows, static_cast<size_t>(count * tile.rows.row_bytes()));
+  });
+  return status;
 }
 
 void KvWriter::write_header(int64_t record, const uint8_t* payload, int64_t bytes, uint8_t* out) {
@@ -296,11 +323,8 @@ Status KvWriter::write(int64_t record, uint8_t* out, int64_t* written) {
   }
   uint8_t* payload = header + record_header_bytes;
   int64_t bytes = payload_bytes(record);
-  if (codec_of(record) == nullptr) {
-    write_payload(record, payload);
-  } else if (Status status = encode(record, payload, &bytes); !status.ok()) {
-    return status;
-  }
+  Status status = codec_of(record) == nullptr ? write_payload(record, payload) : encode(record, payload, &bytes);
+  if (!status.ok()) return status;
   write_header(record, payload, bytes, header);
   *written = payload - out + bytes;
   return {};
@@ -314,11 +338,8 @@ Status KvWriter::pass_over(int64_t record) {
   if (payload == nullptr) {
     copy.resize(static_cast<size_t>(bytes));
     payload = copy.data();
-    if (codec_of(record) == nullptr) {
-      write_payload(record, copy.data());
-    } else if (Status status = encode(record, copy.data(), &bytes); !status.ok()) {
-      return status;
-    }
+    Status status = codec_of(record) == nullptr ? write_payload(record, copy.data()) : encode(record, copy.data(), &bytes);
+    if (!status.ok()) return status;
   }
   uint8_t header[record_header_bytes];
   write_header(record, payload, bytes, header);

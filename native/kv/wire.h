@@ -53,6 +53,19 @@ using PartCodecs = std::vector<std::shared_ptr<const KvCodec>>;
 // invalid_argument, unless each of them can carry its part of such a cache.
 Status check_codecs(const PartCodecs& codecs, const CacheLayout& layout);
 
+// A tile as its codec made it, elsewhere than in the writer.
+struct EncodedTile {
+  std::shared_ptr<const uint8_t> bytes;
+  int64_t size = 0;
+};
+
+// The next entries of a content that is never here as a whole, from a multiple of chunk_entries on: for each part its rows, in the one
+// segment of `entries`, or, where the segment has nullptr, its tiles.
+struct KvPiece {
+  KvContent entries;
+  std::vector<std::vector<EncodedTile>> tiles;  // [2 * layers], each [chunks], or empty where there are rows
+};
+
 // One content as records, by number: 0 is the manifest (with the preamble before it), the last one the root. Any thread; the content is not
 // copied, a record is written when it is asked for.
 class KvWriter {
@@ -66,6 +79,9 @@ class KvWriter {
   // The next entries. Not while a record is being written. Errors: kv_layout (they are stored differently), kv_limit (more than the
   // manifest says).
   Status append(const KvContent& next);
+  // The same of a piece; what is before it should have been written, for its rows are let go. Error: invalid_argument too (it does not
+  // begin where a chunk does, or end where one does or the content).
+  Status append(const KvPiece& next);
   // How many can be written by now: those of whole chunks, and all of them once the last entry is there.
   int64_t ready() const noexcept;
   int64_t records() const noexcept { return 2 + chunks_of(entries_) * records_a_chunk(); }
@@ -73,7 +89,7 @@ class KvWriter {
   int64_t record_bytes(int64_t record) const noexcept;
   // `out` has record_bytes bytes; `written` is how many it took, all of them unless there is a codec. The root can be written when all
   // others have been written or passed over, in any order, one at a time. Errors: non_finite (rows that a codec cannot hold),
-  // invalid_argument (a tile that was not provided), out_of_memory.
+  // invalid_argument (a tile that was not provided, rows that were let go), out_of_memory.
   Status write(int64_t record, uint8_t* out, int64_t* written);
   // Takes the record into the root without writing it. Errors: as above.
   Status pass_over(int64_t record);
@@ -81,10 +97,10 @@ class KvWriter {
   std::vector<int64_t> outside_tiles(int64_t from, int64_t to) const;
   // The tile of a record: where it belongs.
   KvTile tile_of(int64_t record) const noexcept;
-  // nullptr if they lie in several.
+  // nullptr if they lie in several pieces, or are not there.
   const uint8_t* rows_in_one_piece(const KvTile& tile) const;
   // Error: kv_limit (more bytes than a receiver takes).
-  Status provide(int64_t record, std::vector<uint8_t> encoded);
+  Status provide(int64_t record, EncodedTile encoded);
   // What a signature signs; when the root can be written.
   Blake3Digest seal() const;
 
@@ -96,7 +112,9 @@ class KvWriter {
   int64_t part_of(int64_t record) const noexcept;
   // nullptr where it travels as it is.
   const KvCodec* codec_of(int64_t record) const noexcept;
-  void write_payload(int64_t record, uint8_t* out) const;
+  // Error: invalid_argument (rows that were let go).
+  Status write_payload(int64_t record, uint8_t* out) const;
+  Status copy_rows(const KvTile& tile, uint8_t* out) const;
   Status encode(int64_t record, uint8_t* out, int64_t* written);
   // `payload` are the bytes that the header is for.
   void write_header(int64_t record, const uint8_t* payload, int64_t bytes, uint8_t* out);
@@ -110,7 +128,7 @@ class KvWriter {
   std::vector<Blake3Digest> sealed_leaves_;  // [records - 1] if it is sealed
   std::vector<int64_t> latents_ = {0};       // [ready chunks + 1]: latents before each chunk
   PartCodecs codecs_;
-  std::map<int64_t, std::vector<uint8_t>> provided_;  // by record
+  std::map<int64_t, EncodedTile> provided_;  // by record
 };
 
 // The record with a signature, of at most max_signature_bytes.

@@ -16,6 +16,9 @@ import {
   sendKv,
   type Model,
   type DeviceKvReference,
+  type KvHandle,
+  type KvPart,
+  type KvRecordsOptions,
   type Pool,
   type Sequence,
 } from "../../lib/index.js";
@@ -48,6 +51,33 @@ describe("content on the device", () => {
     await pool.dispose();
     await model.dispose();
   });
+
+  const collect = async (records: AsyncIterable<Uint8Array>): Promise<Buffer> => {
+    const pieces: Uint8Array[] = [];
+    for await (const piece of records) pieces.push(Uint8Array.from(piece));
+    return Buffer.concat(pieces);
+  };
+
+  /** Of the device, once what others let go of has gone back. */
+  const settledBytes = async (): Promise<number> => {
+    for (let last = -1; ;) {
+      const { processBytes } = await deviceMemory();
+      if (processBytes === last) return last;
+      last = processBytes;
+      await new Promise((resolve) => setTimeout(resolve, 30));
+    }
+  };
+
+  /** What a receiver holds that lost its sender about half way. */
+  const partlyHeld = async (pool: Pool, kv: KvHandle): Promise<{ held: Uint8Array }> => {
+    const bytes = await kv.toBytes();
+    using receiver = pool.kvReceiver();
+    const half = async function* (): AsyncGenerator<Uint8Array> {
+      yield await Promise.resolve(bytes.subarray(0, bytes.length / 2));
+    };
+    await receiver.read(half()).catch(() => undefined);
+    return { held: receiver.held() };
+  };
 
   const bytesOf = async (sequence: Sequence): Promise<Buffer> => Buffer.from(await sequence.save());
 
@@ -272,6 +302,120 @@ describe("content on the device", () => {
     await target.dispose();
   });
 
+  it("is the same stream of records, in every codec", async () => {
+    const plugin = {
+      name: "halves-1",
+      encode: (numbers: Float32Array) => Uint8Array.from(numbers, (x) => Math.round(Math.min(Math.max(x * 8, -127), 127)) + 127),
+      decode: (bytes: Uint8Array) => Float32Array.from(bytes, (x) => (x - 127) / 8),
+    };
+    for (const kvType of ["f16", "bf16", "f32", "q8_0"] as const) {
+      const from = await model.createPool({ contextLength: 1024, kvType });
+      const sequence = await filled(from, text);
+      await sequence.prefill(Int32Array.from({ length: 700 }, (_, i) => 5 + (i % 90)));
+      await sequence.think({ steps: 40 });
+      for (const range of [
+        { from: 0, to: 0 },
+        { from: 7, to: 8 },
+        { from: 3, to: 259 },
+        { from: 0, to: sequence.length },
+      ]) {
+        using kv = await sequence.exportDeviceKv({ range, label: "the reader" });
+        using host = await kv.toHandle();
+        const { held } = await partlyHeld(from, host);
+        for (const codec of [
+          undefined,
+          "fp8",
+          "q8_0",
+          "q4_0",
+          "kivi4",
+          "kivi2",
+          plugin,
+          (part: KvPart) => (part.part === "keys" ? "fp8" : undefined),
+        ] as const) {
+          for (const options of [{}, { held }, { bufferBytes: 1 }]) {
+            const chosen = codec === undefined ? options : { ...options, codec };
+            const [there, here] = [await collect(kv.records(chosen)), await collect(host.records(chosen))];
+            expect(there.equals(here), `${kvType} ${JSON.stringify(range)} ${typeof codec}`).toBe(true);
+          }
+        }
+        // in memory that is used again, as a socket's sender has it
+        expect((await collect(kv.recordsIn({ codec: "fp8" }, true))).equals(await collect(host.records({ codec: "fp8" })))).toBe(true);
+      }
+      await from.dispose();
+    }
+  });
+
+  it("comes in pieces where it is large: what is read of it, and a failure between two of them", async () => {
+    const wide = await tinyModel({ layers: 8, heads: 16, kvHeads: 16, headDim: 128 });
+    const from = await wide.createPool({ contextLength: 1024 });
+    const sequence = from.sequence();
+    await sequence.prefill(Int32Array.from({ length: 600 }, (_, i) => 5 + (i % 90)));
+    // latents in the last piece alone
+    await sequence.think({ steps: 3 });
+    using kv = await sequence.exportDeviceKv();
+    expect(kv.info.bytes).toBeGreaterThan(32 << 20);
+    using host = await kv.toHandle();
+    for (const options of [{}, { codec: "fp8" }, { codec: "kivi4", bufferBytes: 1 }] as const) {
+      const want = await collect(host.records(options));
+      expect((await collect(kv.records(options))).equals(want)).toBe(true);
+      expect((await collect(kv.recordsIn(options, true))).equals(want)).toBe(true);
+    }
+    const records = kv.records();
+    await records.next();
+    // the second piece is under way or there; the third one fails
+    const rest = withFaults("allocate", () => codeOf(() => collect(records)));
+    expect(await rest).toBe("ERR_LATENT_OUT_OF_MEMORY");
+    const [a, b] = duplexPair();
+    const to = await wide.createPool({ contextLength: 1024, inPlace: false });
+    const [sent, received] = await Promise.all([sendKv(a, kv, { sharedMemory: false }), to.receiveKv(b)]);
+    expect(sent.way).toBe("stream");
+    expect(Buffer.from(await received.kv.toBytes()).equals(Buffer.from(await host.toBytes()))).toBe(true);
+    received.kv.dispose();
+    await to.dispose();
+    await from.dispose();
+    await wide.dispose();
+  });
+
+  it("signs what it sends, and the receiver takes it for what it is", async () => {
+    const key = randomBytes(32);
+    using kv = await source.exportDeviceKv({ label: "the reader" });
+    const [a, b] = duplexPair();
+    const [sent, received] = await Promise.all([
+      sendKv(a, kv, { sharedMemory: false, codec: "fp8", sign: { key } }),
+      other.receiveKv(b, { verify: { keys: [key] } }),
+    ]);
+    expect([sent.way, received.way]).toEqual(["stream", "stream"]);
+    expect(sent.bytes).toBeLessThan(kv.info.bytes);
+    expect(received.kv).toMatchObject({ length: kv.length, label: "the reader" });
+    received.kv.dispose();
+  });
+
+  it("a stream that fails or is left takes nothing with it", async () => {
+    const processBytes = await settledBytes();
+    const kv = await source.exportDeviceKv();
+    const all = async (options: KvRecordsOptions = {}): Promise<number> => {
+      let bytes = 0;
+      for await (const piece of kv.records(options)) bytes += piece.length;
+      return bytes;
+    };
+    const want = await all({ codec: "fp8" });
+    expect(await withFaults("allocate", () => codeOf(() => all()))).toBe("ERR_LATENT_OUT_OF_MEMORY");
+    expect(await withFaults("launch", () => codeOf(() => all({ codec: "fp8" })))).toBe("ERR_LATENT_DEVICE_FAILED");
+    expect(await codeOf(() => all({ signal: AbortSignal.abort() }))).toMatch("AbortError");
+    for await (const piece of kv.records()) {
+      expect(piece.length).toBeGreaterThan(0);
+      break;
+    }
+    // what has begun goes on without the handle
+    const records = kv.records({ codec: "fp8", bufferBytes: 1 });
+    let bytes = (await records.next()).value?.length ?? 0;
+    kv.dispose();
+    for await (const piece of records) bytes += piece.length;
+    expect(bytes).toBe(want);
+    expect(await codeOf(() => all())).toBe("ERR_LATENT_DISPOSED");
+    await expect.poll(async () => (await deviceMemory()).processBytes).toBe(processBytes);
+  });
+
   it("without memory or launches it fails by itself: sequences are as they were, and the next call goes through", async () => {
     using kv = await source.exportDeviceKv();
     const target = await filled(other, "ana has the key.");
@@ -294,7 +438,7 @@ describe("content on the device", () => {
   });
 
   it("is counted, and given back", async () => {
-    const { processBytes } = await deviceMemory();
+    const processBytes = await settledBytes();
     const kv = await source.exportDeviceKv();
     expect((await deviceMemory()).processBytes - processBytes).toBeGreaterThanOrEqual(kv.info.bytes);
     kv.dispose();
@@ -317,7 +461,7 @@ describe("content on the device", () => {
   });
 
   it("a worker that is terminated in the middle of it takes nothing with it", async () => {
-    const { processBytes } = await deviceMemory();
+    const processBytes = await settledBytes();
     const program = `
       const { parentPort } = require("node:worker_threads");
       (async () => {

@@ -10,6 +10,7 @@
 #include <numeric>
 #include <random>
 
+#include "device/piece.h"
 #include "device/segment.h"
 #include "engine/cell_memory.h"
 #include "kv/rope.h"
@@ -97,6 +98,11 @@ void spoil(KvContent* content, size_t part, int64_t row) {
   }
 }
 
+void add_record(KvWriter& writer, int64_t number, std::vector<uint8_t>* out) {
+  const std::vector<uint8_t> one = record(writer, number);
+  out->insert(out->end(), one.begin(), one.end());
+}
+
 }  // namespace
 
 TEST_CASE("content goes to the device and back, of any format and size") {
@@ -138,6 +144,102 @@ TEST_CASE("numbers that are none are found on the device, and the layer is named
       CHECK(status.code == Code::non_finite);
       CHECK(status.message.find(name) != std::string::npos);
     }
+  }
+}
+
+TEST_CASE("a stream that is written piece by piece from the device is the host's, whatever the codec") {
+  REQUIRE(mock().api != nullptr);
+  const Opened opened;
+  std::vector<CacheLayout> layouts{odd_layout()};
+  for (const RowFormat format : formats) layouts.push_back(layout_of(2, format, 64));
+  // neither groups of the codec nor rows of whole vectors
+  layouts.push_back(layout_of(2, RowFormat::f16, 36));
+  std::vector<PartCodecs> choices{{}};
+  for (const char* name : {"fp8", "q8_0", "kivi4"}) choices.push_back({built_in_codec(name)});
+  for (const CacheLayout& layout : layouts) {
+    for (const PartCodecs& choice : choices) {
+      PartCodecs codecs;
+      // every third part as it is
+      for (size_t part = 0; part < layout.parts.size() && !choice.empty(); part++) codecs.push_back(part % 3 == 1 ? nullptr : choice[0]);
+      if (!check_codecs(codecs, layout).ok()) continue;
+      for (const int64_t n : {0, 1, 255, 256, 257, 700}) {
+        const KvContent whole = content_of(layout, n, 3);
+        KvWriter host(std::make_shared<const KvContent>(whole), manifest_of(layout), true, n, codecs);
+        std::vector<uint8_t> want;
+        for (int64_t i = 0; i < host.records(); i++) add_record(host, i, &want);
+        DeviceContent there;
+        REQUIRE(opened.stream->complete([&](DeviceStream& stream) { return upload_content(stream, whole, nullptr, &there); }).ok());
+        for (const int64_t step : {256, 512}) {
+          KvWriter writer(std::make_shared<const KvContent>(whole.slice(0, 0)), manifest_of(layout), true, n, codecs);
+          std::vector<uint8_t> got;
+          int64_t next = 0;
+          const auto write = [&] {
+            while (next < writer.ready()) add_record(writer, next++, &got);
+          };
+          for (int64_t from = 0; from < n; from += step) {
+            KvPiece piece;
+            const Status status = opened.stream->complete([&](DeviceStream& stream) {
+              return download_piece(stream, there, codecs, from, std::min(from + step, n), nullptr, &piece);
+            });
+            REQUIRE(status.ok());
+            REQUIRE(writer.append(piece).ok());
+            write();
+          }
+          write();
+          CHECK(got == want);
+          CHECK(writer.seal() == host.seal());
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a piece is refused where it does not belong, and rows that were let go are not written") {
+  const Opened opened;
+  const CacheLayout layout = layout_of(2, RowFormat::f16, 64);
+  const KvContent whole = content_of(layout, 700);
+  DeviceContent there;
+  const auto piece_of = [&](int64_t from, int64_t to, const PartCodecs& codecs) {
+    KvPiece piece;
+    const Status status =
+        opened.stream->complete([&](DeviceStream& stream) { return download_piece(stream, there, codecs, from, to, nullptr, &piece); });
+    REQUIRE(status.ok());
+    return piece;
+  };
+  REQUIRE(opened.stream->complete([&](DeviceStream& stream) { return upload_content(stream, whole, nullptr, &there); }).ok());
+  for (const PartCodecs& codecs : {PartCodecs{}, PartCodecs(4, fp8_codec())}) {
+    KvWriter writer(std::make_shared<const KvContent>(whole.slice(0, 0)), manifest_of(layout), false, 600, codecs);
+    CHECK(writer.append(piece_of(0, 100, codecs)).code == Code::invalid_argument);
+    CHECK(writer.append(piece_of(0, 700, codecs)).code == Code::invalid_argument);
+    CHECK(writer.append(piece_of(0, 512, codecs)).ok());
+    CHECK(writer.append(piece_of(0, 256, codecs)).code == Code::kv_limit);
+    CHECK(writer.ready() == 1 + 2 * 5);
+    std::vector<uint8_t> bytes;
+    add_record(writer, 2, &bytes);
+    CHECK(writer.append(piece_of(512, 600, codecs)).ok());
+    CHECK(writer.ready() == writer.records());
+    std::vector<uint8_t> out(static_cast<size_t>(writer.record_bytes(3)));
+    int64_t written = 0;
+    // a tile that waits to be written waits on
+    const Code code = codecs.empty() ? Code::invalid_argument : Code::ok;
+    CHECK(writer.write(3, out.data(), &written).code == code);
+    CHECK(writer.pass_over(4).code == code);
+  }
+}
+
+TEST_CASE("numbers that are none are not encoded on the device, and the layer is named") {
+  const Opened opened;
+  for (const RowFormat format : {RowFormat::f32, RowFormat::f16, RowFormat::bf16}) {
+    KvContent content = content_of(layout_of(3, format, 64), 300);
+    spoil(&content, 3, 299);
+    const Status status = opened.stream->complete([&](DeviceStream& stream) {
+      DeviceContent there;
+      KvPiece piece;
+      Status done = upload_content(stream, content, nullptr, &there);
+      return done.ok() ? download_piece(stream, there, PartCodecs(6, fp8_codec()), 0, 300, nullptr, &piece) : done;
+    });
+    CHECK(status.code == Code::non_finite);
+    CHECK(status.message.find("the values of layer 1") != std::string::npos);
   }
 }
 

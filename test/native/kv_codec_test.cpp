@@ -46,6 +46,11 @@ Code code_of(const std::vector<uint8_t>& bytes, KvExpectation expected) {
   return read(bytes, std::move(expected), &content).code;
 }
 
+EncodedTile tile_with(std::vector<uint8_t> bytes) {
+  const auto owner = std::make_shared<const std::vector<uint8_t>>(std::move(bytes));
+  return {std::shared_ptr<const uint8_t>(owner, owner->data()), static_cast<int64_t>(owner->size())};
+}
+
 std::vector<float> floats_of(const KvContent& content, int64_t part) {
   const CacheRows& kind = content.layout.parts[static_cast<size_t>(part)];
   std::vector<float> numbers(static_cast<size_t>(content.size() * kind.channels));
@@ -382,11 +387,12 @@ TEST_CASE("30. who does not know the codec says so, and headers that disagree wi
   KvWriter writer(std::make_shared<const KvContent>(whole), manifest_of(layout), false, whole.size(), {nullptr, own});
   CHECK(writer.outside_tiles(0, writer.records()) == std::vector<int64_t>{3});
   CHECK(writer.provide(2, {}).code == Code::invalid_argument);
-  CHECK(writer.provide(3, std::vector<uint8_t>(static_cast<size_t>(own->most_bytes(writer.tile_of(3))) + 1)).code == Code::kv_limit);
+  CHECK(writer.provide(3, tile_with(std::vector<uint8_t>(static_cast<size_t>(own->most_bytes(writer.tile_of(3))) + 1))).code ==
+        Code::kv_limit);
   std::vector<uint8_t> scratch(1 << 16);
   int64_t written = 0;
   CHECK(writer.write(3, scratch.data(), &written).code == Code::invalid_argument);
-  REQUIRE(writer.provide(3, {1, 2, 3}).ok());
+  REQUIRE(writer.provide(3, tile_with({1, 2, 3})).ok());
   std::vector<uint8_t> bytes;
   std::vector<size_t> starts;
   for (int64_t i = 0; i < writer.records(); i++) {
