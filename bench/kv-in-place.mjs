@@ -20,6 +20,14 @@ async function bytesOnDevice(bytes) {
   };
 }
 
+const streams = { "stream of records": {}, "stream of records in fp8": { codec: "fp8" } };
+
+async function drain(records) {
+  let bytes = 0;
+  for await (const piece of records) bytes += piece.length;
+  return bytes;
+}
+
 async function measure(model, pools, length, device) {
   const sources = {};
   for (const [name, [pool]] of Object.entries(pools)) {
@@ -76,6 +84,18 @@ async function measure(model, pools, length, device) {
         return { "device share and open": ms };
       },
     );
+    for (const [name, options] of Object.entries(streams)) {
+      cases.push(
+        async () => ({ [name]: await time(() => drain(there.records(options))) }),
+        async () => ({
+          [`${name} by a handle`]: await time(async () => {
+            const host = await there.toHandle();
+            await drain(host.records(options));
+            host.dispose();
+          }),
+        }),
+      );
+    }
   }
   const times = await interleave(cases, { rounds });
   for (const one of [...Object.values(handles), there, copies]) one?.dispose();
@@ -121,6 +141,10 @@ export async function run(want) {
         { "copy on the device": copies * times["device copy"] },
         (copies * times["device copy"]) / times[`device ${what}`],
       );
+    }
+    for (const name of Object.keys(streams)) {
+      const byHandle = times[`${name} by a handle`];
+      add(`${name}, from the device`, times[name], { "by a handle": byHandle }, byHandle / times[name]);
     }
     add(
       "export to the host",

@@ -33,17 +33,21 @@ Status allocate_content(DeviceStream& stream, KvContent entries, DeviceContent* 
 Status upload_content(DeviceStream& stream, const KvContent& content, const std::atomic<bool>* cancel, DeviceContent* out) {
   if (Status status = allocate_content(stream, content, out); !status.ok()) return status;
   for (size_t part = 0; part < out->parts.size(); part++) {
-    const int64_t row_bytes = content.layout.parts[part].row_bytes();
-    std::byte* to = out->parts[part];
-    Status status;
-    content.for_pieces(static_cast<int64_t>(part), 0, content.size(), [&](const uint8_t* rows, int64_t count) {
-      const auto bytes = static_cast<size_t>(count * row_bytes);
-      if (status.ok()) status = stream.upload(to, rows, bytes, cancel);
-      to += bytes;
-    });
-    if (!status.ok()) return status;
+    if (Status status = upload_part(stream, content, part, content.size(), cancel, out->parts[part]); !status.ok()) return status;
   }
   return {};
+}
+
+Status upload_part(DeviceStream& stream, const KvContent& content, size_t part, int64_t count, const std::atomic<bool>* cancel,
+                   std::byte* to) {
+  const int64_t row_bytes = content.layout.parts[part].row_bytes();
+  Status status;
+  content.for_pieces(static_cast<int64_t>(part), 0, count, [&](const uint8_t* rows, int64_t n) {
+    const auto bytes = static_cast<size_t>(n * row_bytes);
+    if (status.ok()) status = stream.upload(to, rows, bytes, cancel);
+    to += bytes;
+  });
+  return status;
 }
 
 Status download_content(DeviceStream& stream, const DeviceContent& content, const std::atomic<bool>* cancel, KvContent* out) {
@@ -60,18 +64,18 @@ Status download_content(DeviceStream& stream, const DeviceContent& content, cons
   return {};
 }
 
-Status require_finite(DeviceStream& stream, const DeviceContent& content) {
-  const int64_t count = content.entries.size();
+Status require_finite(DeviceStream& stream, const CacheLayout& layout, const std::vector<std::byte*>& parts, int64_t count) {
   if (count == 0) return {};
-  const CacheLayout& layout = content.entries.layout;
   std::shared_ptr<DeviceBuffer> found;
   if (Status status = stream.allocate(sizeof(int64_t), &found); !status.ok()) return status;
-  for (const std::vector<size_t>& group : parts_of_one_size(layout)) {
-    std::vector<const void*> parts;
-    for (const size_t part : group) parts.push_back(content.parts[part]);
+  for (std::vector<size_t> group : parts_of_one_size(layout)) {
+    std::erase_if(group, [&](size_t part) { return parts[part] == nullptr; });
+    if (group.empty()) continue;
+    std::vector<const void*> addresses;
+    for (const size_t part : group) addresses.push_back(parts[part]);
     const CacheRows& rows = layout.parts[group.front()];
-    const latent_finite_args args{parts.data(),         static_cast<int64_t>(parts.size()), count, rows.row_bytes(),
-                                  found->as<int64_t>(), static_cast<int32_t>(rows.format),  0};
+    const latent_finite_args args{addresses.data(),     static_cast<int64_t>(addresses.size()), count, rows.row_bytes(),
+                                  found->as<int64_t>(), static_cast<int32_t>(rows.format),      0};
     int64_t first_bad = LATENT_NO_BAD_ROW;
     // every byte of it
     Status status = DeviceStream::call(stream.api().fill, stream.handle(), found->as<void>(), 0x7F, sizeof(int64_t));

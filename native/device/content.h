@@ -32,9 +32,13 @@ std::vector<size_t> device_offsets(const CacheLayout& layout, int64_t count, siz
 Status allocate_content(DeviceStream& stream, KvContent entries, DeviceContent* out);
 // Copies between host and device. Errors: out_of_memory, cancelled.
 Status upload_content(DeviceStream& stream, const KvContent& content, const std::atomic<bool>* cancel, DeviceContent* out);
+// The first `count` rows of one part.
+Status upload_part(DeviceStream& stream, const KvContent& content, size_t part, int64_t count, const std::atomic<bool>* cancel,
+                   std::byte* to);
 Status download_content(DeviceStream& stream, const DeviceContent& content, const std::atomic<bool>* cancel, KvContent* out);
-// Waits. Error: non_finite, which names a layer whose rows hold NaN or an infinity.
-Status require_finite(DeviceStream& stream, const DeviceContent& content);
+// Waits. Error: non_finite, which names a layer whose rows hold NaN or an infinity. `parts`: [2 * layers], each [count, row bytes], nullptr
+// for those that are left out.
+Status require_finite(DeviceStream& stream, const CacheLayout& layout, const std::vector<std::byte*>& parts, int64_t count);
 
 // Error non_finite, which names the layer.
 Status non_finite_part(const CacheLayout& layout, size_t part);

@@ -222,7 +222,7 @@ std::string Pool::why_not_in_place() {
     return failure.status.message;
   }
   const KvContent written = distinct_rows(*layout_, count);
-  check(memory_of_cells_->scatter(written, places));
+  check(memory_of_cells_->scatter(written, nullptr, places));
   const std::vector<uint8_t> state = guarded("llama_state_seq_get_data", [&] {
     std::vector<uint8_t> bytes(api_.llama_state_seq_get_size(context_, scratch_));
     bytes.resize(api_.llama_state_seq_get_data(context_, bytes.data(), bytes.size(), scratch_));

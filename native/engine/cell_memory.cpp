@@ -44,7 +44,7 @@ class HostCells final : public CellMemory {
     return {};
   }
 
-  Status scatter(const KvContent& content, const std::vector<int32_t>& cells) override {
+  Status scatter(const KvContent& content, const KeyMove*, const std::vector<int32_t>& cells) override {
     for_runs(parts_.size(), cells, [&](size_t part, size_t entry, size_t cell, size_t count) {
       std::byte* to = parts_[part].data + cell * static_cast<size_t>(parts_[part].row_bytes);
       const auto first = static_cast<int64_t>(entry);
@@ -74,7 +74,7 @@ class DeviceCells final : public CellMemory {
     return stream_->complete([&](DeviceStream& stream) {
       std::shared_ptr<DeviceBuffer> places;
       Status status = allocate_content(stream, std::move(entries), out);
-      if (status.ok()) status = upload_places(stream, cells, &places);
+      if (status.ok()) status = upload_list(stream, cells, &places);
       if (status.ok()) status = copy(stream, out->parts, cells.size(), nullptr, places->as<int32_t>());
       return status;
     });
@@ -85,26 +85,36 @@ class DeviceCells final : public CellMemory {
     std::vector<uint8_t*> targets;
     if (Status status = allocate_segment(layout_, static_cast<int64_t>(cells.size()), out, &targets); !status.ok()) return status;
     return stream_->complete([&](DeviceStream& stream) {
-      return in_passes(
-          stream, cells, [&](size_t part, std::byte* rows, size_t bytes) { return stream.download(targets[part], rows, bytes, nullptr); },
-          false);
+      std::shared_ptr<DeviceBuffer> places;
+      if (Status status = upload_list(stream, cells, &places); !status.ok()) return status;
+      return in_passes(stream, cells.size(), [&](const std::vector<std::byte*>& rows) {
+        Status status = copy(stream, rows, cells.size(), nullptr, places->as<int32_t>());
+        for (size_t part = 0; part < rows.size() && status.ok(); part++) {
+          if (rows[part] != nullptr) status = stream.download(targets[part], rows[part], bytes_of(part, cells.size()), nullptr);
+        }
+        return status;
+      });
     });
   }
 
-  Status scatter(const KvContent& content, const std::vector<int32_t>& cells) override {
+  Status scatter(const KvContent& content, const KeyMove* move, const std::vector<int32_t>& cells) override {
+    const auto count = static_cast<int64_t>(cells.size());
     return stream_->complete([&](DeviceStream& stream) {
-      return in_passes(
-          stream, cells,
-          [&](size_t part, std::byte* to, size_t) {
-            Status status;
-            content.for_pieces(static_cast<int64_t>(part), 0, static_cast<int64_t>(cells.size()), [&](const uint8_t* rows, int64_t count) {
-              const auto bytes = static_cast<size_t>(count * parts_[part].row_bytes);
-              if (status.ok()) status = stream.upload(to, rows, bytes, nullptr);
-              to += bytes;
-            });
-            return status;
-          },
-          true);
+      std::shared_ptr<DeviceBuffer> places;
+      std::shared_ptr<DeviceBuffer> shifts;
+      Status ready = upload_list(stream, cells, &places);
+      if (ready.ok() && move != nullptr) ready = upload_list(stream, move->shifts, &shifts);
+      if (!ready.ok()) return ready;
+      return in_passes(stream, cells.size(), [&](const std::vector<std::byte*>& rows) {
+        Status status;
+        for (size_t part = 0; part < rows.size() && status.ok(); part++) {
+          if (rows[part] != nullptr) status = upload_part(stream, content, part, count, nullptr, rows[part]);
+        }
+        if (status.ok() && move != nullptr) status = turn(stream, rows, *move, shifts->as<int32_t>());
+        if (status.ok() && move != nullptr) status = require_finite(stream, layout_, rows, count);
+        if (status.ok()) status = copy(stream, rows, cells.size(), places->as<int32_t>(), nullptr);
+        return status;
+      });
     });
   }
 
@@ -113,10 +123,10 @@ class DeviceCells final : public CellMemory {
       DeviceContent turned;
       std::shared_ptr<DeviceBuffer> places;
       Status status;
-      if (move != nullptr) status = turn(stream, content, *move, &turned);
+      if (move != nullptr) status = turned_copy(stream, content, *move, &turned);
       const DeviceContent& source = move == nullptr ? content : turned;
-      if (status.ok()) status = require_finite(stream, source);
-      if (status.ok()) status = upload_places(stream, cells, &places);
+      if (status.ok()) status = require_finite(stream, layout_, source.parts, content.entries.size());
+      if (status.ok()) status = upload_list(stream, cells, &places);
       if (status.ok()) status = copy(stream, source.parts, cells.size(), places->as<int32_t>(), nullptr);
       return status;
     });
@@ -125,10 +135,12 @@ class DeviceCells final : public CellMemory {
  private:
   static constexpr size_t pass_bytes = size_t{64} << 20;
 
-  static Status upload_places(DeviceStream& stream, const std::vector<int32_t>& cells, std::shared_ptr<DeviceBuffer>* out) {
-    const size_t bytes = cells.size() * sizeof(int32_t);
+  size_t bytes_of(size_t part, size_t count) const noexcept { return count * static_cast<size_t>(parts_[part].row_bytes); }
+
+  static Status upload_list(DeviceStream& stream, const std::vector<int32_t>& list, std::shared_ptr<DeviceBuffer>* out) {
+    const size_t bytes = list.size() * sizeof(int32_t);
     if (Status status = stream.allocate(bytes, out); !status.ok()) return status;
-    return stream.upload((*out)->data(), cells.data(), bytes, nullptr);
+    return stream.upload((*out)->data(), list.data(), bytes, nullptr);
   }
 
   // Rows without gaps, [2 * layers] with nullptr for parts that are left out, into the cells `to` or from the cells `from`.
@@ -148,64 +160,60 @@ class DeviceCells final : public CellMemory {
     return {};
   }
 
-  // As many parts as fit a pass, or one: its rows are gathered before each(part, rows, bytes) takes them, or scattered after it made them.
-  template <typename Each>
-  Status in_passes(DeviceStream& stream, const std::vector<int32_t>& cells, const Each& each, bool scatters) const {
-    std::shared_ptr<DeviceBuffer> places;
-    if (Status status = upload_places(stream, cells, &places); !status.ok()) return status;
-    const auto bytes_of = [&](size_t part) { return cells.size() * static_cast<size_t>(parts_[part].row_bytes); };
+  // Calls body(rows) for as many parts at a time as fit a pass, or one, with memory for their rows, [2 * layers] with nullptr for the others.
+  template <typename Body>
+  Status in_passes(DeviceStream& stream, size_t count, const Body& body) const {
     for (size_t first = 0; first < parts_.size();) {
       size_t bytes = 0;
-      std::vector<size_t> offsets;
-      for (size_t part = first; part < parts_.size() && (part == first || bytes + bytes_of(part) <= pass_bytes); part++) {
-        offsets.push_back(bytes);
-        bytes += device_aligned(bytes_of(part));
-      }
+      size_t end = first;
+      for (; end < parts_.size() && (end == first || bytes + bytes_of(end, count) <= pass_bytes); end++)
+        bytes += device_aligned(bytes_of(end, count));
       std::shared_ptr<DeviceBuffer> room;
       if (Status status = stream.allocate(bytes, &room); !status.ok()) return status;
       std::vector<std::byte*> rows(parts_.size(), nullptr);
-      for (size_t i = 0; i < offsets.size(); i++) rows[first + i] = room->data() + offsets[i];
-      const auto move = [&] {
-        return copy(stream, rows, cells.size(), scatters ? places->as<int32_t>() : nullptr, scatters ? nullptr : places->as<int32_t>());
-      };
-      Status status;
-      if (!scatters) status = move();
-      for (size_t i = 0; i < offsets.size() && status.ok(); i++) status = each(first + i, rows[first + i], bytes_of(first + i));
-      if (scatters && status.ok()) status = move();
-      if (!status.ok()) return status;
-      first += offsets.size();
+      std::byte* at = room->data();
+      for (size_t part = first; part < end; part++) {
+        rows[part] = at;
+        at += device_aligned(bytes_of(part, count));
+      }
+      if (Status status = body(rows); !status.ok()) return status;
+      first = end;
     }
     return {};
   }
 
   // The same with a copy of the keys, which are turned: the content itself may have other users.
-  Status turn(DeviceStream& stream, const DeviceContent& content, const KeyMove& move, DeviceContent* out) const {
-    const auto count = content.entries.size();
-    const auto bytes_of = [&](size_t part) { return device_aligned(static_cast<size_t>(count * parts_[part].row_bytes)); };
+  Status turned_copy(DeviceStream& stream, const DeviceContent& content, const KeyMove& move, DeviceContent* out) const {
+    const auto count = static_cast<size_t>(content.entries.size());
     size_t all = 0;
-    for (size_t part = 0; part < parts_.size(); part += 2) all += bytes_of(part);
+    for (size_t part = 0; part < parts_.size(); part += 2) all += device_aligned(bytes_of(part, count));
     *out = content;
     if (Status status = stream.allocate(all, &out->buffer); !status.ok()) return status;
     std::byte* at = out->buffer->data();
     for (size_t part = 0; part < parts_.size(); part += 2) {
-      const auto bytes = static_cast<uint64_t>(count * parts_[part].row_bytes);
       out->parts[part] = at;
-      at += bytes_of(part);
+      at += device_aligned(bytes_of(part, count));
       Status status = DeviceStream::call(stream.api().copy, stream.handle(), static_cast<void*>(out->parts[part]),
-                                         static_cast<const void*>(content.parts[part]), bytes, latent_on_device);
+                                         static_cast<const void*>(content.parts[part]), bytes_of(part, count), latent_on_device);
       if (!status.ok()) return status;
     }
     std::shared_ptr<DeviceBuffer> shifts;
-    if (Status status = upload_places(stream, move.shifts, &shifts); !status.ok()) return status;
+    if (Status status = upload_list(stream, move.shifts, &shifts); !status.ok()) return status;
+    return turn(stream, out->parts, move, shifts->as<int32_t>());
+  }
+
+  // The keys among rows without gaps, [2 * layers] with nullptr for parts that are left out.
+  Status turn(DeviceStream& stream, const std::vector<std::byte*>& rows, const KeyMove& move, const int32_t* shifts) const {
     std::vector<bool> done(move.ropes.size());
+    const auto turns = [&](size_t layer) { return !done[layer] && move.ropes[layer] != nullptr && rows[2 * layer] != nullptr; };
     for (size_t layer = 0; layer < move.ropes.size(); layer++) {
-      if (done[layer] || move.ropes[layer] == nullptr) continue;
+      if (!turns(layer)) continue;
       const Rope& rope = *move.ropes[layer];
       const CacheRows& stored = layout_.parts[2 * layer];
       std::vector<void*> keys;
       for (size_t other = layer; other < move.ropes.size(); other++) {
-        if (move.ropes[other] == nullptr || *move.ropes[other] != rope || layout_.parts[2 * other] != stored) continue;
-        keys.push_back(out->parts[2 * other]);
+        if (!turns(other) || *move.ropes[other] != rope || layout_.parts[2 * other] != stored) continue;
+        keys.push_back(rows[2 * other]);
         done[other] = true;
       }
       std::shared_ptr<DeviceBuffer> frequencies;
@@ -217,8 +225,8 @@ class DeviceCells final : public CellMemory {
       args.rows = keys.data();
       args.part_count = static_cast<int64_t>(keys.size());
       args.frequencies = frequencies->as<double>();
-      args.shifts = shifts->as<int32_t>();
-      args.count = count;
+      args.shifts = shifts;
+      args.count = static_cast<int64_t>(move.shifts.size());
       args.heads = stored.channels / rope.head_dim;
       args.stride = stored.channels;
       args.pairs = rope.pairs == Rope::Pairs::neox ? latent_neox : latent_norm_pairs;

@@ -56,7 +56,7 @@ class Pool {
     LlamaState state;
     KvContent rows;
     std::shared_ptr<const DeviceContent> on_device;
-    std::optional<KeyMove> move;  // of the content on the device
+    std::optional<KeyMove> move;  // that the device makes
     std::vector<int32_t> positions;
     Entries log;
   };

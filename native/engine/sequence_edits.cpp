@@ -226,15 +226,17 @@ std::optional<KeyMove> Pool::move_of(const KvContent& content, const std::vector
 Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> positions, const std::atomic<bool>* cancel) const {
   const CacheLayout& local = layout();
   require_incoming(content, positions);
-  const std::optional<KeyMove> move = move_of(content, positions);
+  std::optional<KeyMove> move = move_of(content, positions);
   const size_t size = state_bytes(*geometry_, positions.size());
   Incoming incoming;
   incoming.log = {content.tokens, content.rows};
   const bool as_state = content.state.bytes != nullptr && content.state.size == size && same_form(*content.state.geometry, *geometry_);
-  if (!move && content.layout == local && (options_.in_place || as_state)) {
+  const bool as_rows = options_.in_place && (!move || (on_device_ && turns_on_device(local)));
+  if (content.layout == local && (as_rows || (as_state && !move))) {
     // another pool's cache of the same layout: as it gave it, this one takes it
-    check(require_finite(content, cancel));
-    if (options_.in_place) incoming.rows = content;
+    if (!move) check(require_finite(content, cancel));
+    if (as_rows) incoming.rows = content;
+    incoming.move = std::move(move);
     incoming.state = content.state;
     incoming.positions = std::move(positions);
     return incoming;
@@ -330,10 +332,11 @@ void Pool::take_run(int32_t first, int32_t count, std::vector<int32_t>* places) 
 
 // Into cells of `sequence`. On a failure they are free again.
 void Pool::write_in_place(int32_t sequence, const Incoming& incoming, const std::vector<int32_t>& places) {
+  const KeyMove* move = incoming.move ? &*incoming.move : nullptr;
   try {
     check(incoming.on_device == nullptr
-              ? memory_of_cells_->scatter(incoming.rows, places)
-              : memory_of_cells_->scatter(*incoming.on_device, incoming.move ? &*incoming.move : nullptr, places));
+              ? memory_of_cells_->scatter(incoming.rows, move, places)
+              : memory_of_cells_->scatter(*incoming.on_device, move, places));
   } catch (...) {
     give_cells_back(sequence, incoming.positions.front());
     throw;

@@ -80,9 +80,29 @@ describe("a cache of llama.cpp on the GPU", () => {
     const kv = await source.exportDeviceKv({ range: { from: 2, to: 20 } });
     const host = await source.exportKv({ range: { from: 2, to: 20 } });
     assert.equal((await there.importKv(kv)).way, "device");
+    // its keys are turned once they are there
     assert.equal((await here.importKv(host)).way, "copy");
     assert.ok(apart(await floats(there.logits()), await floats(here.logits())) < 2e-2);
+    const elsewhere = await filled(plain, "ana has the key.");
+    await elsewhere.importKv(host);
+    assert.ok(apart(await floats(here.logits()), await floats(elsewhere.logits())) < 2e-2);
+    await elsewhere.dispose();
     for (const one of [kv, host, source, target, there, here]) await one.dispose();
+  });
+
+  it("streams from there what a handle streams, in codecs and without, and by pieces", async () => {
+    const source = inPlace.sequence();
+    await source.prefill(Int32Array.from({ length: 700 }, (_, i) => 5 + (i % 90)));
+    const kv = await source.exportDeviceKv();
+    const host = await kv.toHandle();
+    const collect = async (records) => {
+      const pieces = [];
+      for await (const piece of records) pieces.push(Uint8Array.from(piece));
+      return Buffer.concat(pieces);
+    };
+    for (const options of [{}, { codec: "fp8" }, { codec: "q8_0" }, { codec: "kivi4" }])
+      assert.ok((await collect(kv.records(options))).equals(await collect(host.records(options))), JSON.stringify(options));
+    for (const one of [kv, host, source]) await one.dispose();
   });
 
   it("comes out of a fragmented cache in order", async () => {

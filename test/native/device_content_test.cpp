@@ -119,7 +119,7 @@ TEST_CASE("content goes to the device and back, of any format and size") {
       KvContent back;
       const Status status = opened.stream->complete([&](DeviceStream& stream) {
         Status done = upload_content(stream, sent, nullptr, &there);
-        if (done.ok()) done = require_finite(stream, there);
+        if (done.ok()) done = require_finite(stream, there.entries.layout, there.parts, there.entries.size());
         if (done.ok()) done = download_content(stream, there, nullptr, &back);
         return done;
       });
@@ -139,7 +139,7 @@ TEST_CASE("numbers that are none are found on the device, and the layer is named
       const Status status = opened.stream->complete([&](DeviceStream& stream) {
         DeviceContent there;
         Status done = upload_content(stream, content, nullptr, &there);
-        return done.ok() ? require_finite(stream, there) : done;
+        return done.ok() ? require_finite(stream, there.entries.layout, there.parts, there.entries.size()) : done;
       });
       CHECK(status.code == Code::non_finite);
       CHECK(status.message.find(name) != std::string::npos);
@@ -263,7 +263,7 @@ TEST_CASE("cells in place give what was put into them, in any order, and others 
         REQUIRE(opened.stream->complete([&](DeviceStream& stream) { return upload_content(stream, content, nullptr, &there); }).ok());
         REQUIRE(cells->scatter(there, nullptr, places).ok());
       } else {
-        REQUIRE(cells->scatter(content, places).ok());
+        REQUIRE(cells->scatter(content, nullptr, places).ok());
       }
       for (size_t part = 0; part < layout.parts.size(); part++) {
         const auto row_bytes = static_cast<size_t>(layout.parts[part].row_bytes());
@@ -320,24 +320,30 @@ TEST_CASE("keys are turned on the way into cells, as on the host, and what holds
     REQUIRE(CellMemory::open(layout, cache.parts, mock, true, &cells).ok());
     std::mt19937 random(12);
     const std::vector<int32_t> places = some_cells(random, n, 64);
-    const auto put = [&] {
+    const auto put = [&](bool from_host) {
+      if (from_host) return cells->scatter(content, &move, places);
       DeviceContent there;
       REQUIRE(opened.stream->complete([&](DeviceStream& stream) { return upload_content(stream, content, nullptr, &there); }).ok());
       return cells->scatter(there, &move, places);
     };
-    REQUIRE(put().ok());
-    KvContent got = content;
-    got.segments.assign(1, {});
-    REQUIRE(cells->gather(places, &got.segments.front()).ok());
-    for (size_t part = 0; part < layout.parts.size(); part++) {
-      const auto bytes = static_cast<size_t>(n * layout.parts[part].row_bytes());
-      CHECK(std::equal(targets[part], targets[part] + bytes, got.segments.front().parts[part]));
+    for (const bool from_host : {false, true}) {
+      for (size_t part = 0; part < before.size(); part++) std::copy(before[part].begin(), before[part].end(), cache.memory[part].begin());
+      REQUIRE(put(from_host).ok());
+      CHECK(cache.memory != before);
+      KvContent got = content;
+      got.segments.assign(1, {});
+      REQUIRE(cells->gather(places, &got.segments.front()).ok());
+      for (size_t part = 0; part < layout.parts.size(); part++) {
+        const auto bytes = static_cast<size_t>(n * layout.parts[part].row_bytes());
+        CHECK(std::equal(targets[part], targets[part] + bytes, got.segments.front().parts[part]));
+      }
     }
     const auto after = cache.memory;
     spoil(&content, 3, 17);
-    CHECK(put().code == Code::non_finite);
-    CHECK(cache.memory == after);
-    CHECK(after != before);
+    for (const bool from_host : {false, true}) {
+      CHECK(put(from_host).code == Code::non_finite);
+      CHECK(cache.memory == after);
+    }
   }
 }
 
