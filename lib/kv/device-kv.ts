@@ -12,11 +12,11 @@ import type { NativeDeviceKv, NativeKvPiece } from "../native-kv.js";
 import { KvHandle, notesFor, recordPlan, sealOf, type KvInfo, type KvRecordsOptions } from "./handle.js";
 import type { KvIdentity } from "./identity.js";
 import { RecordStream } from "./records.js";
+import { chunkPositions } from "./chain.js";
 import { checkNonce, checkSignature, machineIdentity, requireSameMachine } from "./shared.js";
 import { signerOf, type KvSigner } from "./signature.js";
 
-const chunkEntries = 256;
-/** Of what is on its way from the GPU at a time, about. */
+/** Of what travels from the GPU at a time, at least a chunk. */
 const pieceBytes = 16 << 20;
 
 /** Where content lies on the GPU: a plain object of a few hundred bytes that can go by any channel. Made by {@link DeviceKv.share}. */
@@ -127,9 +127,9 @@ export class DeviceKv {
   }
 
   /**
-   * The content as a stream of records, byte for byte that of {@link KvHandle.records}, which needs no copy of it all on the host: some 16 MB travel while
-   * those before them are encoded and written. With the codec `fp8`, keys and values that are stored as f32, f16 or bf16 are encoded on the GPU, and fewer
-   * bytes travel; other codecs work on the CPU. For a plug-in it is copied as by {@link toHandle}.
+   * The content as a stream of records, byte for byte that of {@link KvHandle.records}, which needs no copy of it all on the host: about 16 MB, at least
+   * 256 positions, travel while those before them are encoded and written. With the codec `fp8`, keys and values that are stored as f32, f16 or bf16 are
+   * encoded on the GPU, and fewer bytes travel; other codecs work on the CPU. For a plug-in it is copied as by {@link toHandle}.
    * @throws {@link LatentError} those of {@link KvHandle.records}, `ERR_LATENT_OUT_OF_MEMORY`, `ERR_LATENT_DEVICE_FAILED`, `ERR_LATENT_DEVICE_LOST`
    */
   async *records(options: KvRecordsOptions = {}): AsyncGenerator<Uint8Array, void, undefined> {
@@ -138,14 +138,17 @@ export class DeviceKv {
 
   /** @internal As of {@link KvHandle}. */
   async *recordsIn(options: KvRecordsOptions, reuse: boolean): AsyncGenerator<Uint8Array, void, undefined> {
-    const { stream: plan, held, codecs, signal } = recordPlan(this, options);
-    if (codecs.plugins.size > 0) {
-      using host = await this.toHandle(withSignal(signal));
-      yield* host.recordsIn(options, reuse);
+    const plan = recordPlan(this, options);
+    if (plan.codecs.plugins.size > 0) {
+      using host = await this.toHandle(withSignal(plan.signal));
+      yield* host.recordsOf(plan, reuse);
       return;
     }
-    const stream = new RecordStream(this, { ...plan, reuse });
-    const step = Math.max(1, Math.floor(pieceBytes / (chunkEntries * (this.info.bytes / this.length)))) * chunkEntries;
+    const left = new AbortController();
+    const signal = plan.signal === undefined ? left.signal : AbortSignal.any([plan.signal, left.signal]);
+    const stream = new RecordStream(this, { ...plan.stream, reuse });
+    const chunkBytes = (this.info.bytes / Math.max(1, this.length)) * chunkPositions;
+    const step = Math.max(1, Math.floor(pieceBytes / Math.max(1, chunkBytes))) * chunkPositions;
     const fetch = (from: number): Promise<NativeKvPiece> | undefined => {
       const piece = from < this.length ? stream.piece(from, Math.min(from + step, this.length), signal) : undefined;
       // whether it fails is seen when it is its turn
@@ -154,15 +157,20 @@ export class DeviceKv {
     };
     let coming = fetch(0);
     try {
+      // the manifest
+      yield* stream.write(plan.held, signal);
       for (let from = step; coming !== undefined; from += step) {
         const piece = await coming;
         coming = fetch(from);
-        stream.append(piece);
-        piece.dispose();
-        yield* stream.write(held, signal);
+        try {
+          stream.append(piece);
+        } finally {
+          piece.dispose();
+        }
+        yield* stream.write(plan.held, signal);
       }
-      yield* stream.write(held, signal);
     } finally {
+      left.abort();
       (await coming?.catch(() => undefined))?.dispose();
       stream.dispose();
     }

@@ -11,6 +11,7 @@ import type { NativeFields, NativeKv, NativeKvInfo, NativeKvWriter } from "../na
 import { Latent } from "../spaces/latent.js";
 import type { Space } from "../spaces/space.js";
 import { Tensor } from "../tensor.js";
+import { chunkPositions } from "./chain.js";
 import { codecsOf, encodeOutside, type KvCodecChoice, type ResolvedCodecs } from "./codec.js";
 import { requireSameIdentity, type KvIdentity } from "./identity.js";
 import { notesOf, RecordStream, type RecordStreamOptions } from "./records.js";
@@ -78,8 +79,6 @@ export interface KvTicket {
   readonly identity: KvIdentity;
   readonly mixedFrom: number;
 }
-
-const tileEntries = 256;
 
 /** Made by `sequence.exportKv` and `pool.readKv`. */
 export class KvHandle {
@@ -157,8 +156,8 @@ export class KvHandle {
 
   /** The tiles, chunk by chunk of 256 positions, in the order of the layers. No number is copied before {@link KvTile.tensor}. */
   *tiles(): Generator<KvTile, void, undefined> {
-    for (let from = 0; from < this.length; from += tileEntries) {
-      const to = Math.min(from + tileEntries, this.length);
+    for (let from = 0; from < this.length; from += chunkPositions) {
+      const to = Math.min(from + chunkPositions, this.length);
       for (const [place, { layer }] of this.info.layers.entries()) {
         for (const [index, part] of (["keys", "values"] as const).entries()) {
           const tensor = async (): Promise<Tensor> =>
@@ -309,7 +308,11 @@ export class KvHandle {
 
   /** @internal The same; with `reuse`, in memory that is used again from when the third one after it is asked for. */
   async *recordsIn(options: KvRecordsOptions, reuse: boolean): AsyncGenerator<Uint8Array, void, undefined> {
-    const plan = recordPlan(this, options);
+    yield* this.recordsOf(recordPlan(this, options), reuse);
+  }
+
+  /** @internal */
+  async *recordsOf(plan: RecordPlan, reuse: boolean): AsyncGenerator<Uint8Array, void, undefined> {
     const { held, codecs, signal } = plan;
     const stream = new RecordStream(this, {
       ...plan.stream,

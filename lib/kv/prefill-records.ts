@@ -5,6 +5,7 @@ import { withSignal } from "../jobs.js";
 import type { PrefillInput, Sequence } from "../models/sequence.js";
 import type { Latent } from "../spaces/latent.js";
 import type { Tensor } from "../tensor.js";
+import { chunkPositions } from "./chain.js";
 import { codecsOf, type KvCodecName } from "./codec.js";
 import { checkBufferBytes, checkLabel } from "./handle.js";
 import type { Kvtc } from "./kvtc.js";
@@ -31,7 +32,6 @@ export interface PrefillRecordsOptions {
   readonly signal?: AbortSignal;
 }
 
-const chunk = 256;
 const nothingHeld = new Uint8Array(0);
 
 /** @internal */
@@ -60,7 +60,7 @@ export async function* prefillRecords(
 
   const left = new AbortController();
   const signal = options.signal === undefined ? left.signal : AbortSignal.any([options.signal, left.signal]);
-  const step = Math.max(chunk, Math.floor(batch / chunk) * chunk);
+  const step = Math.max(chunkPositions, Math.floor(batch / chunkPositions) * chunkPositions);
   let stream: RecordStream | undefined;
   let reading: Promise<unknown> | undefined;
   let read = before;
@@ -74,7 +74,7 @@ export async function* prefillRecords(
     stream = new RecordStream(held, { entries, notes, sign: options.sign, bufferBytes, codecs: codecs.native });
     while (read < before + tokens.length) {
       // chunks of the stream end where pieces do, so that each piece can be sent whole
-      const to = Math.min(read + step - ((read - from) % chunk), before + tokens.length);
+      const to = Math.min(read + step - ((read - from) % chunkPositions), before + tokens.length);
       reading = sequence.prefill(tokens.subarray(read - before, to - before), { priority, signal });
       reading.catch(() => undefined); // it is awaited below, unless the consumer leaves
       yield* stream.write(nothingHeld, signal);

@@ -83,6 +83,8 @@ export class RecordStream {
     // the root alone, if a signature comes before it
     const ends = (record: number): boolean => record === sizes.length || (this.#sign !== undefined && record === root);
     while (this.#next < sizes.length) {
+      // what is small may be written before a job hears of it
+      signal?.throwIfAborted();
       const from = this.#next;
       if (this.#sign && from === root) yield native().kvSignature(this.#sign(this.#writer.seal()));
       let to = from;
@@ -95,12 +97,13 @@ export class RecordStream {
         const passed = LatentError.translate(() => this.#writer.passOver(from, to));
         await run(passed, signal);
       } else {
-        yield await this.#write(from, to, sizes, signal);
+        yield await this.#write(from, to, bytes, sizes, signal);
       }
     }
   }
 
-  async #write(from: number, to: number, sizes: Float64Array, signal: AbortSignal | undefined): Promise<Uint8Array> {
+  /** `most`: what the records may take. */
+  async #write(from: number, to: number, most: number, sizes: Float64Array, signal: AbortSignal | undefined): Promise<Uint8Array> {
     const place = this.#written++ % 3;
     if (this.#reuse && this.#staging.length === place) {
       // not spread into a call: a long content has more records than that can have arguments
@@ -109,8 +112,7 @@ export class RecordStream {
       if (staging !== null) this.#staging.push(staging);
     }
     const staging = this.#staging[place];
-    // chunks that have come since may have more latents
-    const most = sizes.subarray(from, to).reduce((sum, bytes) => sum + bytes, 0);
+    // of what came since it was made, a record may be larger
     if (staging === undefined || staging.length < most)
       return await run(
         LatentError.translate(() => this.#writer.write(from, to)),

@@ -1,6 +1,5 @@
 // The JavaScript class of content on the device, DeviceKv.
 #include <algorithm>
-#include <cstring>
 #include <string>
 #include <utility>
 
@@ -99,9 +98,7 @@ std::shared_ptr<const DeviceContent> device_kv_of(const Napi::Value& value) {
 bool is_device_kv(const Napi::Value& value) { return DeviceKvObject::from(value) != nullptr; }
 
 Napi::Value open_device_segment(const Napi::CallbackInfo& call, KvExpectation expected) {
-  latent_shared_handle handle{};
-  const std::span<uint8_t> given = require_array<uint8_t>(call[1], "handle", sizeof(handle.bytes));
-  std::memcpy(handle.bytes, given.data(), sizeof(handle.bytes));
+  const latent_shared_handle handle = shared_handle_of(call[1]);
   const SegmentNonce nonce = nonce_of(call[2]);
   return {call.Env(),
           start_on_device(call.Env(), [handle, nonce, expected = std::move(expected)](Job&, DeviceStream& stream) -> Job::ToValue {

@@ -36,6 +36,8 @@ struct DeviceShare {
   size_t bytes() const noexcept { return buffer->bytes(); }
 };
 Job::ToValue device_share_value(DeviceShare share);
+// A Uint8Array of 64 bytes; else throws ERR_LATENT_INVALID_ARGUMENT.
+latent_shared_handle shared_handle_of(const Napi::Value& value);
 
 // The projection behind an object of the device; nullptr if `value` is none. Throws ERR_LATENT_DISPOSED.
 std::shared_ptr<const DeviceProjection> device_projection_of(const Napi::Value& value);

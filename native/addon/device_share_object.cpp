@@ -48,9 +48,7 @@ Napi::Value open_shared(const Napi::CallbackInfo& call) {
   const std::vector<int64_t> shape = shape_argument(call, 1);
   int64_t size = 0;
   if (const Status status = Tensor::measure(dtype, shape, &size); !status.ok()) throw_status(env, status);
-  latent_shared_handle handle{};
-  const std::span<uint8_t> given = require_array<uint8_t>(call[2], "handle", sizeof(handle.bytes));
-  std::memcpy(handle.bytes, given.data(), sizeof(handle.bytes));
+  const latent_shared_handle handle = shared_handle_of(call[2]);
   const uint64_t bytes = static_cast<uint64_t>(size) * dtype_size(dtype);
   return {env, translate(env, [&] {
             return start_on_device(env, [dtype, shape, handle, bytes](Job&, DeviceStream& stream) -> Job::ToValue {
@@ -76,6 +74,13 @@ Napi::Value open_shared(const Napi::CallbackInfo& call) {
 
 Job::ToValue device_share_value(DeviceShare share) {
   return DeviceShareObject::value_of(std::make_shared<const DeviceShare>(std::move(share)));
+}
+
+latent_shared_handle shared_handle_of(const Napi::Value& value) {
+  latent_shared_handle handle{};
+  const std::span<uint8_t> given = require_array<uint8_t>(value, "handle", sizeof(handle.bytes));
+  std::memcpy(handle.bytes, given.data(), sizeof(handle.bytes));
+  return handle;
 }
 
 napi_value share_tensor(napi_env env, std::shared_ptr<const DeviceTensor> tensor) {

@@ -32,9 +32,7 @@ Napi::Object place_of(Napi::Env env, const KvTile& tile) {
 // A writer is no constant: it gathers what the root is made of. Its records are asked for one after the other.
 struct SharedWriter {
   std::shared_ptr<KvWriter> writer;
-  // Where pieces of content on the device come from, and what it travels in.
-  std::shared_ptr<const DeviceContent> source;
-  PartCodecs codecs;
+  std::shared_ptr<const DeviceContent> source;  // of pieces, if it writes content on the device
 };
 
 // Some chunks of content on the device, brought to the host for a writer.
@@ -83,7 +81,7 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
 
   explicit KvWriterObject(const Napi::CallbackInfo& info) : OperandObject(info) {}
 
-  // kvWriter(kv, identity, notes, sealed, entries, codecs); of a DeviceKv it has no entries yet, and is given pieces
+  // kvWriter(kv, identity, notes, sealed, entries, codecs); of a DeviceKv it has no rows, and is given pieces
   static Napi::Value open(const Napi::CallbackInfo& call) {
     return translate(call.Env(), [&] {
       KvManifest manifest;
@@ -91,11 +89,12 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
       manifest.notes = fields_of(call[2], "notes");
       SharedWriter made;
       if (is_device_kv(call[0])) made.source = device_kv_of(call[0]);
-      const auto content = made.source == nullptr ? kv_of(call[0]) : std::make_shared<const KvContent>(made.source->entries.slice(0, 0));
+      // an alias: the log of what lies on the device
+      const auto content = made.source == nullptr ? kv_of(call[0]) : std::shared_ptr<const KvContent>(made.source, &made.source->entries);
       const int64_t entries = require_int(call, 4, "entries", content->size(), std::numeric_limits<int32_t>::max());
-      made.codecs = codecs_of(call[5]);
-      check(check_codecs(made.codecs, content->layout));
-      made.writer = std::make_shared<KvWriter>(content, std::move(manifest), require_bool(call, 3, "sealed"), entries, made.codecs);
+      PartCodecs codecs = codecs_of(call[5]);
+      check(check_codecs(codecs, content->layout));
+      made.writer = std::make_shared<KvWriter>(content, std::move(manifest), require_bool(call, 3, "sealed"), entries, std::move(codecs));
       return Napi::Value(call.Env(), wrap(std::make_shared<const SharedWriter>(std::move(made)))(call.Env()));
     });
   }
@@ -110,15 +109,18 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
   // piece(from, to) -> job of KvPiece, entries [from, to) of the content on the device that this is a writer of
   Napi::Value piece(const Napi::CallbackInfo& call) {
     const Napi::Env env = call.Env();
-    const SharedWriter& from_device = operand(env);
-    if (from_device.source == nullptr) throw_invalid(env, "this is no writer of content on the device");
-    const int64_t to = require_int(call, 1, "to", 0, from_device.source->entries.size());
-    const int64_t from = require_int(call, 0, "from", 0, to);
-    return {env, start_on_device(env, [from, to, source = from_device.source, codecs = from_device.codecs](Job& job, DeviceStream& stream) {
-              auto made = std::make_shared<KvPiece>();
-              check(download_piece(stream, *source, codecs, from, to, &job.cancel_flag(), made.get()));
-              return KvPieceObject::value_of(std::move(made));
-            })};
+    const SharedWriter& shared = operand(env);
+    if (shared.source == nullptr) throw_invalid(env, "this is no writer of content on the device");
+    const int64_t to = require_int(call, 1, "to", 1, shared.source->entries.size());
+    const int64_t from = require_int(call, 0, "from", 0, to - 1);
+    return translate(env, [&] {
+      return Napi::Value(env,
+                         start_on_device(env, [from, to, source = shared.source, writer = shared.writer](Job& job, DeviceStream& stream) {
+                           auto made = std::make_shared<KvPiece>();
+                           check(download_piece(stream, *source, writer->codecs(), from, to, &job.cancel_flag(), made.get()));
+                           return KvPieceObject::value_of(std::move(made));
+                         }));
+    });
   }
 
   // append(kv or piece)

@@ -20,9 +20,7 @@ namespace {
 // An element costs about as much as so many multiplications of a product.
 constexpr int64_t element_cost = 4;
 
-int64_t payload_bytes(const TileFormat& format, int64_t rows, int64_t columns) noexcept {
-  return rows * (format.row_scale_bytes(columns) * (format.has_minima() ? 2 : 1) + format.row_code_bytes(columns));
-}
+int64_t payload_bytes(const TileFormat& format, int64_t rows, int64_t columns) noexcept { return rows * format.row_bytes(columns); }
 
 // Where the parts of a payload begin.
 template <typename Byte, typename Parts>

@@ -33,16 +33,16 @@ Status allocate_content(DeviceStream& stream, KvContent entries, DeviceContent* 
 Status upload_content(DeviceStream& stream, const KvContent& content, const std::atomic<bool>* cancel, DeviceContent* out) {
   if (Status status = allocate_content(stream, content, out); !status.ok()) return status;
   for (size_t part = 0; part < out->parts.size(); part++) {
-    if (Status status = upload_part(stream, content, part, content.size(), cancel, out->parts[part]); !status.ok()) return status;
+    if (Status status = upload_rows(stream, content, part, 0, content.size(), cancel, out->parts[part]); !status.ok()) return status;
   }
   return {};
 }
 
-Status upload_part(DeviceStream& stream, const KvContent& content, size_t part, int64_t count, const std::atomic<bool>* cancel,
-                   std::byte* to) {
+Status upload_rows(DeviceStream& stream, const KvContent& content, size_t part, int64_t first, int64_t count,
+                   const std::atomic<bool>* cancel, std::byte* to) {
   const int64_t row_bytes = content.layout.parts[part].row_bytes();
   Status status;
-  content.for_pieces(static_cast<int64_t>(part), 0, count, [&](const uint8_t* rows, int64_t n) {
+  content.for_pieces(static_cast<int64_t>(part), first, first + count, [&](const uint8_t* rows, int64_t n) {
     const auto bytes = static_cast<size_t>(n * row_bytes);
     if (status.ok()) status = stream.upload(to, rows, bytes, cancel);
     to += bytes;
@@ -53,14 +53,23 @@ Status upload_part(DeviceStream& stream, const KvContent& content, size_t part, 
 Status download_content(DeviceStream& stream, const DeviceContent& content, const std::atomic<bool>* cancel, KvContent* out) {
   KvContent made = content.entries;
   if (made.size() > 0) {
-    std::vector<uint8_t*> targets;
-    if (Status status = allocate_segment(made.layout, made.size(), &made.segments.emplace_back(), &targets); !status.ok()) return status;
-    for (size_t part = 0; part < targets.size(); part++) {
-      const auto bytes = static_cast<size_t>(made.size() * made.layout.parts[part].row_bytes());
-      if (Status status = stream.download(targets[part], content.parts[part], bytes, cancel); !status.ok()) return status;
-    }
+    Status status = download_rows(stream, content, 0, made.size(), cancel, &made.segments.emplace_back());
+    if (!status.ok()) return status;
   }
   *out = std::move(made);
+  return {};
+}
+
+Status download_rows(DeviceStream& stream, const DeviceContent& content, int64_t from, int64_t to, const std::atomic<bool>* cancel,
+                     KvSegment* out) {
+  const CacheLayout& layout = content.entries.layout;
+  std::vector<uint8_t*> targets;
+  if (Status status = allocate_segment(layout, to - from, out, &targets); !status.ok()) return status;
+  for (size_t part = 0; part < targets.size(); part++) {
+    const int64_t row_bytes = layout.parts[part].row_bytes();
+    const auto bytes = static_cast<size_t>((to - from) * row_bytes);
+    if (Status status = stream.download(targets[part], content.parts[part] + from * row_bytes, bytes, cancel); !status.ok()) return status;
+  }
   return {};
 }
 

@@ -32,10 +32,13 @@ std::vector<size_t> device_offsets(const CacheLayout& layout, int64_t count, siz
 Status allocate_content(DeviceStream& stream, KvContent entries, DeviceContent* out);
 // Copies between host and device. Errors: out_of_memory, cancelled.
 Status upload_content(DeviceStream& stream, const KvContent& content, const std::atomic<bool>* cancel, DeviceContent* out);
-// The first `count` rows of one part.
-Status upload_part(DeviceStream& stream, const KvContent& content, size_t part, int64_t count, const std::atomic<bool>* cancel,
-                   std::byte* to);
+// Rows of `count` entries of one part, from `first` on.
+Status upload_rows(DeviceStream& stream, const KvContent& content, size_t part, int64_t first, int64_t count,
+                   const std::atomic<bool>* cancel, std::byte* to);
 Status download_content(DeviceStream& stream, const DeviceContent& content, const std::atomic<bool>* cancel, KvContent* out);
+// Rows of entries [from, to).
+Status download_rows(DeviceStream& stream, const DeviceContent& content, int64_t from, int64_t to, const std::atomic<bool>* cancel,
+                     KvSegment* out);
 // Waits. Error: non_finite, which names a layer whose rows hold NaN or an infinity. `parts`: [2 * layers], each [count, row bytes], nullptr
 // for those that are left out.
 Status require_finite(DeviceStream& stream, const CacheLayout& layout, const std::vector<std::byte*>& parts, int64_t count);

@@ -11,49 +11,49 @@
 namespace latentwire {
 namespace {
 
-// Places in one block of memory, which the device fills and the host gets in one copy.
-class Block {
- public:
-  size_t add(int64_t bytes) {
-    const size_t at = bytes_;
-    bytes_ += device_aligned(static_cast<size_t>(bytes));
-    return at;
-  }
-  size_t bytes() const noexcept { return bytes_; }
-
- private:
-  size_t bytes_ = 0;
+// A part, and where what travels of it lies in a block of memory that the device fills and the host gets in one copy.
+struct Placed {
+  size_t part;
+  size_t at;
 };
 
 // Tiles of one chunk that one launch encodes.
-struct Launch {
+struct Encoding {
   TileFormat format;
-  std::vector<size_t> parts;
-  std::vector<size_t> places;  // of their tiles in the block
-  int64_t first = 0;           // entry of the content
+  int64_t first = 0;  // entry of the content
   int64_t count = 0;
-  size_t flag = 0;  // place of its first bad row
+  size_t first_bad_at = 0;
+  std::vector<Placed> tiles;
 };
 
-std::optional<TileFormat> format_on_device(const PartCodecs& codecs, const CacheLayout& layout, size_t part) {
-  if (codecs.empty() || codecs[part] == nullptr) return std::nullopt;
-  return codecs[part]->tile_format(layout.parts[part]);
-}
+// What travels of entries [from, to).
+struct Plan {
+  std::vector<Encoding> encodings;
+  std::vector<std::vector<Placed>> rows;  // as they are, those of one size together
+  size_t bytes = 0;
 
-// Parts of rows of one size that travel in one way: as they are, or in tiles of one format.
+  size_t add(int64_t more) {
+    const size_t at = bytes;
+    bytes += device_aligned(static_cast<size_t>(more));
+    return at;
+  }
+};
+
+// Parts that travel in tiles which the device makes, all of one format; or, without one, as they are.
 struct Group {
-  std::vector<size_t> parts;
   std::optional<TileFormat> format;
+  std::vector<size_t> parts;
 };
 std::vector<Group> groups_of(const PartCodecs& codecs, const CacheLayout& layout) {
   std::vector<Group> groups;
   for (const std::vector<size_t>& alike : parts_of_one_size(layout)) {
-    const auto first = static_cast<ptrdiff_t>(groups.size());
+    const auto begin = static_cast<ptrdiff_t>(groups.size());
     for (const size_t part : alike) {
-      const std::optional<TileFormat> format = format_on_device(codecs, layout, part);
-      const auto same = std::find_if(groups.begin() + first, groups.end(), [&](const Group& group) { return group.format == format; });
+      std::optional<TileFormat> format;
+      if (!codecs.empty() && codecs[part] != nullptr) format = codecs[part]->tile_format(layout.parts[part]);
+      const auto same = std::find_if(groups.begin() + begin, groups.end(), [&](const Group& group) { return group.format == format; });
       if (same == groups.end())
-        groups.push_back({{part}, format});
+        groups.push_back({format, {part}});
       else
         same->parts.push_back(part);
     }
@@ -61,40 +61,81 @@ std::vector<Group> groups_of(const PartCodecs& codecs, const CacheLayout& layout
   return groups;
 }
 
-int64_t tile_bytes(const TileFormat& format, int64_t count, int64_t columns) {
-  return count * (format.row_scale_bytes(columns) + format.row_code_bytes(columns));
+Plan plan_of(const PartCodecs& codecs, const CacheLayout& layout, int64_t from, int64_t to) {
+  Plan plan;
+  for (const Group& group : groups_of(codecs, layout)) {
+    const CacheRows& rows = layout.parts[group.parts.front()];
+    if (!group.format) {
+      std::vector<Placed>& placed = plan.rows.emplace_back();
+      for (const size_t part : group.parts) placed.push_back({part, plan.add((to - from) * rows.row_bytes())});
+      continue;
+    }
+    for (int64_t first = from; first < to; first += chunk_entries) {
+      Encoding& encoding = plan.encodings.emplace_back();
+      encoding.format = *group.format;
+      encoding.first = first;
+      encoding.count = std::min(chunk_entries, to - first);
+      encoding.first_bad_at = plan.add(sizeof(int64_t));
+      for (const size_t part : group.parts)
+        encoding.tiles.push_back({part, plan.add(encoding.count * encoding.format.row_bytes(rows.channels))});
+    }
+  }
+  return plan;
 }
 
-Status encode(DeviceStream& stream, const DeviceContent& content, const Launch& launch, std::byte* block) {
-  const CacheRows& rows = content.entries.layout.parts[launch.parts.front()];
+Status launch(DeviceStream& stream, const DeviceContent& content, const Encoding& encoding, std::byte* block) {
+  const CacheRows& rows = content.entries.layout.parts[encoding.tiles.front().part];
   std::vector<latent_tile_part> parts;
-  for (size_t i = 0; i < launch.parts.size(); i++) {
-    std::byte* numbers = content.parts[launch.parts[i]] + launch.first * rows.row_bytes();
-    std::byte* scales = block + launch.places[i];
-    std::byte* codes = scales + launch.count * launch.format.row_scale_bytes(rows.channels);
+  for (const auto& [part, at] : encoding.tiles) {
+    std::byte* numbers = content.parts[part] + encoding.first * rows.row_bytes();
+    std::byte* scales = block + at;
+    std::byte* codes = scales + encoding.count * encoding.format.row_scale_bytes(rows.channels);
     parts.push_back({numbers, reinterpret_cast<uint8_t*>(codes), scales, nullptr});
   }
   latent_tile_args args{};
   args.parts = parts.data();
   args.part_count = static_cast<int64_t>(parts.size());
-  args.rows = launch.count;
+  args.rows = encoding.count;
   args.columns = args.stride = rows.channels;
-  args.first_bad = reinterpret_cast<int64_t*>(block + launch.flag);
-  args.code = static_cast<int32_t>(launch.format.code);
-  args.scale = static_cast<int32_t>(launch.format.scale);
-  args.group = static_cast<int32_t>(launch.format.group);
+  args.first_bad = reinterpret_cast<int64_t*>(block + encoding.first_bad_at);
+  args.code = static_cast<int32_t>(encoding.format.code);
+  args.scale = static_cast<int32_t>(encoding.format.scale);
+  args.group = static_cast<int32_t>(encoding.format.group);
   args.dtype = static_cast<int32_t>(*rows.dtype());
-  // every byte of it
-  Status status = DeviceStream::call(stream.api().fill, stream.handle(), static_cast<void*>(block + launch.flag), 0x7F, sizeof(int64_t));
-  if (status.ok()) status = DeviceStream::call(stream.api().quantise, stream.handle(), static_cast<const latent_tile_args*>(&args));
-  return status;
+  return DeviceStream::call(stream.api().quantise, stream.handle(), static_cast<const latent_tile_args*>(&args));
 }
 
-Status require_coded(const CacheLayout& layout, const Launch& launch, const uint8_t* block) {
+Status launch_copies(DeviceStream& stream, const DeviceContent& content, const std::vector<Placed>& rows, int64_t from, int64_t count,
+                     std::byte* block) {
+  const int64_t row_bytes = content.entries.layout.parts[rows.front().part].row_bytes();
+  std::vector<latent_cell_part> pairs;
+  for (const auto& [part, at] : rows) pairs.push_back({content.parts[part] + from * row_bytes, block + at});
+  const latent_cell_args args{pairs.data(), static_cast<int64_t>(pairs.size()), count, row_bytes, row_bytes, row_bytes, nullptr, nullptr};
+  return DeviceStream::call(stream.api().copy_cells, stream.handle(), &args);
+}
+
+Status require_coded(const CacheLayout& layout, const Encoding& encoding, const uint8_t* block) {
   int64_t first_bad = 0;
-  std::memcpy(&first_bad, block + launch.flag, sizeof first_bad);
+  std::memcpy(&first_bad, block + encoding.first_bad_at, sizeof first_bad);
   if (first_bad == LATENT_NO_BAD_ROW) return {};
-  return non_finite_part(layout, launch.parts[static_cast<size_t>(first_bad / launch.count)]);
+  return non_finite_part(layout, encoding.tiles[static_cast<size_t>(first_bad / encoding.count)].part);
+}
+
+KvPiece piece_of(const Plan& plan, const CacheLayout& layout, int64_t count, const std::shared_ptr<uint8_t>& block) {
+  KvPiece piece;
+  piece.memory = plan.bytes;
+  piece.rows = {block, count, std::vector<const uint8_t*>(layout.parts.size(), nullptr)};
+  piece.tiles.resize(layout.parts.size());
+  for (const std::vector<Placed>& rows : plan.rows) {
+    for (const auto& [part, at] : rows) piece.rows.parts[part] = block.get() + at;
+  }
+  for (const Encoding& encoding : plan.encodings) {
+    for (const auto& [part, at] : encoding.tiles) {
+      const int64_t size = encoding.count * encoding.format.row_bytes(layout.parts[part].channels);
+      piece.tiles[part].push_back({std::shared_ptr<const uint8_t>(block, block.get() + at), size});
+    }
+  }
+  return piece;
 }
 
 }  // namespace
@@ -102,72 +143,32 @@ Status require_coded(const CacheLayout& layout, const Launch& launch, const uint
 Status download_piece(DeviceStream& stream, const DeviceContent& content, const PartCodecs& codecs, int64_t from, int64_t to,
                       const std::atomic<bool>* cancel, KvPiece* out) {
   const CacheLayout& layout = content.entries.layout;
-  const int64_t count = to - from;
-  KvPiece piece;
-  piece.entries = content.entries.slice(from, to);
-  piece.tiles.resize(layout.parts.size());
-
-  Block block;
-  std::vector<Launch> launches;
-  struct Copy {
-    std::vector<size_t> parts;
-    std::vector<size_t> places;
-  };
-  std::vector<Copy> copies;
-  for (Group& group : groups_of(codecs, layout)) {
-    const CacheRows& rows = layout.parts[group.parts.front()];
-    if (!group.format) {
-      Copy& copy = copies.emplace_back();
-      copy.parts = std::move(group.parts);
-      for (size_t i = 0; i < copy.parts.size(); i++) copy.places.push_back(block.add(count * rows.row_bytes()));
-      continue;
-    }
-    for (int64_t first = from; first < to; first += chunk_entries) {
-      Launch& launch = launches.emplace_back();
-      launch.format = *group.format;
-      launch.parts = group.parts;
-      launch.first = first;
-      launch.count = std::min(chunk_entries, to - first);
-      launch.flag = block.add(sizeof(int64_t));
-      for (size_t i = 0; i < launch.parts.size(); i++)
-        launch.places.push_back(block.add(tile_bytes(launch.format, launch.count, rows.channels)));
-    }
-  }
-
+  const Plan plan = plan_of(codecs, layout, from, to);
   std::shared_ptr<DeviceBuffer> there;
-  if (Status status = stream.allocate(block.bytes(), &there); !status.ok()) return status;
-  for (const Launch& launch : launches) {
-    if (Status status = encode(stream, content, launch, there->data()); !status.ok()) return status;
+  Status status = stream.allocate(plan.bytes, &there);
+  if (status.code == Code::out_of_memory) {
+    // part by part, which takes no memory there; then the writer encodes
+    KvPiece piece;
+    status = download_rows(stream, content, from, to, cancel, &piece.rows);
+    if (!status.ok()) return status;
+    piece.memory = static_cast<size_t>((to - from) * layout.position_bytes());
+    *out = std::move(piece);
+    return {};
   }
-  for (const Copy& copy : copies) {
-    const int64_t row_bytes = layout.parts[copy.parts.front()].row_bytes();
-    std::vector<latent_cell_part> pairs;
-    for (size_t i = 0; i < copy.parts.size(); i++)
-      pairs.push_back({content.parts[copy.parts[i]] + from * row_bytes, there->data() + copy.places[i]});
-    const latent_cell_args args{pairs.data(), static_cast<int64_t>(pairs.size()), count, row_bytes, row_bytes, row_bytes, nullptr, nullptr};
-    if (Status status = DeviceStream::call(stream.api().copy_cells, stream.handle(), &args); !status.ok()) return status;
+  if (!status.ok()) return status;
+  for (const Encoding& encoding : plan.encodings) {
+    if (status = launch(stream, content, encoding, there->data()); !status.ok()) return status;
   }
-  const std::shared_ptr<uint8_t> here = large_memory(block.bytes());
-  if (here == nullptr) return Status::fail(Code::out_of_memory, "no memory for " + std::to_string(block.bytes()) + " bytes of records");
-  if (Status status = stream.download(here.get(), there->data(), block.bytes(), cancel); !status.ok()) return status;
-
-  if (count > 0) {
-    KvSegment& segment = piece.entries.segments.emplace_back();
-    segment.owner = here;
-    segment.count = count;
-    segment.parts.resize(layout.parts.size(), nullptr);
-    for (const Copy& copy : copies) {
-      for (size_t i = 0; i < copy.parts.size(); i++) segment.parts[copy.parts[i]] = here.get() + copy.places[i];
-    }
+  for (const std::vector<Placed>& rows : plan.rows) {
+    if (status = launch_copies(stream, content, rows, from, to - from, there->data()); !status.ok()) return status;
   }
-  for (const Launch& launch : launches) {
-    if (Status status = require_coded(layout, launch, here.get()); !status.ok()) return status;
-    for (size_t i = 0; i < launch.parts.size(); i++) {
-      const int64_t size = tile_bytes(launch.format, launch.count, layout.parts[launch.parts[i]].channels);
-      piece.tiles[launch.parts[i]].push_back({std::shared_ptr<const uint8_t>(here, here.get() + launch.places[i]), size});
-    }
+  const std::shared_ptr<uint8_t> here = large_memory(plan.bytes);
+  if (here == nullptr) return Status::fail(Code::out_of_memory, "no memory for " + std::to_string(plan.bytes) + " bytes of records");
+  if (status = stream.download(here.get(), there->data(), plan.bytes, cancel); !status.ok()) return status;
+  for (const Encoding& encoding : plan.encodings) {
+    if (status = require_coded(layout, encoding, here.get()); !status.ok()) return status;
   }
-  *out = std::move(piece);
+  *out = piece_of(plan, layout, to - from, here);
   return {};
 }
 

@@ -20,13 +20,6 @@ Status copy_on(DeviceStream& stream, void* to, const void* from, uint64_t bytes)
   return bytes == 0 ? Status{} : DeviceStream::call(stream.api().copy, stream.handle(), to, from, bytes, latent_on_device);
 }
 
-// No segment that can be used here is larger: rows of f32, a latent in every entry.
-uint64_t most_bytes(const KvExpectation& expected) {
-  CacheLayout widest = expected.manifest.layout;
-  for (CacheRows& rows : widest.parts) rows = {RowFormat::f32, rows.channels, 0};
-  return most_head_bytes(expected, device_form) + rows_bytes(widest, expected.max_entries);
-}
-
 Status cut_off() { return Status::fail(Code::kv_truncated, "a shared segment is cut off"); }
 
 // The head of a segment on the device, in two steps: how long it is follows from the manifest, which is bounded, as is what follows from
@@ -105,7 +98,7 @@ Status open_on_device(DeviceStream& stream, const latent_shared_handle& handle, 
     if (status.ok()) status = read_segment_first(first.data(), nonce, device_form, &whole, &manifest_bytes);
     if (!status.ok()) return status;
     if (whole < first.size() || whole > opened->bytes()) return cut_off();
-    if (whole > most_bytes(expected))
+    if (whole > most_head_bytes(expected, device_form) + rows_bytes(widest_layout(expected), expected.max_entries))
       return Status::fail(Code::kv_limit, "a shared segment of " + std::to_string(whole) + " bytes, more than this context holds");
     status = stream.allocate(static_cast<size_t>(whole), &memory);
     if (status.ok()) status = copy_on(stream, memory->data(), opened->data(), whole);

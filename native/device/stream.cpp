@@ -144,6 +144,8 @@ void DeviceStream::run(Command command) {
   latent_event* event = nullptr;
   Status status = take_event(&event);
   if (status.ok()) status = command.issue(*this);
+  // what was launched before it failed reads inputs that may be another stream's, and go there
+  if (!status.ok() && event != nullptr) static_cast<void>(call(api_->stream_wait, stream_));
   command.issue = nullptr;  // inputs go before the submitter hears of it, so that what it frees then is free
   if (status.ok()) status = call(api_->event_record, event, stream_);
   {

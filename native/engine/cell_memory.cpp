@@ -13,18 +13,23 @@ namespace {
 
 Status not_there() { return Status::fail(Code::device_unavailable, "this cache does not lie on a device"); }
 
-// Calls copy(part, first entry, first cell, count) for runs of neighbouring cells, on all threads.
+// Calls copy(first entry, first cell, count) for runs of neighbouring cells.
 template <typename Copy>
-void for_runs(size_t parts, const std::vector<int32_t>& cells, const Copy& copy) {
+void for_runs(const std::vector<int32_t>& cells, const Copy& copy) {
+  for (size_t first = 0; first < cells.size();) {
+    size_t count = 1;
+    while (first + count < cells.size() && cells[first + count] == cells[first] + static_cast<int32_t>(count)) count++;
+    copy(first, static_cast<size_t>(cells[first]), count);
+    first += count;
+  }
+}
+
+// Calls copy(part, first entry, first cell, count) for them in each part, on all threads.
+template <typename Copy>
+void for_all_runs(size_t parts, const std::vector<int32_t>& cells, const Copy& copy) {
   ThreadPool::get().parallel_for(static_cast<int64_t>(parts), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; part++) {
-      for (size_t first = 0; first < cells.size();) {
-        size_t count = 1;
-        while (first + count < cells.size() && cells[first + count] == cells[first] + static_cast<int32_t>(count)) count++;
-        copy(static_cast<size_t>(part), first, static_cast<size_t>(cells[first]), count);
-        first += count;
-      }
-    }
+    for (auto part = static_cast<size_t>(begin); part < static_cast<size_t>(end); part++)
+      for_runs(cells, [&](size_t entry, size_t cell, size_t count) { copy(part, entry, cell, count); });
   });
 }
 
@@ -37,15 +42,16 @@ class HostCells final : public CellMemory {
   Status gather(const std::vector<int32_t>& cells, KvSegment* out) override {
     std::vector<uint8_t*> targets;
     if (Status status = allocate_segment(layout_, static_cast<int64_t>(cells.size()), out, &targets); !status.ok()) return status;
-    for_runs(parts_.size(), cells, [&](size_t part, size_t entry, size_t cell, size_t count) {
+    for_all_runs(parts_.size(), cells, [&](size_t part, size_t entry, size_t cell, size_t count) {
       const auto row_bytes = static_cast<size_t>(parts_[part].row_bytes);
       std::memcpy(targets[part] + entry * row_bytes, parts_[part].data + cell * row_bytes, count * row_bytes);
     });
     return {};
   }
 
-  Status scatter(const KvContent& content, const KeyMove*, const std::vector<int32_t>& cells) override {
-    for_runs(parts_.size(), cells, [&](size_t part, size_t entry, size_t cell, size_t count) {
+  Status scatter(const KvContent& content, const KeyMove* move, const std::vector<int32_t>& cells) override {
+    if (move != nullptr) return not_there();
+    for_all_runs(parts_.size(), cells, [&](size_t part, size_t entry, size_t cell, size_t count) {
       std::byte* to = parts_[part].data + cell * static_cast<size_t>(parts_[part].row_bytes);
       const auto first = static_cast<int64_t>(entry);
       content.for_pieces(static_cast<int64_t>(part), first, first + static_cast<int64_t>(count), [&](const uint8_t* rows, int64_t piece) {
@@ -80,41 +86,49 @@ class DeviceCells final : public CellMemory {
     });
   }
 
-  // Through the device's own memory, some parts at a time.
+  // Through the device's own memory, some parts at a time; where there is none, run by run.
   Status gather(const std::vector<int32_t>& cells, KvSegment* out) override {
     std::vector<uint8_t*> targets;
     if (Status status = allocate_segment(layout_, static_cast<int64_t>(cells.size()), out, &targets); !status.ok()) return status;
-    return stream_->complete([&](DeviceStream& stream) {
+    Status status = stream_->complete([&](DeviceStream& stream) {
       std::shared_ptr<DeviceBuffer> places;
-      if (Status status = upload_list(stream, cells, &places); !status.ok()) return status;
+      if (Status ready = upload_list(stream, cells, &places); !ready.ok()) return ready;
       return in_passes(stream, cells.size(), [&](const std::vector<std::byte*>& rows) {
-        Status status = copy(stream, rows, cells.size(), nullptr, places->as<int32_t>());
-        for (size_t part = 0; part < rows.size() && status.ok(); part++) {
-          if (rows[part] != nullptr) status = stream.download(targets[part], rows[part], bytes_of(part, cells.size()), nullptr);
+        Status done = copy(stream, rows, cells.size(), nullptr, places->as<int32_t>());
+        for (size_t part = 0; part < rows.size() && done.ok(); part++) {
+          if (rows[part] != nullptr) done = stream.download(targets[part], rows[part], bytes_of(part, cells.size()), nullptr);
         }
-        return status;
+        return done;
       });
+    });
+    if (status.code != Code::out_of_memory) return status;
+    return run_by_run(cells, [&](DeviceStream& stream, size_t part, size_t entry, std::byte* cell, size_t count) {
+      return stream.download(targets[part] + bytes_of(part, entry), cell, bytes_of(part, count), nullptr);
     });
   }
 
   Status scatter(const KvContent& content, const KeyMove* move, const std::vector<int32_t>& cells) override {
-    const auto count = static_cast<int64_t>(cells.size());
-    return stream_->complete([&](DeviceStream& stream) {
+    Status status = stream_->complete([&](DeviceStream& stream) {
       std::shared_ptr<DeviceBuffer> places;
       std::shared_ptr<DeviceBuffer> shifts;
       Status ready = upload_list(stream, cells, &places);
       if (ready.ok() && move != nullptr) ready = upload_list(stream, move->shifts, &shifts);
       if (!ready.ok()) return ready;
+      const auto count = static_cast<int64_t>(cells.size());
       return in_passes(stream, cells.size(), [&](const std::vector<std::byte*>& rows) {
-        Status status;
-        for (size_t part = 0; part < rows.size() && status.ok(); part++) {
-          if (rows[part] != nullptr) status = upload_part(stream, content, part, count, nullptr, rows[part]);
+        Status done;
+        for (size_t part = 0; part < rows.size() && done.ok(); part++) {
+          if (rows[part] != nullptr) done = upload_rows(stream, content, part, 0, count, nullptr, rows[part]);
         }
-        if (status.ok() && move != nullptr) status = turn(stream, rows, *move, shifts->as<int32_t>());
-        if (status.ok() && move != nullptr) status = require_finite(stream, layout_, rows, count);
-        if (status.ok()) status = copy(stream, rows, cells.size(), places->as<int32_t>(), nullptr);
-        return status;
+        if (done.ok() && move != nullptr) done = turn(stream, rows, *move, shifts->as<int32_t>());
+        if (done.ok() && move != nullptr) done = require_finite(stream, layout_, rows, count);
+        if (done.ok()) done = copy(stream, rows, cells.size(), places->as<int32_t>(), nullptr);
+        return done;
       });
+    });
+    if (status.code != Code::out_of_memory || move != nullptr) return status;
+    return run_by_run(cells, [&](DeviceStream& stream, size_t part, size_t entry, std::byte* cell, size_t count) {
+      return upload_rows(stream, content, part, static_cast<int64_t>(entry), static_cast<int64_t>(count), nullptr, cell);
     });
   }
 
@@ -160,7 +174,8 @@ class DeviceCells final : public CellMemory {
     return {};
   }
 
-  // Calls body(rows) for as many parts at a time as fit a pass, or one, with memory for their rows, [2 * layers] with nullptr for the others.
+  // Calls body(rows) for as many parts at a time as fit a pass, or one, with memory for their rows, [2 * layers] with nullptr for the
+  // others.
   template <typename Body>
   Status in_passes(DeviceStream& stream, size_t count, const Body& body) const {
     for (size_t first = 0; first < parts_.size();) {
@@ -182,7 +197,21 @@ class DeviceCells final : public CellMemory {
     return {};
   }
 
-  // The same with a copy of the keys, which are turned: the content itself may have other users.
+  // Calls move(stream, part, first entry, address of its cell, count) for runs of neighbouring cells, until one fails.
+  template <typename Move>
+  Status run_by_run(const std::vector<int32_t>& cells, const Move& move) const {
+    return stream_->complete([&](DeviceStream& stream) {
+      Status status;
+      for (size_t part = 0; part < parts_.size(); part++) {
+        for_runs(cells, [&](size_t entry, size_t cell, size_t count) {
+          if (status.ok()) status = move(stream, part, entry, parts_[part].data + bytes_of(part, cell), count);
+        });
+      }
+      return status;
+    });
+  }
+
+  // A content with a copy of the keys, which are turned: it may have other users.
   Status turned_copy(DeviceStream& stream, const DeviceContent& content, const KeyMove& move, DeviceContent* out) const {
     const auto count = static_cast<size_t>(content.entries.size());
     size_t all = 0;
@@ -232,7 +261,7 @@ class DeviceCells final : public CellMemory {
       args.pairs = rope.pairs == Rope::Pairs::neox ? latent_neox : latent_norm_pairs;
       args.head_dim = rope.head_dim;
       args.rotated = rope.rotated;
-      args.dtype = static_cast<int32_t>(*stored.dtype());  // turns_on_device
+      args.dtype = static_cast<int32_t>(*stored.dtype());  // or turns_on_device was not asked
       status = DeviceStream::call(stream.api().rope_shift, stream.handle(), static_cast<const latent_rope_args*>(&args));
       if (!status.ok()) return status;
     }

@@ -23,10 +23,11 @@ class CellMemory {
   CellMemory& operator=(const CellMemory&) = delete;
 
   virtual bool on_device() const noexcept = 0;
-  // The rows of cells, in this order, on the host. Error: out_of_memory, and those of a device.
+  // The rows of cells, in this order, on the host. Needs no room on a device. Error: out_of_memory, and those of a device.
   virtual Status gather(const std::vector<int32_t>& cells, KvSegment* out) = 0;
-  // Row i of a content, whose rows are stored as the cells' and which may lack its log, goes to cells[i]. With a move, which is for a device
-  // only, keys are turned on the way and all numbers are looked at. Errors: non_finite, and those of a device.
+  // Row i of a content, whose rows are stored as the cells' and which may lack its log, goes to cells[i]. With a move, which is for a
+  // device only and needs room there, keys are turned on the way and all numbers are looked at. Errors: non_finite, out_of_memory, and
+  // those of a device.
   virtual Status scatter(const KvContent& content, const KeyMove* move, const std::vector<int32_t>& cells) = 0;
 
   // The same on a device, and for one only: `entries` gets its rows.

@@ -194,6 +194,7 @@ class Pool {
   std::vector<int32_t> places_of(const SequenceState& sequence, int32_t from, int32_t to) const;
   void require_incoming(const KvContent& content, const std::vector<int32_t>& positions) const;
   std::optional<KeyMove> move_of(const KvContent& content, const std::vector<int32_t>& positions) const;
+  bool turns_there() const;
   std::vector<int32_t> take_cells(int32_t sequence, const std::vector<int32_t>& positions);
   void take_run(int32_t first, int32_t count, std::vector<int32_t>* places);
   void give_cells_back(int32_t sequence, int32_t from);

@@ -222,6 +222,9 @@ std::optional<KeyMove> Pool::move_of(const KvContent& content, const std::vector
   return move;
 }
 
+// Whether keys are turned in the memory of the cache's device.
+bool Pool::turns_there() const { return on_device_ && turns_on_device(layout()); }
+
 // What the cache takes for `content` at `positions`.
 Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> positions, const std::atomic<bool>* cancel) const {
   const CacheLayout& local = layout();
@@ -231,13 +234,15 @@ Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> po
   Incoming incoming;
   incoming.log = {content.tokens, content.rows};
   const bool as_state = content.state.bytes != nullptr && content.state.size == size && same_form(*content.state.geometry, *geometry_);
-  const bool as_rows = options_.in_place && (!move || (on_device_ && turns_on_device(local)));
+  const bool as_rows = options_.in_place && (!move || turns_there());
   if (content.layout == local && (as_rows || (as_state && !move))) {
     // another pool's cache of the same layout: as it gave it, this one takes it
     if (!move) check(require_finite(content, cancel));
-    if (as_rows) incoming.rows = content;
+    if (as_rows)
+      incoming.rows = content;
+    else
+      incoming.state = content.state;
     incoming.move = std::move(move);
-    incoming.state = content.state;
     incoming.positions = std::move(positions);
     return incoming;
   }
@@ -268,7 +273,7 @@ std::optional<Pool::Incoming> Pool::encode_on_device(std::shared_ptr<const Devic
   require_incoming(content->entries, positions);
   Incoming incoming;
   incoming.move = move_of(content->entries, positions);
-  if (!on_device_ || content->entries.layout != layout() || (incoming.move && !turns_on_device(layout()))) return std::nullopt;
+  if (!on_device_ || content->entries.layout != layout() || (incoming.move && !turns_there())) return std::nullopt;
   incoming.log = {content->entries.tokens, content->entries.rows};
   incoming.on_device = std::move(content);
   incoming.positions = std::move(positions);
@@ -334,9 +339,8 @@ void Pool::take_run(int32_t first, int32_t count, std::vector<int32_t>* places) 
 void Pool::write_in_place(int32_t sequence, const Incoming& incoming, const std::vector<int32_t>& places) {
   const KeyMove* move = incoming.move ? &*incoming.move : nullptr;
   try {
-    check(incoming.on_device == nullptr
-              ? memory_of_cells_->scatter(incoming.rows, move, places)
-              : memory_of_cells_->scatter(*incoming.on_device, move, places));
+    check(incoming.on_device == nullptr ? memory_of_cells_->scatter(incoming.rows, move, places)
+                                        : memory_of_cells_->scatter(*incoming.on_device, move, places));
   } catch (...) {
     give_cells_back(sequence, incoming.positions.front());
     throw;

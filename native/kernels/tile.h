@@ -29,6 +29,9 @@ struct TileFormat {
   constexpr int64_t groups(int64_t columns) const noexcept { return (columns + group - 1) / group; }
   constexpr int64_t row_code_bytes(int64_t columns) const noexcept { return (columns * code_bits() + 7) / 8; }
   constexpr int64_t row_scale_bytes(int64_t columns) const noexcept { return groups(columns) * scale_bytes(); }
+  constexpr int64_t row_bytes(int64_t columns) const noexcept {
+    return row_code_bytes(columns) + row_scale_bytes(columns) * (has_minima() ? 2 : 1);
+  }
   // Codes, scales and minima, exactly; a row of codes is padded to whole bytes.
   constexpr int64_t row_bits(int64_t columns) const noexcept {
     return columns * code_bits() + 8 * row_scale_bytes(columns) * (has_minima() ? 2 : 1);

@@ -137,7 +137,7 @@ KvContent KvContent::slice(int64_t from, int64_t to) const {
   const auto first_row = rows.begin() + latents_before * layout.dimension;
   out.rows.assign(first_row, first_row + latents_within * layout.dimension);
   if (from == 0 && to == size()) out.state = state;
-  for_segments(from, to, [&](const KvSegment& segment, int64_t first, int64_t count) {
+  for_segments(segments, from, to, [&](const KvSegment& segment, int64_t first, int64_t count) {
     KvSegment& piece = out.segments.emplace_back(segment);
     piece.count = count;
     for (size_t part = 0; part < piece.parts.size(); part++) piece.parts[part] += first * layout.parts[part].row_bytes();

@@ -39,8 +39,20 @@ struct CacheLayout {
 struct KvSegment {
   std::shared_ptr<const void> owner;
   int64_t count = 0;
-  std::vector<const uint8_t*> parts;  // [2 * layers], each [count, row bytes]; nullptr only in a KvPiece (kv/wire.h)
+  std::vector<const uint8_t*> parts;  // [2 * layers], each [count, row bytes]
 };
+
+// Calls body(segment, first, count) for the rows of each segment that entries [from, to) lie in, in order.
+template <typename Body>
+void for_segments(const std::vector<KvSegment>& segments, int64_t from, int64_t to, const Body& body) {
+  int64_t start = 0;
+  for (const KvSegment& segment : segments) {
+    const int64_t first = std::max(from, start) - start;
+    const int64_t last = std::min(to, start + segment.count) - start;
+    if (first < last) body(segment, first, last - first);
+    start += segment.count;
+  }
+}
 
 // The bytes that llama.cpp gave a content as, and takes it as again where states have the same geometry.
 struct LlamaState {
@@ -69,26 +81,13 @@ struct KvContent {
   // The layers of these numbers of the model, which must ascend, and no others; no row is copied. Error: kv_layout, if one of them is not
   // there.
   Status select(const std::vector<int32_t>& layers, KvContent* out) const;
-  // Calls body(segment, first, count) for the rows of each segment that entries [from, to) lie in, in order.
-  template <typename Body>
-  void for_segments(int64_t from, int64_t to, const Body& body) const {
-    int64_t start = 0;
-    for (const KvSegment& segment : segments) {
-      const int64_t first = std::max(from, start) - start;
-      const int64_t last = std::min(to, start + segment.count) - start;
-      if (first < last) body(segment, first, last - first);
-      start += segment.count;
-    }
-  }
   // Calls body(rows, count) for the stretches of a part that hold entries [from, to), in order.
   template <typename Body>
   void for_pieces(int64_t part, int64_t from, int64_t to, const Body& body) const {
     const auto p = static_cast<size_t>(part);
     const int64_t row_bytes = layout.parts[p].row_bytes();
-    for_segments(from, to, [&](const KvSegment& segment, int64_t first, int64_t count) {
-      const uint8_t* from_first = segment.parts[p];
-      body(from_first == nullptr ? nullptr : from_first + first * row_bytes, count);
-    });
+    for_segments(segments, from, to,
+                 [&](const KvSegment& segment, int64_t first, int64_t count) { body(segment.parts[p] + first * row_bytes, count); });
   }
 };
 

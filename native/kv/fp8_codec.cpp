@@ -27,9 +27,7 @@ class Fp8Codec final : public KvCodec {
     return rows.dtype() ? std::optional(format) : std::nullopt;
   }
 
-  int64_t most_bytes(const KvTile& tile) const override {
-    return tile.count * (format.row_scale_bytes(tile.rows.channels) + format.row_code_bytes(tile.rows.channels));
-  }
+  int64_t most_bytes(const KvTile& tile) const override { return tile.count * format.row_bytes(tile.rows.channels); }
 
   Status encode(const KvTile& tile, const uint8_t* rows, uint8_t* out, int64_t* written) const override {
     const int64_t columns = tile.rows.channels;

@@ -28,11 +28,9 @@ StateGeometry geometry_of(const CacheLayout& layout) {
   return geometry;
 }
 
-// No segment that can be used here is larger: rows of f32, a latent in every entry.
 uint64_t most_bytes(const KvExpectation& expected) {
-  CacheLayout widest = expected.manifest.layout;
-  for (CacheRows& rows : widest.parts) rows = {RowFormat::f32, rows.channels, 0};
-  return most_head_bytes(expected, host_form) + state_bytes(geometry_of(widest), static_cast<uint64_t>(expected.max_entries));
+  return most_head_bytes(expected, host_form) +
+         state_bytes(geometry_of(widest_layout(expected)), static_cast<uint64_t>(expected.max_entries));
 }
 
 Status malformed(const std::string& what) { return Status::fail(Code::kv_format, "a shared segment " + what); }
@@ -139,6 +137,12 @@ Status read_segment_head(const uint8_t* bytes, size_t size, const SegmentNonce& 
   if (!reader.read_all(latents * static_cast<uint64_t>(manifest->layout.dimension), &content->rows)) return cut_off();
   *rows = static_cast<size_t>(up_to(reader.at(), form.alignment));
   return check_entries(content->tokens, content->positions, content->rows, expected);
+}
+
+CacheLayout widest_layout(const KvExpectation& expected) {
+  CacheLayout widest = expected.manifest.layout;
+  for (CacheRows& part : widest.parts) part = {RowFormat::f32, part.channels, 0};
+  return widest;
 }
 
 uint64_t most_head_bytes(const KvExpectation& expected, const SegmentForm& form) {

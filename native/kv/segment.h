@@ -35,8 +35,9 @@ Status read_segment_first(const uint8_t* bytes, const SegmentNonce& nonce, const
 // Layout and log of a content, of bytes that end with the head or go on, and where the rows begin. Errors: those of read_segment.
 Status read_segment_head(const uint8_t* bytes, size_t size, const SegmentNonce& nonce, const SegmentForm& form,
                          const KvExpectation& expected, KvContent* content, KvManifest* manifest, size_t* rows);
-// No head that can be used is larger.
+// No head that can be used is larger, and no rows take more than those of this layout.
 uint64_t most_head_bytes(const KvExpectation& expected, const SegmentForm& form);
+CacheLayout widest_layout(const KvExpectation& expected);
 
 // Errors: those of SealedMemory::make.
 Status share_content(const KvContent& content, KvManifest manifest, const SegmentNonce& nonce, const std::atomic<bool>* cancel,

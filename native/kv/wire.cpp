@@ -96,7 +96,7 @@ Status check_codecs(const PartCodecs& codecs, const CacheLayout& layout) {
 }
 
 KvWriter::KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest, bool sealed, int64_t entries, PartCodecs codecs)
-    : content_(std::move(content)), entries_(entries), codecs_(std::move(codecs)) {
+    : content_(std::move(content)), segments_(content_->segments), entries_(entries), codecs_(std::move(codecs)) {
   manifest.layout = content_->layout;
   manifest.entries = static_cast<uint64_t>(entries);
   manifest.codecs.clear();
@@ -128,33 +128,42 @@ Status KvWriter::append(const KvContent& next) {
   auto joined = std::make_shared<KvContent>();
   if (Status status = content_->concat(next, joined.get()); !status.ok()) return status;
   content_ = std::move(joined);
+  segments_ = content_->segments;
   count_latents();
   return {};
 }
 
-Status KvWriter::append(const KvPiece& next) {
-  const int64_t begin = content_->size();
-  const int64_t end = begin + next.entries.size();
-  if (begin % chunk_entries != 0 || (end % chunk_entries != 0 && end != entries_))
+Status KvWriter::append(KvPiece next) {
+  const int64_t begin = rows_here();
+  const int64_t end = begin + next.rows.count;
+  if (begin == end || begin % chunk_entries != 0 || (end % chunk_entries != 0 && end != entries_) || end > content_->size())
     return Status::fail(Code::invalid_argument, "a piece must begin and end where chunks do");
-  if (Status status = append(next.entries); !status.ok()) return status;
-  auto lighter = std::make_shared<KvContent>(*content_);
-  for (auto segment = lighter->segments.begin(); segment + 1 < lighter->segments.end(); segment++) {
-    segment->owner.reset();
-    std::fill(segment->parts.begin(), segment->parts.end(), nullptr);
-  }
-  content_ = std::move(lighter);
+  std::map<int64_t, EncodedTile> provided;
   for (size_t part = 0; part < next.tiles.size(); part++) {
     for (size_t i = 0; i < next.tiles[part].size(); i++) {
       const int64_t chunk = begin / chunk_entries + static_cast<int64_t>(i);
-      provided_[1 + chunk * records_a_chunk() + 1 + static_cast<int64_t>(part)] = next.tiles[part][i];
+      provided[1 + chunk * records_a_chunk() + 1 + static_cast<int64_t>(part)] = std::move(next.tiles[part][i]);
     }
   }
+  segments_.reserve(segments_.size() + 1);
+  for (KvSegment& before : segments_) {
+    before.owner.reset();
+    std::fill(before.parts.begin(), before.parts.end(), nullptr);
+  }
+  segments_.push_back(std::move(next.rows));
+  provided_.merge(provided);
   return {};
 }
 
+int64_t KvWriter::rows_here() const noexcept {
+  int64_t count = 0;
+  for (const KvSegment& segment : segments_) count += segment.count;
+  return count;
+}
+
 int64_t KvWriter::ready() const noexcept {
-  return content_->size() == entries_ ? records() : 1 + content_->size() / chunk_entries * records_a_chunk();
+  const int64_t here = rows_here();
+  return here == entries_ ? records() : 1 + here / chunk_entries * records_a_chunk();
 }
 
 void KvWriter::count_latents() {
@@ -215,10 +224,18 @@ Status KvWriter::provide(int64_t record, EncodedTile encoded) {
   return {};
 }
 
+template <typename Body>
+void KvWriter::for_rows(const KvTile& tile, const Body& body) const {
+  for_segments(segments_, tile.first, tile.first + tile.count, [&](const KvSegment& segment, int64_t first, int64_t count) {
+    const uint8_t* rows = segment.parts[static_cast<size_t>(tile.part)];
+    body(rows == nullptr ? nullptr : rows + first * tile.rows.row_bytes(), count);
+  });
+}
+
 const uint8_t* KvWriter::rows_in_one_piece(const KvTile& tile) const {
   const uint8_t* rows = nullptr;
   int pieces = 0;
-  content_->for_pieces(tile.part, tile.first, tile.first + tile.count, [&](const uint8_t* at, int64_t) {
+  for_rows(tile, [&](const uint8_t* at, int64_t) {
     rows = at;
     pieces++;
   });
@@ -277,7 +294,7 @@ Status KvWriter::write_payload(int64_t record, uint8_t* out) const {
 
 Status KvWriter::copy_rows(const KvTile& tile, uint8_t* out) const {
   Status status;
-  content_->for_pieces(tile.part, tile.first, tile.first + tile.count, [&](const uint8_t* rows, int64_t count) {
+  for_rows(tile, [&](const uint8_t* rows, int64_t count) {
     if (rows == nullptr)
       status = Status::fail(Code::invalid_argument, "the rows of a tile were let go before it was written");
     else

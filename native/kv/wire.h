@@ -59,19 +59,22 @@ struct EncodedTile {
   int64_t size = 0;
 };
 
-// The next entries of a content that is never here as a whole, from a multiple of chunk_entries on: for each part its rows, in the one
-// segment of `entries`, or, where the segment has nullptr, its tiles.
+// Rows of the next entries of a content that is never here as a whole, which begin and end where chunks do, or the content. Parts whose
+// tiles are there already have no rows, but nullptr.
 struct KvPiece {
-  KvContent entries;
+  KvSegment rows;
   std::vector<std::vector<EncodedTile>> tiles;  // [2 * layers], each [chunks], or empty where there are rows
+  size_t memory = 0;                            // of all of it
+
+  size_t bytes() const noexcept { return memory; }
 };
 
 // One content as records, by number: 0 is the manifest (with the preamble before it), the last one the root. Any thread; the content is not
 // copied, a record is written when it is asked for.
 class KvWriter {
  public:
-  // `sealed`: the seal will be asked for. The content has `entries` in all, of which those that are not there yet are appended. `codecs`
-  // have passed check_codecs.
+  // `sealed`: the seal will be asked for. The content has `entries` in all. Those that are not there yet are appended, and of a log without
+  // rows these. `codecs` have passed check_codecs.
   KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest, bool sealed, int64_t entries, PartCodecs codecs = {});
   KvWriter(const std::shared_ptr<const KvContent>& content, KvManifest manifest)
       : KvWriter(content, std::move(manifest), false, content->size()) {}
@@ -79,9 +82,9 @@ class KvWriter {
   // The next entries. Not while a record is being written. Errors: kv_layout (they are stored differently), kv_limit (more than the
   // manifest says).
   Status append(const KvContent& next);
-  // The same of a piece; what is before it should have been written, for its rows are let go. Error: invalid_argument too (it does not
-  // begin where a chunk does, or end where one does or the content).
-  Status append(const KvPiece& next);
+  // The next rows of a log that has none. Those before them should have been written, for they are let go. Error: invalid_argument (they
+  // begin or end within a chunk, or beyond the log).
+  Status append(KvPiece next);
   // How many can be written by now: those of whole chunks, and all of them once the last entry is there.
   int64_t ready() const noexcept;
   int64_t records() const noexcept { return 2 + chunks_of(entries_) * records_a_chunk(); }
@@ -95,6 +98,7 @@ class KvWriter {
   Status pass_over(int64_t record);
   // The numbers of the tiles [from, to) that are encoded outside, which `provide` takes before they are written. Kept until then.
   std::vector<int64_t> outside_tiles(int64_t from, int64_t to) const;
+  const PartCodecs& codecs() const noexcept { return codecs_; }
   // The tile of a record: where it belongs.
   KvTile tile_of(int64_t record) const noexcept;
   // nullptr if they lie in several pieces, or are not there.
@@ -121,7 +125,13 @@ class KvWriter {
 
   void count_latents();
 
-  std::shared_ptr<const KvContent> content_;  // what there is by now
+  int64_t rows_here() const noexcept;
+  // Calls body(rows, count) for the rows of a tile, nullptr where they were let go.
+  template <typename Body>
+  void for_rows(const KvTile& tile, const Body& body) const;
+
+  std::shared_ptr<const KvContent> content_;  // what there is by now, but for
+  std::vector<KvSegment> segments_;           // its rows
   int64_t entries_;                           // in all
   std::vector<uint8_t> manifest_;
   std::vector<Digest128> leaves_;            // [records - 1]

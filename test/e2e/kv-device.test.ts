@@ -345,6 +345,13 @@ describe("content on the device", () => {
     }
   });
 
+  it("of some layers it streams without a codec, as a handle of them does", async () => {
+    using some = await source.exportKv({ layers: [1] });
+    using kv = await DeviceKv.of(some);
+    expect((await collect(kv.records())).equals(await collect(some.records()))).toBe(true);
+    expect(await codeOf(() => collect(kv.records({ codec: "fp8" })))).toBe("ERR_LATENT_INVALID_ARGUMENT");
+  });
+
   it("comes in pieces where it is large: what is read of it, and a failure between two of them", async () => {
     const wide = await tinyModel({ layers: 8, heads: 16, kvHeads: 16, headDim: 128 });
     const from = await wide.createPool({ contextLength: 1024 });
@@ -362,9 +369,28 @@ describe("content on the device", () => {
     }
     const records = kv.records();
     await records.next();
-    // the second piece is under way or there; the third one fails
-    const rest = withFaults("allocate", () => codeOf(() => collect(records)));
-    expect(await rest).toBe("ERR_LATENT_OUT_OF_MEMORY");
+    expect(await withFaults("launch", () => codeOf(() => collect(records)))).toBe("ERR_LATENT_DEVICE_FAILED");
+    // left while a piece is under way, which goes
+    const bytes = await settledBytes();
+    await withFaults("slow 5", async () => {
+      for await (const piece of kv.records()) {
+        if (piece.length > 1000) break;
+      }
+      const aborting = new AbortController();
+      const aborted = codeOf(() => collect(kv.records({ codec: "fp8", signal: aborting.signal })));
+      setTimeout(() => aborting.abort(), 7);
+      expect(await aborted).toMatch("AbortError");
+    });
+    expect(await settledBytes()).toBe(bytes);
+    // resumed and signed, of some parts in a codec, over several pieces; and two streams at once
+    const { held } = await partlyHeld(from, host);
+    const choice = { codec: (part: KvPart) => (part.part === "keys" ? "fp8" : undefined), sign: { key: randomBytes(32) } } as const;
+    for (const options of [{ held }, choice]) {
+      const [one, two, want] = await Promise.all([kv, kv, host].map((content) => collect(content.records(options))));
+      expect(one?.length).toBe(want?.length);
+      // a signature has a time in it
+      if (!("sign" in options)) expect(want !== undefined && one?.equals(want) && two?.equals(want)).toBe(true);
+    }
     const [a, b] = duplexPair();
     const to = await wide.createPool({ contextLength: 1024, inPlace: false });
     const [sent, received] = await Promise.all([sendKv(a, kv, { sharedMemory: false }), to.receiveKv(b)]);
@@ -399,7 +425,7 @@ describe("content on the device", () => {
       return bytes;
     };
     const want = await all({ codec: "fp8" });
-    expect(await withFaults("allocate", () => codeOf(() => all()))).toBe("ERR_LATENT_OUT_OF_MEMORY");
+    expect(await withFaults("allocate", () => all({ codec: "fp8" }))).toBe(want);
     expect(await withFaults("launch", () => codeOf(() => all({ codec: "fp8" })))).toBe("ERR_LATENT_DEVICE_FAILED");
     expect(await codeOf(() => all({ signal: AbortSignal.abort() }))).toMatch("AbortError");
     for await (const piece of kv.records()) {
@@ -426,7 +452,6 @@ describe("content on the device", () => {
       ["launch", "ERR_LATENT_DEVICE_FAILED"],
     ] as const) {
       expect(await withFaults(fault, () => codeOf(() => source.exportDeviceKv()))).toBe(code);
-      expect(await withFaults(fault, () => codeOf(() => source.exportKv()))).toBe(code);
       expect(await withFaults(fault, () => codeOf(() => target.importKv(kv)))).toBe(code);
       using host = await source.exportKv();
       expect(await withFaults(fault, () => codeOf(() => target.importKv(host)))).toBe(code);
@@ -434,6 +459,45 @@ describe("content on the device", () => {
       expect(other.counters().usedCells).toBe(used);
     }
     expect((await target.importKv(kv)).way).toBe("device");
+    await target.dispose();
+  });
+
+  it("what comes from the host or goes there needs no room on the device", async () => {
+    using want = await source.exportKv();
+    using kv = await source.exportDeviceKv();
+    const bytes = Buffer.from(await want.toBytes());
+    await withFaults("allocate", async () => {
+      using got = await source.exportKv();
+      expect(Buffer.from(await got.toBytes()).equals(bytes)).toBe(true);
+      const target = other.sequence();
+      await target.importKv(want);
+      using back = await target.exportKv();
+      expect(Buffer.from(await back.toBytes()).equals(bytes)).toBe(true);
+      await target.dispose();
+      const [a, b] = duplexPair();
+      const [sent, received] = await Promise.all([
+        sendKv(a, kv, { sharedMemory: false, codec: "fp8" }),
+        other.receiveKv(b, { sharedMemory: false }),
+      ]);
+      expect(sent.way).toBe("stream");
+      expect(received.kv.length).toBe(kv.length);
+      received.kv.dispose();
+    });
+    expect(await withFaults("launch", () => codeOf(() => source.exportKv()))).toBe("ERR_LATENT_DEVICE_FAILED");
+  });
+
+  it("what a drop cannot move down stays where it was", async () => {
+    const target = await filled(other, text);
+    const before = await bytesOf(target);
+    for (const [fault, code] of [
+      ["allocate", "ERR_LATENT_OUT_OF_MEMORY"],
+      ["launch 1", "ERR_LATENT_DEVICE_FAILED"],
+    ] as const) {
+      expect(await withFaults(fault, () => codeOf(() => target.drop({ from: 2, to: 5 })))).toBe(code);
+      expect((await bytesOf(target)).equals(before)).toBe(true);
+    }
+    await target.drop({ from: 2, to: 5 });
+    expect(target.nextPosition).toBe(source.length - 3 - 3);
     await target.dispose();
   });
 

@@ -15,6 +15,7 @@
 #include "engine/cell_memory.h"
 #include "kv/rope.h"
 #include "kv_support.h"
+#include "mock_support.h"
 
 namespace latentwire {
 namespace {
@@ -22,11 +23,6 @@ namespace {
 using namespace test;
 
 constexpr SegmentNonce nonce = {16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1};
-
-const Backend& mock() {
-  static const Backend backend = load_backend(LATENTWIRE_MOCK, "");
-  return backend;
-}
 
 struct Opened {
   Opened() { REQUIRE(DeviceStream::create(mock, 0, &stream).ok()); }
@@ -169,8 +165,9 @@ TEST_CASE("a stream that is written piece by piece from the device is the host's
         for (int64_t i = 0; i < host.records(); i++) add_record(host, i, &want);
         DeviceContent there;
         REQUIRE(opened.stream->complete([&](DeviceStream& stream) { return upload_content(stream, whole, nullptr, &there); }).ok());
-        for (const int64_t step : {256, 512}) {
-          KvWriter writer(std::make_shared<const KvContent>(whole.slice(0, 0)), manifest_of(layout), true, n, codecs);
+        for (const auto& [step, no_room] : {std::pair<int64_t, bool>{256, false}, {512, false}, {256, true}}) {
+          const std::unique_ptr<Faults> faults = no_room ? std::make_unique<Faults>("allocate") : nullptr;
+          KvWriter writer(std::make_shared<const KvContent>(there.entries), manifest_of(layout), true, n, codecs);
           std::vector<uint8_t> got;
           int64_t next = 0;
           const auto write = [&] {
@@ -178,9 +175,9 @@ TEST_CASE("a stream that is written piece by piece from the device is the host's
           };
           for (int64_t from = 0; from < n; from += step) {
             KvPiece piece;
-            const Status status = opened.stream->complete([&](DeviceStream& stream) {
-              return download_piece(stream, there, codecs, from, std::min(from + step, n), nullptr, &piece);
-            });
+            const int64_t to = std::min(from + step, n);
+            const Status status = opened.stream->complete(
+                [&](DeviceStream& stream) { return download_piece(stream, there, codecs, from, to, nullptr, &piece); });
             REQUIRE(status.ok());
             REQUIRE(writer.append(piece).ok());
             write();
@@ -197,7 +194,7 @@ TEST_CASE("a stream that is written piece by piece from the device is the host's
 TEST_CASE("a piece is refused where it does not belong, and rows that were let go are not written") {
   const Opened opened;
   const CacheLayout layout = layout_of(2, RowFormat::f16, 64);
-  const KvContent whole = content_of(layout, 700);
+  const KvContent whole = content_of(layout, 600);
   DeviceContent there;
   const auto piece_of = [&](int64_t from, int64_t to, const PartCodecs& codecs) {
     KvPiece piece;
@@ -208,11 +205,13 @@ TEST_CASE("a piece is refused where it does not belong, and rows that were let g
   };
   REQUIRE(opened.stream->complete([&](DeviceStream& stream) { return upload_content(stream, whole, nullptr, &there); }).ok());
   for (const PartCodecs& codecs : {PartCodecs{}, PartCodecs(4, fp8_codec())}) {
-    KvWriter writer(std::make_shared<const KvContent>(whole.slice(0, 0)), manifest_of(layout), false, 600, codecs);
+    KvWriter writer(std::make_shared<const KvContent>(there.entries), manifest_of(layout), false, 600, codecs);
+    CHECK(writer.ready() == 1);
+    CHECK(writer.append(KvPiece{}).code == Code::invalid_argument);
     CHECK(writer.append(piece_of(0, 100, codecs)).code == Code::invalid_argument);
-    CHECK(writer.append(piece_of(0, 700, codecs)).code == Code::invalid_argument);
     CHECK(writer.append(piece_of(0, 512, codecs)).ok());
-    CHECK(writer.append(piece_of(0, 256, codecs)).code == Code::kv_limit);
+    CHECK(writer.append(piece_of(0, 256, codecs)).code == Code::invalid_argument);
+    CHECK(writer.append(piece_of(500, 600, codecs)).code == Code::invalid_argument);
     CHECK(writer.ready() == 1 + 2 * 5);
     std::vector<uint8_t> bytes;
     add_record(writer, 2, &bytes);
@@ -224,6 +223,27 @@ TEST_CASE("a piece is refused where it does not belong, and rows that were let g
     const Code code = codecs.empty() ? Code::invalid_argument : Code::ok;
     CHECK(writer.write(3, out.data(), &written).code == code);
     CHECK(writer.pass_over(4).code == code);
+  }
+}
+
+TEST_CASE("a piece that is given up has ended before what it reads can go") {
+  const Opened reader;
+  const KvContent whole = content_of(layout_of(4, RowFormat::f16, 256), 600);
+  for (const char* fault : {"slow 20", "slow 20\nlaunch 2"}) {
+    const Opened owner;
+    auto there = std::make_unique<DeviceContent>();
+    REQUIRE(owner.stream->complete([&](DeviceStream& stream) { return upload_content(stream, whole, nullptr, there.get()); }).ok());
+    const Faults faults(fault);
+    const std::atomic<bool> cancel = std::string(fault).find("launch") == std::string::npos;
+    const PartCodecs codecs{fp8_codec(), fp8_codec(), nullptr, fp8_codec(), nullptr, fp8_codec(), nullptr, fp8_codec()};
+    KvPiece piece;
+    const Status status =
+        reader.stream->complete([&](DeviceStream& stream) { return download_piece(stream, *there, codecs, 0, 600, &cancel, &piece); });
+    CHECK(status.code == (cancel ? Code::cancelled : Code::device_failed));
+    // the mock loses the device when a kernel reads what was freed
+    there.reset();
+    owner.stream->close();
+    CHECK(reader.stream->complete([](DeviceStream& stream) { return DeviceStream::call(stream.api().stream_wait, stream.handle()); }).ok());
   }
 }
 
@@ -288,6 +308,27 @@ TEST_CASE("cells in place give what was put into them, in any order, and others 
       expect_same(back, content);
     }
   }
+}
+
+TEST_CASE("where the device has no room, cells are read and written run by run; keys are not turned then") {
+  const HostIsDevice pretence;
+  std::mt19937 random(13);
+  const CacheLayout layout = odd_layout();
+  const KvContent content = content_of(layout, 90);
+  Cache cache(layout, 200);
+  const std::vector<int32_t> places = some_cells(random, 90, 200);
+  std::unique_ptr<CellMemory> cells;
+  REQUIRE(CellMemory::open(layout, cache.parts, mock, true, &cells).ok());
+  const auto before = cache.memory;
+  const Faults faults("allocate");
+  const KeyMove move{std::vector<std::shared_ptr<const Rope>>(3), std::vector<int32_t>(90, 1)};
+  CHECK(cells->scatter(content, &move, places).code == Code::out_of_memory);
+  CHECK(cache.memory == before);
+  REQUIRE(cells->scatter(content, nullptr, places).ok());
+  KvContent got = content;
+  got.segments.assign(1, {});
+  REQUIRE(cells->gather(places, &got.segments.front()).ok());
+  expect_same(got, content);
 }
 
 TEST_CASE("keys are turned on the way into cells, as on the host, and what holds NaN does not come in") {
