@@ -378,7 +378,9 @@ describe("content on the device", () => {
       }
       const aborting = new AbortController();
       const aborted = codeOf(() => collect(kv.records({ codec: "fp8", signal: aborting.signal })));
-      setTimeout(() => aborting.abort(), 7);
+      setTimeout(() => {
+        aborting.abort();
+      }, 7);
       expect(await aborted).toMatch("AbortError");
     });
     expect(await settledBytes()).toBe(bytes);
