@@ -64,13 +64,17 @@ export class DeviceKvShared {
   }
 }
 
-/** Made by {@link Sequence.exportDeviceKv}, {@link DeviceKv.of} and {@link Pool.openDeviceKv}; for `sequence.importKv`. */
+/**
+ * What a sequence holds, in the memory of the GPU. Made by {@link Sequence.exportDeviceKv}, {@link DeviceKv.of} and {@link Pool.openDeviceKv}; for
+ * `sequence.importKv`.
+ */
 export class DeviceKv {
   readonly #handle: NativeDeviceKv;
   /** What the numbers mean; equal in every pool that can take them. */
   readonly identity: KvIdentity;
   /** What the sender called it; "" if nothing. */
   readonly label: string;
+  /** How many positions, in which formats, how many bytes. */
   readonly info: KvInfo;
 
   /** @internal As of {@link KvHandle}. */

@@ -87,6 +87,7 @@ export class KvHandle {
   readonly identity: KvIdentity;
   /** What the sender called it; "" if nothing. It decides about nothing, and travels along. */
   readonly label: string;
+  /** How many positions, in which formats, how many bytes. */
   readonly info: KvInfo;
 
   /** @internal The first entry of which it is not known that it was made by reading the entries before it, all of them and nothing else. */
