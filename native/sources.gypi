@@ -53,12 +53,14 @@
       "native/kv/llama_state.cpp",
       "native/kv/manifest.cpp",
       "native/kv/rans.cpp",
+      "native/kv/reader.cpp",
       "native/kv/rope.cpp",
       "native/kv/row_codec.cpp",
       "native/kv/rows.cpp",
       "native/kv/segment.cpp",
       "native/kv/shared_contents.cpp",
-      "native/kv/wire.cpp"
+      "native/kv/wire.cpp",
+      "native/kv/writer.cpp"
     ],
     "fit_sources": [
       "native/fit/alignment.cpp",

@@ -7,8 +7,9 @@
 #include "addon/napi_setup.h"
 #include "device/content.h"
 #include "kv/content.h"
+#include "kv/reader.h"
 #include "kv/segment.h"
-#include "kv/wire.h"
+#include "kv/writer.h"
 
 namespace latentwire {
 class Pool;

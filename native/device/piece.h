@@ -3,7 +3,7 @@
 #pragma once
 
 #include "device/content.h"
-#include "kv/wire.h"
+#include "kv/writer.h"
 
 namespace latentwire {
 

@@ -12,7 +12,7 @@
 #include <memory>
 
 #include "core/sealed_memory.h"
-#include "kv/wire.h"
+#include "kv/reader.h"
 
 namespace latentwire {
 

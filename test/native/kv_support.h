@@ -7,7 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "kv/wire.h"
+#include "kv/reader.h"
+#include "kv/writer.h"
 
 namespace latentwire::test {
 
