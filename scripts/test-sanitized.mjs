@@ -89,7 +89,8 @@ function isOurs(report) {
     .filter((part) => !/^ {2}(Location|Thread|As if|Mutex \w+ \(\w+\) created)/.test(part))
     .map((part) => part.split("\n").find((line) => /^ +#\d+ /.test(line) && !runtime.test(line)) ?? "");
   const ours = (line) => /\((latentwire|replay-)[^()]*\)$/.test(line);
-  if (/^ {2}Location is file descriptor/m.test(report)) return makers.every(ours);
+  const opens = /^ +#0 (fopen|fopen64|fclose|open|open64|close|epoll_create1?|eventfd|memfd_create|socket|accept4?|pipe2?|dup[23]?) /gm;
+  if (/^ {2}Location is file descriptor/m.test(report) || (report.match(opens) ?? []).length >= 2) return makers.every(ours);
   return makers.some(ours) && !makers.some((line) => /\((lib(ggml|llama)|ld-linux)[^()]*\)$/.test(line));
 }
 
