@@ -9,10 +9,10 @@ import { native } from "../native.js";
 import type { NativeDeviceShare } from "../native-device.js";
 import { withSignal } from "../jobs.js";
 import type { NativeDeviceKv, NativeKvPiece } from "../native-kv.js";
+import { chunkPositions } from "./chain.js";
 import { KvHandle, notesFor, recordPlan, sealOf, type KvInfo, type KvRecordsOptions } from "./handle.js";
 import type { KvIdentity } from "./identity.js";
 import { RecordStream } from "./records.js";
-import { chunkPositions } from "./chain.js";
 import { checkNonce, checkSignature, machineIdentity, requireSameMachine } from "./shared.js";
 import { signerOf, type KvSigner } from "./signature.js";
 
