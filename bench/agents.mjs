@@ -10,10 +10,10 @@ const facts =
 const question = "where does tom live?";
 const answerTokens = 8;
 const arms = [
-  { name: "text", medium: "text", thoughts: "32 tokens", think: { policy: "tokens", maxTokens: 32 } },
-  { name: "kv", medium: "kv", thoughts: "32 tokens", think: { policy: "tokens", maxTokens: 32 } },
-  { name: "kv of latent steps", medium: "kv", thoughts: "8 steps", think: { policy: "hidden", steps: 8 } },
-  { name: "kv of what was read", medium: "kv", thoughts: "no steps", think: { policy: "hidden", steps: 0 } },
+  { name: "text", medium: "text", thoughts: "thoughts of up to 32 tokens", think: { policy: "tokens", maxTokens: 32 } },
+  { name: "kv", medium: "kv", thoughts: "thoughts of up to 32 tokens", think: { policy: "tokens", maxTokens: 32 } },
+  { name: "kv of latent steps", medium: "kv", thoughts: "thoughts of up to 8 steps", think: { policy: "hidden", steps: 8 } },
+  { name: "kv of what was read", medium: "kv", thoughts: "no thoughts", think: { policy: "hidden", steps: 0 } },
 ];
 const titleOf = ({ name }) => `4 agents by ${name}`;
 
@@ -36,7 +36,7 @@ async function measure({ model, label }) {
   return arms.map((arm) => ({
     ...row({
       name: titleOf(arm),
-      shape: `thoughts of up to ${arm.thoughts}; ${label}`,
+      shape: `${arm.thoughts}; ${label}`,
       ms: times[arm.name],
       peers: arm.name === "text" ? {} : { text: times.text },
       ratio: arm.name === "text" ? null : times.text / times[arm.name],

@@ -1,4 +1,4 @@
-// What spaces cost: rows told relative to anchors that were packed once, fits of maps between spaces, a measure of likeness. A5, A1 and F1 are jobs of
+// What spaces cost: rows told relative to anchors that were packed once, fits of maps between spaces, a measure of likeness. A5 and F1 are jobs of
 // docs/performance.md at the shapes of language models; the rest has no peer in JavaScript.
 import { accumulateMoments, AnchorSet, linearCka, RelativeSpace, Tensor } from "../dist/index.js";
 import { interleave, kernelRow, random, time } from "./harness.mjs";
@@ -6,7 +6,7 @@ import { ort, ortCosine, plainCosine, simsimd, unitRows } from "./peers.mjs";
 
 const relatives = [
   { name: "A5", n: 8192, m: 512, d: 4096, rounds: 3 },
-  { name: "A1", n: 1, m: 768, d: 4096, pairs: true, calls: 50 },
+  { name: "one row", n: 1, m: 768, d: 4096, pairs: true, calls: 50 },
 ];
 
 async function relative({ name, n, m, d, rounds, pairs, calls = 1 }, threads) {

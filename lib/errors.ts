@@ -31,7 +31,7 @@ const nativeHints = {
   ERR_LATENT_KV_CHECKSUM: "The bytes were damaged or changed on the way; send them again.",
   ERR_LATENT_KV_MODEL_MISMATCH: "Keys and values are of use to the very model that made them; pass text to another one.",
   ERR_LATENT_KV_LAYOUT: "Keys and values of this cache cannot be read, or not be used here; pass text instead.",
-  ERR_LATENT_KV_VERSION: "The sender is of a newer version; bring this package up to date.",
+  ERR_LATENT_KV_VERSION: "The two sides are of different versions; bring both up to date.",
   ERR_LATENT_KV_LIMIT: "It holds more than this pool's context can; open the pool with a larger `contextLength`, or send less.",
   ERR_LATENT_KV_UNREACHABLE:
     "Shared memory does not reach from there to here; send the records as a stream, or use a link, which does so by itself.",

@@ -15,7 +15,7 @@ export interface ConnectOptions extends BusSettings {
   readonly token?: string;
   /** For `https:` and `tls:`: whom to believe, and what to show. PEM. */
   readonly tls?: NatsTls;
-  /** How long a connection that broke is tried to be made anew, in milliseconds, until everything that waits rejects. Default 30 000. */
+  /** How long a connection that broke is tried to be made anew, in milliseconds, until everything that waits rejects. Default 30 000; NATS: 60 000. */
   readonly reconnectMs?: number;
   /** For `nats:` and `tls:`. */
   readonly nats?: Omit<NatsOptions, "token" | "tls" | "reconnectMs" | "signal">;
@@ -29,7 +29,7 @@ const memories = new Map<string, MemoryCore>();
  * Connects to a bus, whose promises are the same wherever it is:
  * - `memory:NAME`: this thread; handles are passed, and nothing is copied.
  * - `unix:/PATH`, `http://HOST:PORT`, `https://HOST:PORT`: a hub, which {@link listen} or `latentwire serve` opens; or the {@link Hub} itself, in its process.
- * - `nats://HOST:PORT`, `tls://HOST:PORT`: servers of NATS with JetStream. Takes the packages `@nats-io/transport-node`, `@nats-io/jetstream`, `@nats-io/kv`.
+ * - `nats://HOST:PORT`, `tls://HOST:PORT`: servers of NATS with JetStream. Takes the packages `@nats-io/transport-node` and `@nats-io/jetstream`.
  * - a `MessagePort` of a worker, whose other end {@link Hub.attach} was given.
  *
  * ```ts

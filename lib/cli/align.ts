@@ -4,17 +4,17 @@ import { invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import { fitTranslator } from "../models/fit-translator.js";
 import { gatherPairs, type Gathering } from "../models/gather.js";
-import { loadModel } from "../models/model.js";
 import { relativeAgreement } from "../spaces/agreement.js";
 import type { FitProgress, SlotMaps } from "../spaces/fit.js";
 import { translatorMethods, type TranslatorMethod } from "../spaces/methods.js";
 import type { HeldOutQuality, Verdict } from "../spaces/report.js";
 import { Translator } from "../spaces/translator.js";
+import { openModel, type ModelAccess } from "./model-access.js";
 import type { Output } from "./output.js";
 import { readPair } from "./rows.js";
 import { readTexts } from "./texts.js";
 
-export interface AlignCommand {
+export interface AlignCommand extends ModelAccess {
   readonly pairs?: readonly string[];
   readonly from?: string;
   readonly to?: string;
@@ -93,8 +93,8 @@ async function alignModels(output: Output, options: AlignCommand, signal: AbortS
   if (from === undefined || to === undefined || texts === undefined)
     throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "align takes --pairs A B, or --from A.gguf --to B.gguf --texts FILE");
   const read = await readTexts(texts);
-  await using a = await loadModel(from, { signal });
-  await using b = await loadModel(to, { signal });
+  await using a = await openModel(from, options, signal);
+  await using b = await openModel(to, options, signal);
   using pairs = await gatherPairs({
     from: a,
     to: b,

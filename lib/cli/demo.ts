@@ -11,6 +11,7 @@ import { bundledModel } from "../models/bundled.js";
 import type { Model } from "../models/model.js";
 import type { Sequence } from "../models/sequence.js";
 import { Models, plain, progressLines, relaySuiteFor } from "./eval.js";
+import type { ModelAccess } from "./model-access.js";
 import type { Output } from "./output.js";
 import { writePage } from "./report.js";
 
@@ -22,7 +23,7 @@ const answerTokens = 16;
 /** For each question, what a translator is fitted on. */
 const textsPerQuestion = 2.5;
 
-export interface DemoCommand {
+export interface DemoCommand extends ModelAccess {
   readonly model?: string;
   readonly n: number;
   readonly out: string;
@@ -40,7 +41,7 @@ interface Arm {
 
 export async function demo(output: Output, options: DemoCommand, signal: AbortSignal): Promise<void> {
   const bundled = options.model === undefined;
-  await using models = new Models();
+  await using models = new Models(options);
   const model = await models.load(options.model ?? bundledModel(), signal);
   const reader = model.agent({
     name: "reader",

@@ -7,16 +7,17 @@ import type { EvalProgress } from "../eval/run.js";
 import { readSuite, type Suite, type SuitePrompts } from "../eval/suite.js";
 import { bundledModel } from "../models/bundled.js";
 import { wholeTable } from "../eval/table.js";
-import { loadModel, type Model } from "../models/model.js";
+import type { Model } from "../models/model.js";
 import type { SlotMaps } from "../spaces/fit.js";
 import type { TranslatorMethod } from "../spaces/methods.js";
 import type { Translator } from "../spaces/translator.js";
+import { openModel, type ModelAccess } from "./model-access.js";
 import type { Output } from "./output.js";
 import { writeReports } from "./report.js";
 import { readTexts } from "./texts.js";
 import { fitBoth } from "./translators.js";
 
-export interface EvalCommand {
+export interface EvalCommand extends ModelAccess {
   readonly model?: string;
   readonly models?: readonly string[];
   readonly suite: string;
@@ -42,7 +43,7 @@ type FitOption = "suite" | "texts" | "fitTexts" | "steps" | "maps" | "method" | 
 export async function evalCommand(output: Output, options: EvalCommand, signal: AbortSignal): Promise<void> {
   const [first, second] = modelFiles(options);
   const suite = await suiteOf(options);
-  await using models = new Models();
+  await using models = new Models(options);
   const reader = await models.load(first, signal);
   const solver = second === undefined || second === first ? reader : await models.load(second, signal);
   const { arms, steps, n, seed, parallel, budget, out } = options;
@@ -107,11 +108,16 @@ export function progressLines(output: Output, items: number): (progress: EvalPro
 
 /** The models of a command and the translators between them, disposed of in the end. */
 export class Models {
+  readonly #access: ModelAccess;
   readonly #loaded: Model[] = [];
   readonly #fitted: Translator[] = [];
 
+  constructor(access: ModelAccess) {
+    this.#access = access;
+  }
+
   async load(file: string, signal: AbortSignal): Promise<Model> {
-    const model = await loadModel(file, { signal });
+    const model = await openModel(file, this.#access, signal);
     this.#loaded.push(model);
     return model;
   }

@@ -5,10 +5,11 @@ import { kvCodecNames, type KvCodecChoice } from "../kv/codec.js";
 import type { KvFormat } from "../kv/handle.js";
 import { Kvtc } from "../kv/kvtc.js";
 import { kvQuality } from "../kv/quality.js";
-import { loadModel, type Model } from "../models/model.js";
+import type { Model } from "../models/model.js";
+import { openModel, type ModelAccess } from "./model-access.js";
 import type { Output } from "./output.js";
 
-export interface KvQualityCommand {
+export interface KvQualityCommand extends ModelAccess {
   readonly model: string;
   readonly text: string;
   readonly formats?: readonly KvFormat[];
@@ -21,7 +22,7 @@ const longest = 4096;
 
 export async function quality(output: Output, options: KvQualityCommand, signal: AbortSignal): Promise<void> {
   const text = await readFile(options.text, "utf8");
-  await using model = await loadModel(options.model, { signal });
+  await using model = await openModel(options.model, options, signal);
   const all = model.tokenize(text);
   const length = Math.min(all.length, model.info.contextLength, longest);
   if (length < all.length) output.progress(`the first ${length} of ${all.length} tokens`);

@@ -94,6 +94,10 @@ function withBusAccess(given: Command): Command {
     .option("--tls-key <file>", "PEM: its key");
 }
 
+function withModels(given: Command): Command {
+  return given.option("--gpu-layers <count>", "layers that llama.cpp computes on a GPU, 1000 for all (default: 0)", count, 0);
+}
+
 function collected(value: string, before: readonly string[] = []): readonly string[] {
   return [...before, value];
 }
@@ -114,17 +118,17 @@ function build(): Command {
     .configureHelp({ showGlobalOptions: true })
     .exitOverride()
     .showHelpAfterError("(latentwire --help shows the commands)");
-  command(program, "demo", "two agents solve a task by kv, latent and text, beside placebos; writes report.html", demo)
+  withModels(command(program, "demo", "two agents solve a task by kv, latent and text, beside placebos; writes report.html", demo))
     .option("--model <file>", "a GGUF file: one question by each medium (default: the bundled pair, and many questions)")
     .option("--n <count>", "how many questions", count, 100)
     .option("--out <folder>", "where report.html goes", ".");
-  command(program, "run", "run a pipe of agents", run)
+  withModels(command(program, "run", "run a pipe of agents", run))
     .argument("<question>", "what the agents are asked")
     .requiredOption("--model <file>", "a GGUF file")
     .requiredOption("--team <file>", 'JSON: { "agents": [{ "name", "model"?, "system"?, "user"?, "think"?, "generate"? }] }')
     .option("--medium <medium>", "kv, latent or text", oneOf("kv", "latent", "text"), "kv");
   withBusAccess(
-    command(program, "serve", "serve agents to others: on a hub that is opened, on a bus that is there, or both", serve)
+    withModels(command(program, "serve", "serve agents to others: on a hub that is opened, on a bus that is there, or both", serve))
       .requiredOption("--agents <file>", 'JSON: { "agents": [{ "name", "model"?, "system"?, "user"?, "think"?, "generate"? }] }')
       .option("--model <file>", "a GGUF file, of the agents that name none")
       .option("--listen <address>", "open a hub: unix:/PATH, http://HOST:PORT or https://HOST:PORT (port 0: a free one)")
@@ -158,14 +162,16 @@ function build(): Command {
     ),
   );
   const kv = program.command("kv").description("keys and values");
-  command(kv, "quality", "what number formats and codecs of keys and values do to a model's predictions", quality)
+  withModels(command(kv, "quality", "what number formats and codecs of keys and values do to a model's predictions", quality))
     .requiredOption("--model <file>", "a GGUF file")
     .requiredOption("--text <file>", "text that the model knows to read")
     .option("--formats <list>", "comma-separated (default: q8_0,q4_0, or none with --codec)", formats)
     .option("--codec <list>", `comma-separated: ${kvCodecNames.join(", ")}, kvtc:BITS a number, kvtc:FILE`, codecs)
     .option("--calibration <file>", "text that kvtc:BITS is fitted to; take another one than --text")
     .option("--save <file>", "save what was fitted, for kvtc:FILE and Kvtc.load");
-  command(program, "align", "fit a translator between two spaces, and what it is worth against chance; exits with 3 if nothing", align)
+  withModels(
+    command(program, "align", "fit a translator between two spaces, and what it is worth against chance; exits with 3 if nothing", align),
+  )
     .option("--pairs <files...>", "two files of rows, .npy or .safetensors[#tensor], that tell the same things in two spaces")
     .option("--from <file>", "instead of --pairs: a GGUF file, whose latents are to be translated")
     .option("--to <file>", "a GGUF file, whose input rows they become")
@@ -188,7 +194,7 @@ function build(): Command {
   command(program, "similarity", "every measure of how alike two spaces are", similarity)
     .argument("<a>", "rows of A, .npy or .safetensors[#tensor]")
     .argument("<b>", "rows of B, the same things");
-  command(program, "eval", "what media and policies are worth on a task, against text and placebos", evalCommand)
+  withModels(command(program, "eval", "what media and policies are worth on a task, against text and placebos", evalCommand))
     .option("--model <file>", "a GGUF file for reader and solver (default: the bundled finch)")
     .option("--models <files...>", "two GGUF files: the reader's and the solver's")
     .option("--suite <suite>", "relay, or a file of lines of JSON", "relay")

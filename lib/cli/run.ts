@@ -2,10 +2,11 @@
 import { invalid } from "../check.js";
 import type { Medium } from "../agents/events.js";
 import { pipe } from "../agents/pipe.js";
+import type { ModelAccess } from "./model-access.js";
 import type { Output } from "./output.js";
 import { LoadedTeam, readTeam } from "./team-file.js";
 
-interface RunOptions {
+interface RunOptions extends ModelAccess {
   readonly argument?: string;
   readonly model: string;
   readonly team: string;
@@ -13,7 +14,7 @@ interface RunOptions {
 }
 
 export async function run(output: Output, options: RunOptions, signal: AbortSignal): Promise<void> {
-  await using team = await LoadedTeam.load(await readTeam(options.team), options.model, signal);
+  await using team = await LoadedTeam.load(await readTeam(options.team), options.model, options, signal);
   const [first, ...rest] = team.agents;
   if (first === undefined) throw invalid("agents", "at least one agent", team.agents);
   const stream = pipe(first, ...rest).stream(options.argument ?? "", { medium: options.medium, signal });

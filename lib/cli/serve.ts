@@ -11,10 +11,11 @@ import { metric } from "../bus/metrics.js";
 import type { Served } from "../bus/serve.js";
 import { LatentError } from "../errors.js";
 import { readAccess, type BusAccess, type BusAccessOptions } from "./bus-access.js";
+import type { ModelAccess } from "./model-access.js";
 import type { Output } from "./output.js";
 import { LoadedTeam, readTeam } from "./team-file.js";
 
-export interface ServeCommand extends BusAccessOptions {
+export interface ServeCommand extends BusAccessOptions, ModelAccess {
   readonly model?: string;
   readonly agents: string;
   readonly listen?: string;
@@ -37,7 +38,7 @@ export async function serve(output: Output, options: ServeCommand): Promise<void
     throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", "--tls-key, --tls-cert and --tls-ca are for https: and tls:");
   using signals = new Signals(output);
   const { signal } = signals;
-  await using team = await LoadedTeam.load(await readTeam(options.agents), options.model, signal);
+  await using team = await LoadedTeam.load(await readTeam(options.agents), options.model, options, signal);
   const { agents } = team;
   const chat = chatCompletions({
     agents,

@@ -4,7 +4,8 @@ import path from "node:path";
 import { checkKeys, checkString, invalid } from "../check.js";
 import { LatentError } from "../errors.js";
 import type { Agent, AgentOptions } from "../agents/agent.js";
-import { loadModel, type Model } from "../models/model.js";
+import type { Model } from "../models/model.js";
+import { openModel, type ModelAccess } from "./model-access.js";
 
 export interface TeamMember {
   readonly options: AgentOptions;
@@ -40,7 +41,12 @@ export class LoadedTeam implements AsyncDisposable {
   ) {}
 
   /** `model`: of the agents that name none. */
-  static async load(members: readonly TeamMember[], model: string | undefined, signal: AbortSignal): Promise<LoadedTeam> {
+  static async load(
+    members: readonly TeamMember[],
+    model: string | undefined,
+    access: ModelAccess,
+    signal: AbortSignal,
+  ): Promise<LoadedTeam> {
     const loaded = new Map<string, Model>();
     try {
       const agents: Agent[] = [];
@@ -48,7 +54,7 @@ export class LoadedTeam implements AsyncDisposable {
         const file = member.model ?? model;
         if (file === undefined)
           throw new LatentError("ERR_LATENT_INVALID_ARGUMENT", `agent '${member.options.name}' names no model: give one, or --model`);
-        const of = loaded.get(file) ?? (await loadModel(file, { signal }));
+        const of = loaded.get(file) ?? (await openModel(file, access, signal));
         loaded.set(file, of);
         agents.push(of.agent(member.options));
       }

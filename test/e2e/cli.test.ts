@@ -76,6 +76,8 @@ describe("run", () => {
         team(agents),
         "--medium",
         medium,
+        // where there is none, llama.cpp computes on the CPU
+        ...(medium === "kv" ? ["--gpu-layers", "1000"] : []),
         "who has the red key?",
       ]);
       expect(code).toBe(0);
@@ -90,6 +92,9 @@ describe("run", () => {
     const wrongMedium = await latentwire(["run", "--model", model, "--team", team(agents), "--medium", "smoke", "x"]);
     expect(wrongMedium.code).toBe(2);
     expect(wrongMedium.stderr).toContain("kv, latent or text");
+    const negative = await latentwire(["run", "--model", model, "--team", team(agents), "--gpu-layers", "-1", "x"]);
+    expect(negative.code).toBe(2);
+    expect(negative.stderr).toContain("an integer of 0 or more");
     const misspelt = await latentwire(["run", "--model", model, "--team", team([{ name: "a", sistem: "x" }]), "x"]);
     expect(misspelt.code).toBe(2);
     expect(misspelt.stderr).toContain("sistem");

@@ -1,0 +1,11 @@
+// How commands load models.
+import { loadModel, type Model } from "../models/model.js";
+
+/** The option that all commands with a model have. */
+export interface ModelAccess {
+  readonly gpuLayers: number;
+}
+
+export async function openModel(file: string, { gpuLayers }: ModelAccess, signal: AbortSignal): Promise<Model> {
+  return await loadModel(file, { gpuLayers, signal });
+}
