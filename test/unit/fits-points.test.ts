@@ -14,6 +14,7 @@ import {
   type HubSpace,
 } from "../../lib/index.js";
 import { at, codeOf, runs } from "../helpers.js";
+import { normals } from "../plain.js";
 import {
   type Plain,
   plain,
@@ -25,7 +26,6 @@ import {
   squares,
   plus,
   times,
-  normals,
   random,
   tensor,
   read,

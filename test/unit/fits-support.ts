@@ -2,6 +2,7 @@
 import { expect } from "vitest";
 import { Tensor } from "../../lib/index.js";
 import { at } from "../helpers.js";
+import { normals } from "../plain.js";
 
 /** A matrix of plain numbers, row by row. */
 export interface Plain {
@@ -76,16 +77,6 @@ export function determinant(a: Plain): number {
     }
   }
   return product;
-}
-
-/** Numbers that look normal, the same for a seed. */
-export function normals(seed: number): () => number {
-  let state = (seed ^ 0x9e3779b9) >>> 0;
-  const uniform = (): number => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return (state + 0.5) / 2 ** 32;
-  };
-  return () => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
 }
 
 /** Random f32 numbers. */
