@@ -95,7 +95,7 @@ function withBusAccess(given: Command): Command {
 }
 
 function withModels(given: Command): Command {
-  return given.option("--gpu-layers <count>", "layers that llama.cpp computes on a GPU, 1000 for all (default: 0)", count, 0);
+  return given.option("--gpu-layers <count>", "layers that llama.cpp computes on a GPU, 1000 for all", count, 0);
 }
 
 function collected(value: string, before: readonly string[] = []): readonly string[] {

@@ -1,7 +1,7 @@
 // How commands load models.
 import { loadModel, type Model } from "../models/model.js";
 
-/** The option that all commands with a model have. */
+/** The option of commands that compute with a model. */
 export interface ModelAccess {
   readonly gpuLayers: number;
 }

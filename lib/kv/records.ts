@@ -104,8 +104,9 @@ export class RecordStream {
 
   /** `most`: what the records may take. */
   async #write(from: number, to: number, most: number, sizes: Float64Array, signal: AbortSignal | undefined): Promise<Uint8Array> {
-    const place = this.#written++ % 3;
-    if (this.#reuse && this.#staging.length === place) {
+    // of the manifest alone it is not known how large records are
+    const place = this.#reuse && sizes.length > 1 ? this.#written++ % 3 : -1;
+    if (this.#staging.length === place) {
       // not spread into a call: a long content has more records than that can have arguments
       const largest = sizes.reduce((most, bytes) => Math.max(most, bytes), this.#bufferBytes);
       const staging = LatentError.translate(() => this.#writer.staging(largest));

@@ -44,20 +44,24 @@ napi_value start_on_device(napi_env env, std::function<Job::ToValue(Job&, Device
     if (const auto queued = weak.lock()) queued->finish(Status::fail(Code::cancelled, "cancelled before it began"));
   });
   const auto value = std::make_shared<Job::ToValue>();
+  const auto began = std::make_shared<bool>(false);
   stream.submit(
-      [job, claimed, value, issue = std::move(issue)](DeviceStream& own) mutable -> Status {
-        const auto work = std::move(issue);
-        if (claimed->exchange(true)) return Status::fail(Code::cancelled, "cancelled before it began");
+      // what `issue` holds goes with this function, when it is no longer read
+      [job, claimed, began, value, issue = std::move(issue)](DeviceStream& own) -> Status {
+        // no failure: nothing was launched that the stream would have to wait for
+        if (claimed->exchange(true)) return {};
+        *began = true;
         try {
-          *value = work(*job, own);
+          *value = issue(*job, own);
           return {};
         } catch (...) {
           return current_failure();
         }
       },
-      [job, claimed, value](Status status) {
+      [job, claimed, began, value](Status status) {
         // the device may never have been opened
         claimed->store(true);
+        if (status.ok() && !*began) status = Status::fail(Code::cancelled, "cancelled before it began");
         job->finish(std::move(status), std::move(*value));
       });
   return handle;

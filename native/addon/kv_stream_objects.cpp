@@ -137,7 +137,8 @@ class KvWriterObject : public OperandObject<KvWriterObject, SharedWriter> {
     const KvWriter& writer = *operand(call.Env()).writer;
     return translate(call.Env(), [&] {
       std::vector<double> bytes;
-      for (int64_t i = 0; i < writer.ready(); i++) bytes.push_back(static_cast<double>(writer.record_bytes(i)));
+      const int64_t ready = writer.ready();
+      for (int64_t i = 0; i < ready; i++) bytes.push_back(static_cast<double>(writer.record_bytes(i)));
       return array_with<double>(call.Env(), bytes);
     });
   }

@@ -121,8 +121,9 @@ Status require_coded(const CacheLayout& layout, const Encoding& encoding, const 
   return non_finite_part(layout, encoding.tiles[static_cast<size_t>(first_bad / encoding.count)].part);
 }
 
-KvPiece piece_of(const Plan& plan, const CacheLayout& layout, int64_t count, const std::shared_ptr<uint8_t>& block) {
+KvPiece piece_of(const Plan& plan, const CacheLayout& layout, int64_t first, int64_t count, const std::shared_ptr<uint8_t>& block) {
   KvPiece piece;
+  piece.first = first;
   piece.memory = plan.bytes;
   piece.rows = {block, count, std::vector<const uint8_t*>(layout.parts.size(), nullptr)};
   piece.tiles.resize(layout.parts.size());
@@ -149,6 +150,7 @@ Status download_piece(DeviceStream& stream, const DeviceContent& content, const 
   if (status.code == Code::out_of_memory) {
     // part by part, which takes no memory there; then the writer encodes
     KvPiece piece;
+    piece.first = from;
     status = download_rows(stream, content, from, to, cancel, &piece.rows);
     if (!status.ok()) return status;
     piece.memory = static_cast<size_t>((to - from) * layout.position_bytes());
@@ -168,7 +170,7 @@ Status download_piece(DeviceStream& stream, const DeviceContent& content, const 
   for (const Encoding& encoding : plan.encodings) {
     if (status = require_coded(layout, encoding, here.get()); !status.ok()) return status;
   }
-  *out = piece_of(plan, layout, to - from, here);
+  *out = piece_of(plan, layout, from, to - from, here);
   return {};
 }
 

@@ -7,8 +7,9 @@
 
 namespace latentwire {
 
-// Entries [from, to), at least one, for the issuing thread of a stream. `codecs` have passed check_codecs. Waits. Where the device has no
-// room, only rows travel. Errors: out_of_memory, non_finite (rows that a codec cannot hold), cancelled.
+// Entries [from, to), at least one, from a multiple of chunk_entries on, for the issuing thread of a stream. `codecs` have passed
+// check_codecs. Waits. Where the device has no room, only rows travel. Errors: out_of_memory, non_finite (rows that a codec cannot hold),
+// cancelled.
 Status download_piece(DeviceStream& stream, const DeviceContent& content, const PartCodecs& codecs, int64_t from, int64_t to,
                       const std::atomic<bool>* cancel, KvPiece* out);
 

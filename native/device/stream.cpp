@@ -144,10 +144,10 @@ void DeviceStream::run(Command command) {
   latent_event* event = nullptr;
   Status status = take_event(&event);
   if (status.ok()) status = command.issue(*this);
-  // what was launched before it failed reads inputs that may be another stream's, and go there
+  if (status.ok()) status = call(api_->event_record, event, stream_);
+  // what was launched before a failure reads inputs that may be another stream's, and go there
   if (!status.ok() && event != nullptr) static_cast<void>(call(api_->stream_wait, stream_));
   command.issue = nullptr;  // inputs go before the submitter hears of it, so that what it frees then is free
-  if (status.ok()) status = call(api_->event_record, event, stream_);
   {
     const std::lock_guard lock(mutex_);
     if (status.ok()) {
@@ -216,9 +216,10 @@ void DeviceStream::shut() {
 Status DeviceStream::allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
   void* memory = nullptr;
   const auto try_once = [&] { return call(api_->allocate, stream_, std::max<size_t>(bytes, 1), &memory); };
+  // what one command lets go of on its way, its next step can have
+  release_unheld();
   Status status = try_once();
   if (status.code == Code::out_of_memory) {
-    release_unheld();
     // what was freed comes back when the work that used it has ended
     if (Status waited = call(api_->stream_wait, stream_); !waited.ok()) return waited;
     status = try_once();

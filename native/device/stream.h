@@ -51,7 +51,8 @@ class DeviceBuffer {
 
 class DeviceStream : public std::enable_shared_from_this<DeviceStream> {
  public:
-  // Launches work, on the issuing thread; what it allocates and holds may go as soon as it returns.
+  // Launches work, on the issuing thread. What it allocates and holds may go as soon as it returns; inputs of another stream only when the
+  // work on them has ended, which is waited for where it fails, and which it has to wait for itself where it does not.
   using Issue = std::function<Status(DeviceStream&)>;
   // What became of it, on one of the threads: called exactly once, after the launched work has ended or at the first failure.
   using Done = std::function<void(Status)>;

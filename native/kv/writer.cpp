@@ -35,6 +35,7 @@ void put_header(uint32_t kind, uint32_t flags, uint32_t first, uint32_t part, co
 
 KvWriter::KvWriter(std::shared_ptr<const KvContent> content, KvManifest manifest, bool sealed, int64_t entries, PartCodecs codecs)
     : content_(std::move(content)), segments_(content_->segments), entries_(entries), codecs_(std::move(codecs)) {
+  for (const KvSegment& segment : segments_) rows_here_ += segment.count;
   manifest.layout = content_->layout;
   manifest.entries = static_cast<uint64_t>(entries);
   manifest.codecs.clear();
@@ -67,15 +68,20 @@ Status KvWriter::append(const KvContent& next) {
   if (Status status = content_->concat(next, joined.get()); !status.ok()) return status;
   content_ = std::move(joined);
   segments_ = content_->segments;
+  rows_here_ = content_->size();
   count_latents();
   return {};
 }
 
 Status KvWriter::append(KvPiece next) {
-  const int64_t begin = rows_here();
+  const int64_t begin = rows_here_;
   const int64_t end = begin + next.rows.count;
-  if (begin == end || begin % chunk_entries != 0 || (end % chunk_entries != 0 && end != entries_) || end > content_->size())
-    return Status::fail(Code::invalid_argument, "a piece must begin and end where chunks do");
+  const size_t parts = content_->layout.parts.size();
+  if (next.first != begin || begin == end || begin % chunk_entries != 0 || (end % chunk_entries != 0 && end != entries_) ||
+      end > content_->size())
+    return Status::fail(Code::invalid_argument, "a piece must follow the one before it, and end where a chunk does");
+  if (next.rows.parts.size() != parts || (!next.tiles.empty() && next.tiles.size() != parts))
+    return Status::fail(Code::invalid_argument, "a piece of another layout");
   std::map<int64_t, EncodedTile> provided;
   for (size_t part = 0; part < next.tiles.size(); part++) {
     for (size_t i = 0; i < next.tiles[part].size(); i++) {
@@ -89,20 +95,12 @@ Status KvWriter::append(KvPiece next) {
     std::fill(before.parts.begin(), before.parts.end(), nullptr);
   }
   segments_.push_back(std::move(next.rows));
+  rows_here_ = end;
   provided_.merge(provided);
   return {};
 }
 
-int64_t KvWriter::rows_here() const noexcept {
-  int64_t count = 0;
-  for (const KvSegment& segment : segments_) count += segment.count;
-  return count;
-}
-
-int64_t KvWriter::ready() const noexcept {
-  const int64_t here = rows_here();
-  return here == entries_ ? records() : 1 + here / chunk_entries * records_a_chunk();
-}
+int64_t KvWriter::ready() const noexcept { return rows_here_ == entries_ ? records() : 1 + rows_here_ / chunk_entries * records_a_chunk(); }
 
 void KvWriter::count_latents() {
   const int64_t chunks = content_->size() == entries_ ? chunks_of(entries_) : content_->size() / chunk_entries;

@@ -22,6 +22,7 @@ struct EncodedTile {
 // Rows of the next entries of a content that is never here as a whole, which begin and end where chunks do, or the content. Parts whose
 // tiles are there already have no rows, but nullptr.
 struct KvPiece {
+  int64_t first = 0;  // entry of the content
   KvSegment rows;
   std::vector<std::vector<EncodedTile>> tiles;  // [2 * layers], each [chunks], or empty where there are rows
   size_t memory = 0;                            // of all of it
@@ -43,7 +44,7 @@ class KvWriter {
   // manifest says).
   Status append(const KvContent& next);
   // The next rows of a log that has none. Those before them should have been written, for they are let go. Error: invalid_argument (they
-  // begin or end within a chunk, or beyond the log).
+  // are not the next, end within a chunk or beyond the log, or are of another layout).
   Status append(KvPiece next);
   // How many can be written by now: those of whole chunks, and all of them once the last entry is there.
   int64_t ready() const noexcept;
@@ -85,13 +86,13 @@ class KvWriter {
 
   void count_latents();
 
-  int64_t rows_here() const noexcept;
   // Calls body(rows, count) for the rows of a tile, nullptr where they were let go.
   template <typename Body>
   void for_rows(const KvTile& tile, const Body& body) const;
 
   std::shared_ptr<const KvContent> content_;  // what there is by now, but for
-  std::vector<KvSegment> segments_;           // its rows
+  std::vector<KvSegment> segments_;           // its rows,
+  int64_t rows_here_ = 0;                     // so many
   int64_t entries_;                           // in all
   std::vector<uint8_t> manifest_;
   std::vector<Digest128> leaves_;            // [records - 1]

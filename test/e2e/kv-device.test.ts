@@ -213,6 +213,35 @@ describe("content on the device", () => {
     await target.dispose();
   });
 
+  it("may be disposed while a copy to the host is given up: what reads it has ended before it goes", async () => {
+    // parts of several stages each
+    const wide = await tinyModel({ layers: 1, heads: 16, kvHeads: 16, headDim: 128 });
+    const from = await wide.createPool({ contextLength: 4096 });
+    const long = from.sequence();
+    await long.prefill(Int32Array.from({ length: 500 }, (_, i) => 5 + (i % 90)));
+    {
+      using once = await long.exportKv();
+      for (let i = 1; i < 7; i++) await long.importKv(once);
+    }
+    for (const ms of [5, 15, 25, 40]) {
+      const kv = await long.exportDeviceKv();
+      await withFaults("slow 8", async () => {
+        const aborting = new AbortController();
+        const copied = codeOf(() => kv.toHandle({ signal: aborting.signal }));
+        kv.dispose();
+        await new Promise((resolve) => setTimeout(resolve, ms));
+        aborting.abort();
+        // a busy machine may abort too late
+        expect(["AbortError: This operation was aborted", "no error"]).toContain(await copied);
+      });
+    }
+    // the mock loses the device when something reads what was freed
+    using kv = await long.exportDeviceKv();
+    expect(kv.length).toBe(3500);
+    await from.dispose();
+    await wide.dispose();
+  });
+
   it("references from outside are checked in every field", async () => {
     using kv = await source.exportDeviceKv();
     using shared = await kv.share();

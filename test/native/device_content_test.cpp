@@ -209,6 +209,10 @@ TEST_CASE("a piece is refused where it does not belong, and rows that were let g
     CHECK(writer.ready() == 1);
     CHECK(writer.append(KvPiece{}).code == Code::invalid_argument);
     CHECK(writer.append(piece_of(0, 100, codecs)).code == Code::invalid_argument);
+    CHECK(writer.append(piece_of(256, 512, codecs)).code == Code::invalid_argument);
+    KvPiece narrow = piece_of(0, 512, codecs);
+    narrow.rows.parts.pop_back();
+    CHECK(writer.append(narrow).code == Code::invalid_argument);
     CHECK(writer.append(piece_of(0, 512, codecs)).ok());
     CHECK(writer.append(piece_of(0, 256, codecs)).code == Code::invalid_argument);
     CHECK(writer.append(piece_of(500, 600, codecs)).code == Code::invalid_argument);

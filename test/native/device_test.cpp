@@ -104,6 +104,28 @@ TEST_SUITE("device") {
     }
   }
 
+  TEST_CASE("what a command lets go of on its way, its next step can have") {
+    const Opened opened;
+    const auto used = [](const DeviceStream& stream) {
+      latent_memory_info info{};
+      CHECK(DeviceStream::call(stream.api().stream_wait, stream.handle()).ok());
+      CHECK(DeviceStream::call(stream.api().memory_info, stream.device(), &info).ok());
+      return info.used_bytes;
+    };
+    REQUIRE(opened
+                .run([&](DeviceStream& stream) {
+                  const uint64_t before = used(stream);
+                  std::shared_ptr<DeviceBuffer> room;
+                  for (int pass = 0; pass < 5; pass++) {
+                    room.reset();
+                    if (Status status = stream.allocate(size_t{1} << 20, &room); !status.ok()) return status;
+                    CHECK(used(stream) == before + (size_t{1} << 20));
+                  }
+                  return Status{};
+                })
+                .ok());
+  }
+
   TEST_CASE("work is done in the order of its submission, however slow it is") {
     const Faults faults("slow 2");
     const Opened opened;
