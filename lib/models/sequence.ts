@@ -297,7 +297,7 @@ export class Sequence {
    * attended to this sequence.
    * @returns positions added
    * @throws {@link LatentError} `ERR_LATENT_POSITION_SCHEME` (keys of this model cannot be moved), `ERR_LATENT_CONTEXT_OVERFLOW`; of a cache that is used in
-   * place on a GPU also `ERR_LATENT_OUT_OF_MEMORY` and `ERR_LATENT_DEVICE_FAILED`
+   * place on a GPU also `ERR_LATENT_DEVICE_FAILED`
    */
   async append(other: Sequence, options: { readonly mode: "recompute" | "shift"; readonly signal?: AbortSignal }): Promise<number> {
     checkKeys("options", options, ["mode", "signal"]);
@@ -319,8 +319,7 @@ export class Sequence {
 
   /**
    * Removes entries `[from, to)`. `reanchor` (default) moves the rest down and rotates its keys; `keep` leaves a gap, which {@link contiguous} tells.
-   * @throws {@link LatentError} `ERR_LATENT_POSITION_SCHEME`; of a cache that is used in place on a GPU also `ERR_LATENT_OUT_OF_MEMORY` and
-   * `ERR_LATENT_DEVICE_FAILED`
+   * @throws {@link LatentError} `ERR_LATENT_POSITION_SCHEME`; of a cache that is used in place on a GPU also `ERR_LATENT_DEVICE_FAILED`
    */
   async drop(range: { readonly from: number; readonly to: number }, options: { readonly positions?: "reanchor" | "keep"; readonly signal?: AbortSignal } = {}): Promise<void> {
     checkKeys("range", range, ["from", "to"]);

@@ -339,8 +339,18 @@ void Pool::take_run(int32_t first, int32_t count, std::vector<int32_t>* places) 
 void Pool::write_in_place(int32_t sequence, const Incoming& incoming, const std::vector<int32_t>& places) {
   const KeyMove* move = incoming.move ? &*incoming.move : nullptr;
   try {
-    check(incoming.on_device == nullptr ? memory_of_cells_->scatter(incoming.rows, move, places)
-                                        : memory_of_cells_->scatter(*incoming.on_device, move, places));
+    Status status = incoming.on_device == nullptr ? memory_of_cells_->scatter(incoming.rows, move, places)
+                                                  : memory_of_cells_->scatter(*incoming.on_device, move, places);
+    if (status.code == Code::out_of_memory && move != nullptr && incoming.on_device == nullptr) {
+      // where the device has no room, the host turns the keys
+      KvContent turned;
+      turned.layout = layout();
+      std::vector<uint8_t*> targets;
+      check(allocate_segment(turned.layout, incoming.rows.size(), &turned.segments.emplace_back(), &targets));
+      check(write_rows(incoming.rows, turned.layout, move, targets, false, nullptr));
+      status = memory_of_cells_->scatter(turned, nullptr, places);
+    }
+    check(status);
   } catch (...) {
     give_cells_back(sequence, incoming.positions.front());
     throw;
@@ -429,8 +439,13 @@ void Pool::append_shifted(SequenceState& target, const SequenceState& source) {
   require_room(target, source.log.size());
   std::vector<int32_t> positions = positions_from(target.next(), source.log.size());
   if (on_device_) {
-    const auto content = std::make_shared<const DeviceContent>(export_on_device(source, 0, source.log.size()));
-    if (auto incoming = encode_on_device(content, positions)) return import_kv(target, std::move(*incoming));
+    try {
+      const auto content = std::make_shared<const DeviceContent>(export_on_device(source, 0, source.log.size()));
+      if (auto incoming = encode_on_device(content, positions)) return import_kv(target, std::move(*incoming));
+    } catch (const Failure& failure) {
+      // the host has room
+      if (failure.status.code != Code::out_of_memory) throw;
+    }
   }
   import_kv(target, encode_kv(export_kv(source, 0, source.log.size()), std::move(positions), nullptr));
 }
