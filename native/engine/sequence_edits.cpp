@@ -6,6 +6,20 @@
 #include "engine/pool.h"
 
 namespace latentwire {
+namespace {
+
+// The rows of a content as `layout` stores them, without its log. Throws Failure.
+KvContent rows_as(const CacheLayout& layout, const KvContent& content, const KeyMove* move, const std::atomic<bool>* cancel) {
+  KvContent rows;
+  rows.layout = layout;
+  if (content.size() == 0) return rows;
+  std::vector<uint8_t*> targets;
+  check(allocate_segment(layout, content.size(), &rows.segments.emplace_back(), &targets));
+  check(write_rows(content, layout, move, targets, false, cancel));
+  return rows;
+}
+
+}  // namespace
 
 void Pool::require_room(const SequenceState& sequence, int64_t entries) const {
   const int64_t position = sequence.next();
@@ -247,13 +261,7 @@ Pool::Incoming Pool::encode_kv(const KvContent& content, std::vector<int32_t> po
     return incoming;
   }
   if (options_.in_place) {
-    incoming.rows.layout = local;
-    std::vector<uint8_t*> targets;
-    if (content.size() > 0) {
-      KvSegment& rows = incoming.rows.segments.emplace_back();
-      check(allocate_segment(local, content.size(), &rows, &targets));
-      check(write_rows(content, local, move ? &*move : nullptr, targets, false, cancel));
-    }
+    incoming.rows = rows_as(local, content, move ? &*move : nullptr, cancel);
     incoming.positions = std::move(positions);
     return incoming;
   }
@@ -343,12 +351,7 @@ void Pool::write_in_place(int32_t sequence, const Incoming& incoming, const std:
                                                   : memory_of_cells_->scatter(*incoming.on_device, move, places);
     if (status.code == Code::out_of_memory && move != nullptr && incoming.on_device == nullptr) {
       // where the device has no room, the host turns the keys
-      KvContent turned;
-      turned.layout = layout();
-      std::vector<uint8_t*> targets;
-      check(allocate_segment(turned.layout, incoming.rows.size(), &turned.segments.emplace_back(), &targets));
-      check(write_rows(incoming.rows, turned.layout, move, targets, false, nullptr));
-      status = memory_of_cells_->scatter(turned, nullptr, places);
+      status = memory_of_cells_->scatter(rows_as(layout(), incoming.rows, move, nullptr), nullptr, places);
     }
     check(status);
   } catch (...) {
